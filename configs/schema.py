@@ -1,0 +1,269 @@
+"""The configuration of a run: every key, its default and its meaning.
+
+Unknown keys are errors. This room imports no heavy package, so that `--help`, `--dry-run` and a wrong key answer
+at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import field_validator, model_validator
+
+SAMPLING_REFUSED = (
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+)
+"""Sampling settings that change the sampled distribution in a way that the learner's log-prob does not follow."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: strict, immutable, documented by the docstring under each field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Run(Section):
+    """What the run is called, where it writes and how long it goes on."""
+
+    name: str = ""
+    """Name of the run's directory; the stem of the configuration file when empty."""
+    dir: str = "runs"
+    """Directory that holds run directories. Absolute inside a Ray job."""
+    max_steps: PositiveInt = 100
+    """Optimizer steps of the whole run."""
+    seed: NonNegativeInt = 0
+    """Seed of data order, sampling and initialisation."""
+    init_from: str | None = None
+    """Start from the weights of this checkpoint or model directory instead of `model.path`; the optimizer is new."""
+
+
+class Model(Section):
+    """The policy."""
+
+    path: str
+    """Hub id or directory of a Qwen2-Audio checkpoint of any size."""
+    audio_tower: Literal["trained", "frozen"] = "trained"
+    """A frozen tower encodes each clip once; engines and learner take its output."""
+    projector: Literal["trained", "frozen"] = "trained"
+    """Whether `multi_modal_projector` is trained. A frozen projector needs a frozen tower."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of learner and engines."""
+
+    @model_validator(mode="after")
+    def _frozen_from_the_bottom(self) -> Self:
+        if self.projector == "frozen" and self.audio_tower == "trained":
+            raise ValueError("model.projector: frozen needs model.audio_tower: frozen (freezing starts at the bottom)")
+        return self
+
+
+class Data(Section):
+    """The questions."""
+
+    train: str
+    """File of training questions (Auricle Parquet, JSONL, AVQA or MMAU JSON)."""
+    validation: str | None = None
+    """File of questions for `evaluate.every_steps`; everything may be tuned on it."""
+    test: str | None = None
+    """Held-out questions, read before and after the run only."""
+    audio_dir: str | None = None
+    """Directory that relative clip paths start from; default: the directory of the file that names them."""
+    format: Literal["auto", "auricle", "jsonl", "avqa", "mmau"] = "auto"
+    """Format of the files; `auto` tells it from the name and the first row."""
+    prompt: Literal["answer", "think"] = "answer"
+    """Prompt template: the answer alone, or thinking first (both R1-AQA's)."""
+    min_seconds: PositiveFloat = 0.05
+    """Shorter clips are dropped and counted."""
+    max_seconds: PositiveFloat = Field(default=30.0, le=30.0)
+    """Longer clips are cut to this length; the audio tower hears 30 seconds."""
+    feature_cache: str | None = None
+    """Directory that keeps a frozen tower's output between runs, by tower and clip; none when empty."""
+    encoders: PositiveInt = 1
+    """Audio actors that decode and encode clips."""
+    cache_bytes: PositiveInt = 2_000_000_000
+    """Features that the audio actors keep in the object store, in all."""
+
+
+class Rollout(Section):
+    """The vLLM engines that sample."""
+
+    engines: PositiveInt | None = None
+    """Number of engines; default: one a rollout node, at most 2 on a 2-core machine."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature; the learner's log-prob is of logits / temperature."""
+    max_completion_tokens: PositiveInt = 256
+    """Longest completion; longer ones are cut with finish reason `length`."""
+    max_model_tokens: PositiveInt = 2048
+    """Longest prompt and completion together that an engine takes."""
+    max_running: PositiveInt = 64
+    """Completions that an engine decodes at once."""
+    audio: Literal["auto", "waveform"] = "auto"
+    """`auto`: embeddings with a frozen tower, else waveforms; `waveform` forces vLLM's own path."""
+    kv_cache_gib: PositiveFloat = 1.0
+    """Memory for the key-value cache on CPU."""
+    gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
+    """Share of a GPU's memory that an engine takes."""
+    prefix_cache: bool = True
+    """Reuse keys and values of equal prompts, never across a weight version."""
+    threads: PositiveInt = 1
+    """CPU threads of an engine."""
+    update_timeout_seconds: PositiveFloat = 300.0
+    """An engine that has not taken new weights by then is an error."""
+    request_timeout_seconds: PositiveFloat = 600.0
+    """A group that has not been sampled by then is an error."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_reshaped_sampling(cls, values: Any) -> Any:
+        for key in SAMPLING_REFUSED:
+            if isinstance(values, dict) and key in values:
+                raise ValueError(
+                    f"rollout.{key} is refused in training: it changes the sampled distribution, and the learner's "
+                    f"log-prob would not be the one that sampled. Use rollout.temperature."
+                )
+        return values
+
+
+class Reward(Section):
+    """One term of the reward."""
+
+    use: str
+    """Built-in name (`accuracy`, `format`) or plug-in `module:function`."""
+    weight: float = 1.0
+    """Weight in the sum."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the function."""
+
+
+class Learner(Section):
+    """The DeepSpeed learner."""
+
+    ranks: PositiveInt = 1
+    """Learner processes."""
+    micro_batch_tokens: PositiveInt = 4096
+    """Tokens of a packed micro-batch; a single larger group is still taken whole."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage."""
+    learning_rate: PositiveFloat = 1e-6
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """Decay after the warm-up, to 0 at `run.max_steps`; `constant` does not decay."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the learning rate rises linearly."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's decoupled weight decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's moment decay rates."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this global norm."""
+    offload: bool = False
+    """Keep optimizer state in CPU memory (ZeRO 1 to 3 on GPUs)."""
+    threads: PositiveInt | None = None
+    """CPU threads of a rank; default: the CPUs of the machine over the ranks."""
+    step_timeout_seconds: PositiveFloat = 1800.0
+    """A rank that has not finished a step by then is an error."""
+
+
+class Algorithm(Section):
+    """The objective."""
+
+    name: Literal["grpo"] = "grpo"
+    """`grpo` as in arXiv 2503.11197."""
+    beta: NonNegativeFloat = 0.04
+    """Weight of the k3 KL to the reference; 0 skips the reference."""
+    group_size: int = Field(default=8, ge=2)
+    """Completions a prompt (G)."""
+    prompts_per_step: PositiveInt = 16
+    """Prompts of one optimizer step."""
+    max_staleness: NonNegativeInt = 0
+    """Versions that a token may lag behind; 0 is exact on-policy training."""
+    entropy_coefficient: NonNegativeFloat = 0.0
+    """Weight of the mean token entropy that is added to the objective."""
+
+    @field_validator("max_staleness")
+    @classmethod
+    def _synchronous_so_far(cls, value: int) -> int:
+        if value != 0:
+            raise ValueError("algorithm.max_staleness above 0 is not built yet; use 0 (exact on-policy training)")
+        return value
+
+
+class Checkpoint(Section):
+    """What is kept."""
+
+    every_steps: NonNegativeInt = 0
+    """Steps between checkpoints; 0 writes only the last."""
+    keep: PositiveInt = 2
+    """Newest checkpoints that are kept."""
+
+
+class Evaluate(Section):
+    """Accuracy while and around training."""
+
+    every_steps: NonNegativeInt = 0
+    """Steps between evaluations on `data.validation`; 0 never."""
+    questions: PositiveInt | None = None
+    """Questions of the validation file that are asked, from the first; default all."""
+    samples: PositiveInt = 8
+    """Completions a held-out question at temperature 1 for `accuracy_sampled`."""
+
+
+class Metrics(Section):
+    """The Prometheus endpoint."""
+
+    port: int | None = Field(default=None, ge=0, le=65535)
+    """Port of `/metrics`; 0 takes a free one, none when empty."""
+    host: str = "127.0.0.1"
+    """Address that `/metrics` listens on."""
+
+
+class Cluster(Section):
+    """Where the actors live."""
+
+    nodes: PositiveInt | None = None
+    """Ray nodes: waited for on a joined cluster, started on an embedded one. `--nodes` sets it."""
+    cpus_per_node: PositiveInt = 4
+    """Logical CPUs of each node of an embedded cluster."""
+    learner_nodes: PositiveInt = 1
+    """Nodes that the learner ranks are packed on."""
+    wait_seconds: PositiveFloat = 600.0
+    """Longest wait for the nodes of a joined cluster."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """`auto` takes GPUs where Ray knows of any."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    run: Run = Run()
+    model: Model
+    data: Data
+    rollout: Rollout = Rollout()
+    rewards: tuple[Reward, ...] = (Reward(use="accuracy"), Reward(use="format"))
+    learner: Learner = Learner()
+    algorithm: Algorithm = Algorithm()
+    checkpoint: Checkpoint = Checkpoint()
+    evaluate: Evaluate = Evaluate()
+    metrics: Metrics = Metrics()
+    cluster: Cluster = Cluster()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.rewards:
+            raise ValueError("rewards is empty: name at least one, for example `rewards: [{use: accuracy}]`")
+        names = [reward.use for reward in self.rewards]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"rewards names {sorted(twice)} twice; sum their weights instead")
+        if self.rollout.max_completion_tokens >= self.rollout.max_model_tokens:
+            raise ValueError(
+                f"rollout.max_completion_tokens ({self.rollout.max_completion_tokens}) leaves no room for a prompt in "
+                f"rollout.max_model_tokens ({self.rollout.max_model_tokens})"
+            )
+        return self

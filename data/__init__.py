@@ -1,0 +1,1 @@
+"""Clips, questions, prompts and the demo set. Knows nothing of Ray, engines or training."""

@@ -1,0 +1,121 @@
+"""The plain values that travel between the rooms.
+
+An `Example` is a row of data, a `Prompt` is what an engine is asked, a `Completion` is one sampled reply and a
+`Group` is all replies to one prompt. None of them holds audio: a clip is named by a `ClipSource` (where its bytes
+lie) and, once an audio actor has prepared it, by a `Clip` (what is known of it, with an opaque reference to its
+features).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClipSource:
+    """Where the bytes of a clip lie: an audio file, or one row of a Parquet file with an `audio` struct column."""
+
+    path: str
+    row: int | None = None
+    """Row of the Parquet file at `path`; None when `path` is itself an audio file."""
+
+    def __str__(self) -> str:
+        return self.path if self.row is None else f"{self.path}, row {self.row}"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question about one clip."""
+
+    id: str
+    clip: ClipSource
+    question: str
+    choices: tuple[str, ...]
+    answer: str
+    """The text of the gold choice."""
+    task: str = ""
+    sub_category: str = ""
+    difficulty: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A prepared clip: what is known of it, and a reference to its features."""
+
+    sha256: str
+    """Of the encoded bytes as they were read."""
+    seconds: float
+    audio_tokens: int
+    """Positions that the clip takes in the language model's sequence."""
+    features: Any = None
+    """Reference to a `ClipFeatures` in the object store (or the value itself where there is no store)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFeatures:
+    """What the models take of a clip. Only what the configuration needs is filled."""
+
+    waveform: Any = None
+    """float32 (samples,), 16 kHz mono."""
+    mel: Any = None
+    """float32 (mel_bins, valid_frames + margin), with valid_frames = ceil(samples / 160)."""
+    pooled: Any = None
+    """float32 (audio_tokens, d_model): output of the audio tower, before `multi_modal_projector`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What an engine is asked: token ids with one `<|AUDIO|>` id, and the clip that stands for it."""
+
+    group_id: str
+    example: Example
+    token_ids: tuple[int, ...]
+    """With a single audio placeholder; the expanded prompt holds `clip.audio_tokens` of them."""
+    clip: Clip
+    seed: int
+    """63-bit; a different one for every issue of every prompt of a run."""
+
+    @property
+    def expanded_tokens(self) -> int:
+        """Length of the prompt in the language model, in tokens."""
+        return len(self.token_ids) - 1 + self.clip.audio_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled reply. `logprobs` and `versions` are as long as `token_ids`."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[float, ...]
+    """Of the distribution that was sampled (logits / temperature), natural logarithm."""
+    versions: tuple[int, ...]
+    """Policy version that sampled each token."""
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The completions of one prompt, with their rewards once they are scored."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    engine: str = ""
+    """Name of the engine that sampled them."""
+    rewards: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
+    """By reward name, unweighted, one value a completion; None dropped the completion."""
+    total: tuple[float | None, ...] = ()
+    """Weighted sum a completion; None where any reward gave None."""
+
+    @property
+    def oldest_version(self) -> int:
+        """Lowest policy version of any token in the group."""
+        return min(version for completion in self.completions for version in completion.versions)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(len(completion.token_ids) for completion in self.completions)

@@ -1,0 +1,180 @@
+"""The DeepSpeed engine around a policy: backward, step, and its state by parameter name.
+
+Gradients are summed, not averaged: every loss given to `backward` is already a share of the global mean, so the sum
+over micro-batches and ranks is the gradient of the mean, however the work was split.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from torch import Tensor, nn
+
+from configs.schema import Learner
+from learner.hf import checkpoint_name
+from learner.policy import Policy
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def join_ranks(rank: int, world_size: int, rendezvous: str, device: str) -> None:
+    """Join the learner's process group.
+
+    Args:
+        rank: this process among the learner ranks.
+        world_size: number of learner ranks.
+        rendezvous: `tcp://host:port` of rank 0.
+        device: `cpu` (gloo) or `cuda` (nccl).
+    """
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0", DS_ACCELERATOR=device)
+    deepspeed.init_distributed(
+        dist_backend="gloo" if device == "cpu" else "nccl",
+        init_method=rendezvous,
+        rank=rank,
+        world_size=world_size,
+        auto_mpi_discovery=False,
+        verbose=False,
+    )
+
+
+class Engine:
+    """A policy under DeepSpeed with AdamW. Every method is a collective: all ranks call it, in the same order."""
+
+    def __init__(self, policy: Policy, settings: Learner, dtype: torch.dtype) -> None:
+        trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        if not trained:
+            raise ValueError("nothing to train: every parameter of the model is frozen")
+        self.zero_stage = settings.zero_stage
+        self.world_size = dist.get_world_size()
+        self.deepspeed, self.optimizer, _, _ = deepspeed.initialize(
+            model=policy, model_parameters=trained, config=_deepspeed_config(settings, dtype)
+        )
+        self.policy: Policy = self.deepspeed.module
+
+    @property
+    def forward(self) -> nn.Module:
+        """The policy as DeepSpeed runs it."""
+        return self.deepspeed
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of a share of the global mean."""
+        self.deepspeed.backward(loss * self.world_size, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, update and clear the gradients; returns the global gradient norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.deepspeed.step()
+        norm = self.deepspeed.get_global_grad_norm()
+        return float(norm) if norm is not None else float("nan")
+
+    def weights(self, trained_only: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """Released checkpoint name and whole tensor of each parameter, in the dtype of the forward."""
+        for name, parameter in self._parameters():
+            if parameter.requires_grad or not trained_only:
+                with self._gathered(parameter):
+                    yield checkpoint_name(name), parameter.detach()
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Float32 master weights and optimizer moments on CPU, each by released checkpoint name."""
+        state: dict[str, dict[str, Tensor]] = {"master": {}} | {moment: {} for moment in MOMENTS}
+        for name, parameter in self._trained():
+            key = checkpoint_name(name)
+            state["master"][key] = _copy(self._read(parameter, None))
+            for moment in MOMENTS:
+                state[moment][key] = _copy(self._read(parameter, moment))
+        return state
+
+    def load_state(self, state: dict[str, dict[str, Tensor]], updates: int) -> None:
+        """Put back what `state` gave after `updates` optimizer steps, on any number of ranks."""
+        for name, parameter in self._trained():
+            key = checkpoint_name(name)
+            for moment in (None, *MOMENTS):
+                stored = state[moment or "master"]
+                if key not in stored:
+                    raise ValueError(f"the checkpoint's {moment or 'master'} state has no {key}: was it another model?")
+                self._write(parameter, moment, stored[key])
+            if not self._sharded(parameter):
+                self.optimizer.state[parameter]["step"] = torch.tensor(float(updates))
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        for entry in inner.state.values():
+            if "step" in entry:
+                entry["step"] = torch.tensor(float(updates))
+
+    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in self.policy.model.named_parameters():
+            yield name, parameter
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, parameter) for name, parameter in self._parameters() if parameter.requires_grad)
+
+    def _gathered(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
+        if hasattr(parameter, "ds_id"):
+            return deepspeed.zero.GatheredParameters([parameter])
+        return nullcontext()
+
+    @staticmethod
+    def _sharded(parameter: nn.Parameter) -> bool:
+        """Whether ZeRO holds a float32 copy apart from the parameter."""
+        return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
+
+    def _read(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
+        if self._sharded(parameter):
+            value = safe_get_full_optimizer_state(parameter, moment) if moment else safe_get_full_fp32_param(parameter)
+        else:
+            value = self.optimizer.state[parameter].get(moment) if moment else parameter.detach()
+        return torch.zeros_like(parameter, dtype=torch.float32) if value is None else value
+
+    def _write(self, parameter: nn.Parameter, moment: str | None, value: Tensor) -> None:
+        value = value.to(parameter.device)
+        if not self._sharded(parameter):
+            if moment:
+                self.optimizer.state[parameter][moment] = value.clone()
+            else:
+                parameter.data.copy_(value)
+        elif moment:
+            safe_set_full_optimizer_state(parameter, value, moment)
+        else:
+            safe_set_full_fp32_param(parameter, value)
+            with self._gathered(parameter):
+                parameter.data.copy_(value)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+
+
+def _deepspeed_config(settings: Learner, dtype: torch.dtype) -> dict[str, object]:
+    zero: dict[str, object] = {"stage": settings.zero_stage}
+    if settings.offload and settings.zero_stage:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": settings.max_grad_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": dtype is torch.bfloat16},
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": settings.learning_rate,
+                "betas": list(settings.betas),
+                "weight_decay": settings.weight_decay,
+                "torch_adam": True,
+            },
+        },
+        "steps_per_print": 1_000_000_000,
+    }

@@ -1,0 +1,239 @@
+"""One GRPO update of the policy from the groups of a step.
+
+Every rank sees all groups (without audio they are small), so each computes the same advantages, counts and plan, and
+nothing has to be agreed on before the first backward.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from configs.schema import Config
+from data.types import ClipFeatures, Group
+from learner import advantage, losses
+from learner.engine import Engine
+from learner.packing import Packed, Sequences, pack, plan_micro_batches
+from learner.policy import MicroBatch, Policy
+from learner.schedule import learning_rate
+
+Advantages = tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """What one update did; means are over the trained tokens or completions of all ranks."""
+
+    advantages: tuple[Advantages, ...]
+    """One tuple a group, in the order given; None for a dropped completion."""
+    loss: float
+    kl: float
+    """Mean k3 estimate against the reference, in nats; 0 where beta is 0."""
+    entropy: float
+    """Mean token entropy, in nats."""
+    grad_norm: float
+    learning_rate: float
+    logprob_difference_max: float
+    """Largest |log-prob(engine) - log-prob(learner)| of a token."""
+    logprob_difference_mean: float
+    zero_variance_groups: int
+    completions: int
+    """Completions that count in the mean."""
+    packed_tokens: int
+    """Positions that went through the policy."""
+    seconds: dict[str, float]
+    """By phase: pack, forward, backward, optimizer."""
+
+
+class NotFinite(ArithmeticError):
+    """The loss is NaN or infinite; no rank has stepped."""
+
+
+class Update:
+    """Applies GRPO updates to an engine; holds the reference policy."""
+
+    def __init__(self, config: Config, engine: Engine, reference: Policy | None) -> None:
+        self.config = config
+        self.engine = engine
+        self.reference = reference
+
+    def __call__(self, groups: Sequence[Group], fetch: Callable[[Group], ClipFeatures], step: int) -> UpdateResult:
+        """Update from `groups`; `fetch` gives the features of a group's clip, and is called on the owning rank only."""
+        algorithm, settings = self.config.algorithm, self.config.learner
+        clock = _Clock()
+        advantages = tuple(advantage.grpo(group.total) for group in groups)
+        counted = sum(value is not None for values in advantages for value in values)
+        idle = [all(not value for value in values) for values in advantages]
+        skip = self.reference is None and not algorithm.entropy_coefficient
+        used = [
+            index
+            for index, values in enumerate(advantages)
+            if any(value is not None for value in values) and not (skip and idle[index])
+        ]
+        sequences = {index: _sequences(groups[index], advantages[index], self._audio_token_id) for index in used}
+        plan = plan_micro_batches(
+            [sequences[index].packed_tokens for index in used], self.engine.world_size, settings.micro_batch_tokens
+        )
+        sums = _Sums()
+        clock("pack")
+        for members in plan[dist.get_rank()] if used else ():
+            indices = [used[member] for member in members]
+            weighted = bool(indices)
+            if not weighted:  # a rank without work still takes part in the collectives of the forward
+                indices = [used[0]]
+            packed = pack([sequences[index] for index in indices])
+            batch = MicroBatch(packed, [fetch(groups[index]) for index in indices])
+            tokens = _TokenData.of([groups[i] for i in indices], [advantages[i] for i in indices], packed, counted)
+            clock("pack")
+            reference = self._reference_logprobs(batch)
+            clock("reference")
+            logprobs, entropy = self.engine.forward(batch, bool(algorithm.entropy_coefficient))
+            loss = losses.grpo(
+                logprobs,
+                entropy,
+                tokens.advantages,
+                tokens.weights * weighted,
+                reference,
+                algorithm.beta,
+                algorithm.entropy_coefficient,
+            )
+            clock("forward")
+            if not math.isfinite(loss.item()):
+                raise NotFinite(f"the loss of step {step} is {loss.item()}; last finite weights are those of version {step}")
+            self.engine.backward(loss)
+            clock("backward")
+            if weighted:
+                sums.add(loss, logprobs, entropy, reference, tokens, packed)
+        rate = learning_rate(step, self.config.run.max_steps, settings)
+        norm = self.engine.step(rate) if used else 0.0
+        clock("optimizer")
+        totals = sums.over_ranks()
+        tokens_seen = max(totals["tokens"], 1.0)
+        return UpdateResult(
+            advantages=advantages,
+            loss=totals["loss"],
+            kl=totals["kl"] / tokens_seen,
+            entropy=totals["entropy"] / tokens_seen,
+            grad_norm=norm,
+            learning_rate=rate,
+            logprob_difference_max=totals["difference_max"],
+            logprob_difference_mean=totals["difference"] / tokens_seen,
+            zero_variance_groups=sum(idle),
+            completions=counted,
+            packed_tokens=int(totals["packed"]),
+            seconds=clock.seconds,
+        )
+
+    @property
+    def _audio_token_id(self) -> int:
+        return self.engine.policy.audio_token_id
+
+    def _reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
+        if self.reference is None:
+            return None
+        with torch.no_grad():
+            return self.reference(batch)[0]
+
+
+def _sequences(group: Group, advantages: Advantages, audio_token_id: int) -> Sequences:
+    """The group's token ids, with the clip expanded and dropped completions empty."""
+    completions = [
+        completion.token_ids if value is not None else ()
+        for completion, value in zip(group.completions, advantages, strict=True)
+    ]
+    return Sequences(expand_audio(group.prompt.token_ids, audio_token_id, group.prompt.clip.audio_tokens), completions)
+
+
+def expand_audio(token_ids: Sequence[int], audio_token_id: int, audio_tokens: int) -> list[int]:
+    """The prompt as the language model sees it: the placeholder repeated once for each audio position.
+
+    >>> expand_audio([5, 9, 6], 9, 3)
+    [5, 9, 9, 9, 6]
+    """
+    place = list(token_ids).index(audio_token_id)
+    return [*token_ids[:place], *[audio_token_id] * audio_tokens, *token_ids[place + 1 :]]
+
+
+@dataclass(frozen=True, slots=True)
+class _TokenData:
+    """What the loss needs beside the forward, one value a predicted token, (N,)."""
+
+    advantages: Tensor
+    weights: Tensor
+    sampled_logprobs: Tensor
+
+    @classmethod
+    def of(
+        cls, groups: Sequence[Group], advantages: Sequence[Advantages], packed: Packed, completions: int
+    ) -> _TokenData:
+        flat = [
+            (completion, value)
+            for group, values in zip(groups, advantages, strict=True)
+            for completion, value in zip(group.completions, values, strict=True)
+        ]
+        by_completion = torch.tensor([value or 0.0 for _, value in flat])  # (C,)
+        weight = torch.tensor(
+            [losses.sequence_mean_weight(max(len(completion.token_ids), 1), completions) for completion, _ in flat]
+        )  # (C,)
+        owners = torch.from_numpy(packed.owners)
+        sampled = [logprob for completion, value in flat if value is not None for logprob in completion.logprobs]
+        return cls(by_completion[owners], weight[owners], torch.tensor(sampled))
+
+
+class _Sums:
+    """Sums over micro-batches, reduced over ranks once a step."""
+
+    NAMES = ("loss", "kl", "entropy", "difference", "tokens", "packed")
+
+    def __init__(self) -> None:
+        self.values = torch.zeros(len(self.NAMES), dtype=torch.float64)
+        self.difference_max = torch.zeros(1, dtype=torch.float64)
+
+    @torch.no_grad()
+    def add(
+        self,
+        loss: Tensor,
+        logprobs: Tensor,
+        entropy: Tensor,
+        reference: Tensor | None,
+        tokens: _TokenData,
+        packed: Packed,
+    ) -> None:
+        difference = (logprobs - tokens.sampled_logprobs).abs()
+        kl = losses.kl_k3(logprobs, reference).sum().item() if reference is not None else 0.0
+        self.values += torch.tensor(
+            [
+                loss.item(),
+                kl,
+                entropy.sum().item(),
+                difference.sum().item(),
+                len(logprobs),
+                len(packed.token_ids),
+            ],
+            dtype=torch.float64,
+        )
+        self.difference_max = torch.maximum(self.difference_max, difference.max().double().reshape(1))
+
+    def over_ranks(self) -> Mapping[str, float]:
+        dist.all_reduce(self.values)
+        dist.all_reduce(self.difference_max, op=dist.ReduceOp.MAX)
+        return dict(zip(self.NAMES, self.values.tolist(), strict=True)) | {"difference_max": self.difference_max.item()}
+
+
+class _Clock:
+    """Adds the time since the last call to a phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def __call__(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.last
+        self.last = now

@@ -1,0 +1,58 @@
+"""Write docs/configuration.md from the schema: `python -m configs.reference`; `--check` fails when it is stale."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from configs.keys import Key, sections
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
+
+_HEAD = """# Configuration
+
+Every key of a run, generated from `configs/schema.py` by `python -m configs.reference`.
+
+A configuration is a YAML file or the name of a preset; any key is changed on the command line as `key=value`, where
+the value is YAML: `learner.learning_rate=1e-6`, `rewards=[{use: accuracy}]`. An unknown key is an error.
+"""
+
+
+def render() -> str:
+    """The page, as Markdown."""
+    parts = [_HEAD]
+    for section in sections():
+        title = section.name or "At the top"
+        table = [
+            "| key | type | default | meaning |",
+            "|---|---|---|---|",
+            *(_row(key) for key in section.keys),
+        ]
+        parts.append("\n".join([f"## {title}", "", section.doc, "", *table, ""]))
+    return "\n".join(parts)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m configs.reference", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when the page is stale")
+    parser.add_argument("--page", type=Path, default=PAGE, help="file to write or check (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if not options.check:
+        options.page.write_text(render(), encoding="utf-8")
+        return 0
+    if options.page.is_file() and options.page.read_text(encoding="utf-8") == render():
+        return 0
+    print(f"{options.page} is stale; run `python -m configs.reference`", file=sys.stderr)
+    return 1
+
+
+def _row(key: Key) -> str:
+    default = "required" if key.required else f"`{json.dumps(key.default)}`"
+    cells = (f"`{key.name}`", key.type, default, key.doc)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+# Every target that needs the environment makes it first; that takes no time when it is there.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+BENCHES := $(sort $(patsubst bench/%.py,%,$(filter-out bench/_%.py,$(wildcard bench/*.py))))
+
+.PHONY: help setup train test test-unit test-breaks lint bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: ## Make .venv with the locked packages and Auricle in it
+	@deploy/setup.sh
+
+train: setup ## Train the tiny model on the demo set, on an embedded cluster on this machine
+	@$(PYTHON) -m cluster.demo
+
+test: setup ## Run the unit and integration tests and the short faults
+	@$(PYTEST) -m "not slow" tests/unit tests/integration tests/faults
+
+test-unit: setup ## Run the unit tests, under a minute
+	@$(PYTEST) tests/unit
+
+test-breaks: setup ## Break the code on purpose and see that the tests notice
+	@$(PYTHON) -m tests.breaks
+
+lint: setup ## Check format, rules, types and the order of the rooms
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-logo
+
+bench: setup ## Run every benchmark and write bench/baselines
+	@echo "benchmarks: $(or $(BENCHES),none)"
+	@mkdir -p bench/baselines
+	@for name in $(BENCHES); do echo "== $$name"; $(PYTHON) -m bench.$$name --json bench/baselines/$$name.json; done
+
+clean: ## Remove the environment, build products and tool caches; runs/ stays
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

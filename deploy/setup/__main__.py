@@ -1,0 +1,140 @@
+"""Make the checkout's own environment: `.venv` with the locked packages and Auricle itself, editable.
+
+Third-party wheels come from the cache (see `wheelhouse`). Running it again does nothing as long as the locks, the
+project file and the checkout's place stay the same. Environment variables: `AURICLE_DEVICE` (cpu or gpu),
+`AURICLE_CACHE`, `AURICLE_TORCH_INDEX`, `AURICLE_PYTHON`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import machine
+import wheelhouse
+from wheelhouse import CommandError, SetupError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "auricle.stamp"
+LOG = VENV / "setup.log"
+
+NEVER = ("torchaudio", "torchcodec", "torchvision")
+"""Built for another torch; removed where something else brought them in (deploy/lock.py says why)."""
+
+
+def say(line: str) -> None:
+    print(f"setup: {line}", flush=True)
+
+
+def run(*command: str | Path, **environment: str) -> None:
+    """Run a command with its output appended to the log; raise `CommandError` when it fails."""
+    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(
+        [str(part) for part in command],
+        env=variables | environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    with open(LOG, "a", encoding="utf-8") as log:
+        log.write(f"$ {' '.join(str(part) for part in command)}\n{done.stdout}\n")
+    if done.returncode != 0:
+        words = [
+            str(part) for part in command[1:] if not str(part).startswith(("-", "/", ":")) and "://" not in str(part)
+        ]
+        name = " ".join([Path(command[0]).name, *words])
+        raise CommandError(f"{name!r} failed: {reason(done.stdout)} (all of it: {LOG})", done.stdout)
+
+
+def reason(output: str) -> str:
+    """The line of a failed command's output that says most: its last error, else its last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if line.lower().startswith("error")]
+    return (errors or lines or ["it wrote nothing"])[-1]
+
+
+def lock_files() -> list[Path]:
+    """The locks of the device that `AURICLE_DEVICE` names."""
+    device = os.environ.get("AURICLE_DEVICE", "cpu")
+    if device not in ("cpu", "gpu"):
+        raise SetupError(f"AURICLE_DEVICE is {device!r}; it is cpu or gpu")
+    return [ROOT / "deploy" / "locks" / name for name in (f"{device}.txt", "dev.txt")]
+
+
+def stamp(key: str) -> str:
+    """What the environment is made from; a changed lock or project file, or a moved checkout, gives another."""
+    project = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    return f"locks {key}\nproject {project}\ncheckout {ROOT}\n"
+
+
+def make_venv() -> None:
+    """An environment with pip, unless a working one of this Python version is there."""
+    VENV.mkdir(exist_ok=True)
+    test = "import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))"
+    if PYTHON.exists() and subprocess.run([PYTHON, "-I", "-c", test], capture_output=True).returncode == 0:
+        return
+    say(f"making {VENV}")
+    run(sys.executable, "-m", "venv", "--clear", VENV)
+
+
+def install(folder: Path, wheels: list[str], sources: list[str], cache: Path) -> None:
+    """Install the locked packages from the cache and Auricle from the checkout."""
+    offline = ["--no-index", "--find-links", folder, "--no-deps", "--require-hashes"]
+    uv_line = [line for line in wheels if line.startswith("uv==")]
+    uv_file = wheelhouse.requirements_file(VENV / "wanted.txt", uv_line)
+    run(PYTHON, "-m", "pip", "install", "--disable-pip-version-check", *offline, "-r", uv_file)
+
+    say(f"installing {len(wheels) + len(sources)} packages")
+    uv = [VENV / "bin" / "uv", "--no-config", "--offline", "--cache-dir", cache / "uv", "pip"]
+    here = ["--python", PYTHON, "--link-mode", "hardlink"]
+    everything = wheelhouse.requirements_file(VENV / "wanted.txt", wheels)
+    run(*uv, "install", *here, *offline, "-r", everything)
+    if sources:
+        if not wheelhouse.is_complete(folder):
+            wheelhouse.build(folder, sources, PYTHON, run, say)
+        run(*uv, "install", *here, "--no-index", "--no-deps", *sorted((folder / "built").glob("*.whl")))
+    (folder / "complete").touch()
+    run(*uv, "uninstall", "--python", PYTHON, *NEVER)
+    run(*uv, "install", *here, "--no-index", "--no-deps", "--no-build-isolation", "--reinstall", "--editable", ROOT)
+
+
+def main() -> None:
+    started = time.monotonic()
+    locks = lock_files()
+    key = wheelhouse.key(locks)
+    if STAMP.exists() and STAMP.read_text(encoding="utf-8") == stamp(key):
+        return
+    cache = wheelhouse.cache_folder()
+    folder = cache / "wheels" / key
+    found = machine.inspect(checkout=ROOT, cache=cache)
+    if lines := machine.missing(found, cache_is_filled=wheelhouse.is_complete(folder)):
+        raise SetupError("\nsetup: ".join(lines))
+    for line in machine.tight(found):
+        say(f"note: {line}")
+
+    make_venv()
+    STAMP.unlink(missing_ok=True)
+    wheels, sources = wheelhouse.requirements(locks)
+    with wheelhouse.locked(folder, say):
+        if not wheelhouse.is_complete(folder):
+            wheelhouse.download(folder, wheels, PYTHON, run, say)
+        install(folder, wheels, sources, cache)
+    STAMP.write_text(stamp(key), encoding="utf-8")
+    say(f"ready in {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SetupError as error:
+        sys.exit(f"setup: {error}")
+    except KeyboardInterrupt:
+        sys.exit("setup: interrupted; the next setup goes on with what was downloaded")

@@ -1,0 +1,35 @@
+"""The tiers of tests: the folder gives a test its marker and its time limit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+TIMEOUT_SECONDS = {"unit": 60, "integration": 300, "faults": 300}
+"""Longest time of one test by tier, unless the test carries a `timeout` marker of its own."""
+
+TESTS = Path(__file__).resolve().parent
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    OMP_NUM_THREADS="1",
+    RAY_USAGE_STATS_ENABLED="0",
+    TOKENIZERS_PARALLELISM="false",
+    VLLM_NO_USAGE_STATS="1",
+)
+
+settings.register_profile("auricle", deadline=None, derandomize=True)
+settings.load_profile("auricle")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        tier = item.path.relative_to(TESTS).parts[0]
+        if tier not in TIMEOUT_SECONDS:
+            continue
+        item.add_marker(getattr(pytest.mark, tier))
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS[tier]))

@@ -100,7 +100,8 @@ def install(folder: Path, wheels: list[str], sources: list[str], cache: Path) ->
     if sources:
         if not wheelhouse.is_complete(folder):
             wheelhouse.build(folder, sources, PYTHON, run, say)
-        run(*uv, "install", *here, "--no-index", "--no-deps", *sorted((folder / "built").glob("*.whl")))
+        pins = [line.split()[0] for line in sources]
+        run(*uv, "install", *here, "--no-index", "--find-links", folder / "built", "--no-deps", *pins)
     (folder / "complete").touch()
     run(*uv, "uninstall", "--python", PYTHON, *NEVER)
     run(*uv, "install", *here, "--no-index", "--no-deps", "--no-build-isolation", "--reinstall", "--editable", ROOT)

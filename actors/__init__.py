@@ -1,0 +1,1 @@
+"""Thin Ray actors around the other rooms' code: audio, rollout, reward, learner rank, rollout log."""

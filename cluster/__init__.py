@@ -1,0 +1,1 @@
+"""Launching, placing and controlling a run; evaluating; reading what a run left. Moves references, never audio."""

@@ -119,3 +119,31 @@ class Group:
     @property
     def completion_tokens(self) -> int:
         return sum(len(completion.token_ids) for completion in self.completions)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a prompt's completions are drawn."""
+
+    completions: int
+    temperature: float
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """What the control loop needs to know of a scored group; the group itself stays in the object store."""
+
+    group_id: str
+    completions: int
+    """Completions with a reward."""
+    completion_tokens: int
+    truncated: int
+    """Completions that ended at the token limit."""
+    rewards: dict[str, float]
+    """Mean of each reward over the scored completions, unweighted."""
+    total: float
+    """Mean weighted reward."""
+    oldest_version: int
+    problems: tuple[str, ...] = ()
+    """What went wrong in scoring, a line each."""

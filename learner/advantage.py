@@ -14,12 +14,14 @@ def grpo(rewards: Sequence[float | None]) -> tuple[float | None, ...]:
 
     None stands for a dropped completion: it takes no part in the statistics and keeps None.
 
-    >>> grpo([1.0, 0.0, None])
-    (0.7070067821529, -0.7070067821529, None)
+    >>> [value and round(value, 4) for value in grpo([1.0, 0.0, None])]
+    [0.707, -0.707, None]
     """
     kept = [reward for reward in rewards if reward is not None]
     if len(kept) < 2:
         return tuple(None for _ in rewards)
+    if min(kept) == max(kept):
+        return tuple(None if reward is None else 0.0 for reward in rewards)  # exactly, whatever the mean rounds to
     mean = math.fsum(kept) / len(kept)
     deviation = math.sqrt(math.fsum((reward - mean) ** 2 for reward in kept) / (len(kept) - 1))
     return tuple(

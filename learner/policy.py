@@ -46,7 +46,8 @@ class Policy(nn.Module):
         token_ids = torch.from_numpy(packed.token_ids).to(device)  # (T,)
         embeddings = self.model.get_input_embeddings()(token_ids)  # (T, H)
         audio = self._audio_embeddings(batch.clips, embeddings.dtype)  # (A, H)
-        is_audio = token_ids == self.audio_token_id
+        in_prompt = torch.from_numpy(packed.branches == 0).to(device)  # a sampled placeholder id is a plain token
+        is_audio = (token_ids == self.audio_token_id) & in_prompt
         if int(is_audio.sum()) != len(audio):
             raise ValueError(f"{int(is_audio.sum())} audio positions in the prompts, {len(audio)} audio embeddings")
         embeddings = embeddings.masked_scatter(is_audio.unsqueeze(-1), audio)

@@ -21,34 +21,8 @@ from learner import advantage, losses
 from learner.engine import Engine
 from learner.packing import Packed, Sequences, pack, plan_micro_batches
 from learner.policy import MicroBatch, Policy
+from learner.result import Advantages, UpdateResult
 from learner.schedule import learning_rate
-
-Advantages = tuple[float | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateResult:
-    """What one update did; means are over the trained tokens or completions of all ranks."""
-
-    advantages: tuple[Advantages, ...]
-    """One tuple a group, in the order given; None for a dropped completion."""
-    loss: float
-    kl: float
-    """Mean k3 estimate against the reference, in nats; 0 where beta is 0."""
-    entropy: float
-    """Mean token entropy, in nats."""
-    grad_norm: float
-    learning_rate: float
-    logprob_difference_max: float
-    """Largest |log-prob(engine) - log-prob(learner)| of a token."""
-    logprob_difference_mean: float
-    zero_variance_groups: int
-    completions: int
-    """Completions that count in the mean."""
-    packed_tokens: int
-    """Positions that went through the policy."""
-    seconds: dict[str, float]
-    """By phase: pack, forward, backward, optimizer."""
 
 
 class NotFinite(ArithmeticError):
@@ -71,22 +45,22 @@ class Update:
         counted = sum(value is not None for values in advantages for value in values)
         idle = [all(not value for value in values) for values in advantages]
         skip = self.reference is None and not algorithm.entropy_coefficient
-        used = [
+        useful = [
             index
             for index, values in enumerate(advantages)
             if any(value is not None for value in values) and not (skip and idle[index])
         ]
+        used = useful or [0]  # nothing to learn from: one group of weight 0, so that the step is still a step
         sequences = {index: _sequences(groups[index], advantages[index], self._audio_token_id) for index in used}
         plan = plan_micro_batches(
             [sequences[index].packed_tokens for index in used], self.engine.world_size, settings.micro_batch_tokens
         )
         sums = _Sums()
         clock("pack")
-        for members in plan[dist.get_rank()] if used else ():
-            indices = [used[member] for member in members]
-            weighted = bool(indices)
-            if not weighted:  # a rank without work still takes part in the collectives of the forward
-                indices = [used[0]]
+        for members in plan[dist.get_rank()]:
+            weighted = bool(members and useful)
+            # a rank without work still takes part in the collectives of the forward
+            indices = [used[member] for member in members] or [used[0]]
             packed = pack([sequences[index] for index in indices])
             batch = MicroBatch(packed, [fetch(groups[index]) for index in indices])
             tokens = _TokenData.of([groups[i] for i in indices], [advantages[i] for i in indices], packed, counted)
@@ -111,7 +85,7 @@ class Update:
             if weighted:
                 sums.add(loss, logprobs, entropy, reference, tokens, packed)
         rate = learning_rate(step, self.config.run.max_steps, settings)
-        norm = self.engine.step(rate) if used else 0.0
+        norm = self.engine.step(rate)
         clock("optimizer")
         totals = sums.over_ranks()
         tokens_seen = max(totals["tokens"], 1.0)

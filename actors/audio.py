@@ -1,0 +1,77 @@
+"""The audio actor: decodes a clip once, turns it to mel once and, with a frozen tower, encodes it once.
+
+It owns what it made: features lie in the object store, are handed out as references, and the least recently asked
+for are let go when its share of the store is full.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import ray
+
+from configs.schema import Config
+from data.audio import SAMPLE_RATE, ClipError, audio_tokens, log_mel, mel_frames, read_clip
+from data.types import Clip, ClipFeatures, ClipSource
+
+
+@ray.remote
+class AudioActor:
+    """Prepares clips, one at a time. The same clip always goes to the same actor."""
+
+    def __init__(self, config: Config, model_path: str, threads: int) -> None:
+        import torch
+
+        from learner.feature_cache import FrozenTower
+        from learner.hf import load_processor, load_tower
+
+        torch.set_num_threads(threads)
+        self.data = config.data
+        self._extractor = load_processor(model_path).feature_extractor
+        self._tower: FrozenTower | None = None
+        if config.model.audio_tower == "frozen":
+            tower = load_tower(model_path, getattr(torch, config.model.dtype))
+            self._tower = FrozenTower(tower, self._extractor, config.data.feature_cache)
+        self._waveforms = self._tower is None or config.rollout.audio == "waveform"
+        self._budget_bytes = config.data.cache_bytes // config.data.encoders
+        self._held: OrderedDict[tuple[ClipSource, bool], tuple[Clip, int]] = OrderedDict()
+        self._held_bytes = 0
+
+    def prepare(self, source: ClipSource, silent: bool = False) -> Clip | str:
+        """The clip with a reference to its features, or `reason: detail` where it cannot be used.
+
+        Args:
+            source: where its bytes lie.
+            silent: replace every sample by zero, as a control of what the text alone gives away.
+        """
+        key = (source, silent)
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key][0]
+        try:
+            waveform, sha256 = read_clip(source, self.data.max_seconds, self.data.min_seconds)
+        except ClipError as error:
+            return f"clip_{error.reason}: {error}"
+        if silent:
+            waveform, sha256 = np.zeros_like(waveform), f"silence-{sha256}"
+        features = self._features(waveform, sha256)
+        clip = Clip(sha256, len(waveform) / SAMPLE_RATE, audio_tokens(mel_frames(len(waveform))), ray.put(features))
+        self._hold(key, clip, features)
+        return clip
+
+    def _features(self, waveform: Any, sha256: str) -> ClipFeatures:
+        if self._tower is None:
+            return ClipFeatures(waveform=waveform, mel=log_mel(waveform, self._extractor))
+        pooled = self._tower.pooled(waveform, sha256)
+        return ClipFeatures(waveform=waveform if self._waveforms else None, pooled=pooled)
+
+    def _hold(self, key: tuple[ClipSource, bool], clip: Clip, features: ClipFeatures) -> None:
+        arrays = (features.waveform, features.mel, features.pooled)
+        size = sum(array.nbytes for array in arrays if array is not None)
+        self._held[key] = (clip, size)
+        self._held_bytes += size
+        while self._held_bytes > self._budget_bytes and len(self._held) > 1:
+            _, (_, freed) = self._held.popitem(last=False)
+            self._held_bytes -= freed

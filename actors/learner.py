@@ -1,0 +1,73 @@
+"""The learner actor: one DeepSpeed rank."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.weights.buckets import Slot, WeightUpdate, pack_buckets
+from configs.schema import Config
+from data.types import ClipFeatures, Group
+from learner.result import UpdateResult
+
+BUCKET_BYTES = 256_000_000
+
+
+@ray.remote
+class LearnerActor:
+    """One rank of the learner. Every call but `address` is made on all ranks, in the same order."""
+
+    def __init__(self, config: Config, rank: int) -> None:
+        self.config = config
+        self.rank = rank
+
+    def address(self) -> str:
+        """A free address of this rank's machine, for the ranks to meet at."""
+        with socket.socket() as listener:
+            listener.bind(("", 0))
+            return f"tcp://{ray.util.get_node_ip_address()}:{listener.getsockname()[1]}"
+
+    def join(self, rendezvous: str, model_path: str, reference_path: str, trainer_state: str | None) -> None:
+        """Meet the other ranks, load the model and, on a resume, the trainer's state.
+
+        Args:
+            rendezvous: address of rank 0.
+            model_path: weights to train.
+            reference_path: weights of the KL's reference policy.
+            trainer_state: the `trainer/` directory of a checkpoint, or None for a fresh optimizer.
+        """
+        from learner.learner import Learner
+
+        self._learner = Learner(self.config, self.rank, self.config.learner.ranks, rendezvous, model_path, reference_path)
+        if trainer_state is not None:
+            self._learner.load(Path(trainer_state))
+
+    def step(self, groups: Sequence[Any], step: int) -> UpdateResult:
+        """Update from the scored groups (references), and move on to version `step` + 1."""
+        scored: list[Group] = ray.get(list(groups))
+
+        def fetch(group: Group) -> ClipFeatures:
+            features: ClipFeatures = ray.get(group.prompt.clip.features)
+            return features
+
+        return self._learner.update(scored, fetch, step)
+
+    def publish(self, version: int) -> WeightUpdate | None:
+        """Put the trained weights into the object store; rank 0 gives the references, the others None."""
+        manifest: list[Slot] = []
+        references: list[Any] = []
+        size = 0
+        for slots, bucket in pack_buckets(self._learner.engine.weights(), BUCKET_BYTES):
+            if self.rank == 0:
+                manifest.extend(slots)
+                references.append(ray.put(bucket))
+                size += bucket.nbytes
+        return WeightUpdate(version, tuple(manifest), tuple(references), size) if self.rank == 0 else None
+
+    def save(self, directory: str, facts: Mapping[str, Any]) -> None:
+        """Write `hf/` and `trainer/` under `directory`; `facts` go into `trainer/state.json`."""
+        self._learner.save(Path(directory), facts)

@@ -1,0 +1,42 @@
+"""The reward actor: scores groups with the configured reward functions."""
+
+from __future__ import annotations
+
+import ray
+
+from configs.schema import Reward
+from data.types import Group, GroupSummary
+from rewards.registry import load_reward
+from rewards.score import RewardTerm, score_group
+
+
+@ray.remote
+class RewardActor:
+    """Scores one group at a time, in its main thread (math-verify needs that)."""
+
+    def __init__(self, rewards: tuple[Reward, ...]) -> None:
+        self._terms = [RewardTerm(reward.use, load_reward(reward.use), reward.weight, reward.args) for reward in rewards]
+
+    def ready(self) -> bool:
+        """Answers once the reward functions are loaded."""
+        return True
+
+    def score(self, group: Group) -> tuple[Group, GroupSummary]:
+        """The group with its rewards, and what the control loop needs to know of it."""
+        scored, problems = score_group(group, self._terms)
+        kept = [total for total in scored.total if total is not None]
+        means = {
+            name: sum(value for value in values if value is not None) / max(sum(v is not None for v in values), 1)
+            for name, values in scored.rewards.items()
+        }
+        summary = GroupSummary(
+            group_id=group.prompt.group_id,
+            completions=len(kept),
+            completion_tokens=group.completion_tokens,
+            truncated=sum(completion.finish_reason == "length" for completion in group.completions),
+            rewards=means,
+            total=sum(kept) / max(len(kept), 1),
+            oldest_version=group.oldest_version,
+            problems=tuple(problems),
+        )
+        return scored, summary

@@ -1,0 +1,68 @@
+"""The `object_store` transport: packed buckets through Ray's object store into vLLM's weight-transfer interface.
+
+The learner puts each bucket once; every engine of a node maps the same copy. The engine loads views of the buckets
+in checkpoint format through vLLM's layerwise reload, which also repacks weights where a kernel needs it (CPUs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from actors.weights.buckets import Bucket, Slot, unpack
+
+BACKEND = "object_store"
+
+
+@dataclass
+class ObjectStoreInit(WeightTransferInitInfo):
+    """Nothing has to be agreed on before the first update."""
+
+
+@dataclass
+class ObjectStoreUpdate(WeightTransferUpdateInfo):
+    """Buckets as they lie in shared memory, and the manifest over them."""
+
+    manifest: Sequence[Slot] = field(default_factory=tuple)
+    buckets: Sequence[Bucket] = field(default_factory=tuple)
+
+
+class ObjectStoreWeightTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdate]):
+    """Worker side: loads the tensors of an update into vLLM's model."""
+
+    init_info_cls = ObjectStoreInit
+    update_info_cls = ObjectStoreUpdate
+
+    def init_transfer_engine(self, init_info: ObjectStoreInit) -> None:
+        """Nothing to set up."""
+
+    def start_weight_update(self) -> None:
+        """Make the model's layers ready to take checkpoint tensors again."""
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: ObjectStoreUpdate) -> None:
+        """Load every tensor of the update; a name that the model does not take is an error."""
+        if not update_info.manifest:
+            raise ValueError("the weight update is empty")
+        self.model.load_weights(unpack(update_info.manifest, update_info.buckets))
+
+    def finish_weight_update(self) -> None:
+        """Repack for the kernels; layers that got no tensor keep what they had."""
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        """Nothing to tear down."""
+
+
+def register() -> None:
+    """Make the backend known to vLLM in this process; called before an engine is built."""
+    if BACKEND not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreWeightTransfer)

@@ -1,0 +1,250 @@
+"""The control loop: draws questions, has groups sampled and scored, has the learner step, and sends the weights back.
+
+It moves references only: no clip, feature, completion or weight passes through this process.
+
+Synchronous: the groups of a step are sampled by version v, trained into version v + 1, and the engines take v + 1
+before the next step draws.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.asking import Asker, Unusable
+from cluster.evaluation import ask_all
+from cluster.ledger import Ledger
+from cluster.metrics import Metrics
+from cluster.progress import Reporter
+from cluster.run_directory import RunDirectory
+from cluster.scoring import score, without_rows
+from cluster.workers import Workers
+from configs.schema import Config
+from data.order import DataOrder, Draw
+from data.types import Example, GroupSummary, Sampling
+from learner.result import UpdateResult
+
+
+class NothingToTrain(ValueError):
+    """No question of the training file could be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A scored group, waiting for its step."""
+
+    group_id: str
+    reference: Any
+    summary: GroupSummary
+
+
+@dataclass(slots=True)
+class Questions:
+    """The examples of a run."""
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...] = ()
+    test: tuple[Example, ...] = ()
+
+
+class Controller:
+    """One run, from its state at a step to `run.max_steps`."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: RunDirectory,
+        workers: Workers,
+        asker: Asker,
+        questions: Questions,
+        reporter: Reporter,
+        metrics: Metrics,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self.config = config
+        self.run_directory = run
+        self.workers = workers
+        self.asker = asker
+        self.questions = questions
+        self.reporter = reporter
+        self.metrics = metrics
+        self.version = int(state["step"]) if state else 0
+        self.ledger = Ledger.from_json(state["ledger"]) if state else Ledger()
+        position = int(state["position"]) if state else 0
+        self.order = DataOrder(len(questions.train), config.run.seed, position)
+        self._dropped: list[tuple[str, Example, str]] = []
+        self._log: Any = None
+
+    async def run(self) -> dict[str, Any]:
+        """Train to the end; returns what `summary.json` holds."""
+        base = await self.evaluate_test("base")
+        started = time.monotonic()
+        with self.reporter.steps(self.version, self.config.run.max_steps) as lines:
+            while self.version < self.config.run.max_steps:
+                line = await self.step()
+                self.run_directory.append_metrics(line)
+                self.metrics.record(line)
+                lines.show(line)
+                if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
+                    await self.checkpoint()
+        train_seconds = time.monotonic() - started
+        if self._log is not None:
+            await self._log
+        trained = await self.evaluate_test("trained")
+        return {"base": base, "trained": trained, "train_seconds": train_seconds}
+
+    async def step(self) -> dict[str, Any]:
+        """One optimizer step; returns its line of `metrics.jsonl`."""
+        started = time.perf_counter()
+        ready = await self._sample()
+        sampled = time.perf_counter()
+        staleness = self.version - min(group.summary.oldest_version for group in ready)
+        if staleness > self.config.algorithm.max_staleness:
+            raise AssertionError(f"a token is {staleness} versions old, algorithm.max_staleness is less")
+        references = [group.reference for group in ready]
+        result = await self.workers.learner.step(references, self.version)
+        self.ledger.train(group.group_id for group in ready)
+        self.version += 1
+        stepped = time.perf_counter()
+        update = await self.workers.learner.publish(self.version)
+        await self.workers.rollout.update(update)
+        synced = time.perf_counter()
+        await self._write_log(references, result)
+        validation = None
+        if self._due(self.config.evaluate.every_steps) and self.questions.validation:
+            validation = await self._evaluate_validation()
+        self.ledger.check()
+        seconds = {"sample": sampled - started, **result.seconds, "sync": synced - stepped}
+        return self._line(ready, result, synced - started, seconds, update.size_bytes) | {
+            "staleness_max": staleness,
+            "validation_accuracy": validation,
+        }
+
+    async def evaluate_test(self, name: str) -> dict[str, Any] | None:
+        """Greedy and sampled accuracy on the held-out questions; read once, kept in `eval/NAME.json`."""
+        if not self.questions.test:
+            return None
+        kept = self.run_directory.read_evaluation(name) if name == "base" else None
+        if kept is None:
+            kept = await self._evaluate(name, self.questions.test, self.config.evaluate.samples)
+        return without_rows(kept)
+
+    async def checkpoint(self) -> None:
+        """Write `checkpoints/step_N`."""
+        temporary = self.run_directory.begin_checkpoint(self.version)
+        facts = {"step": self.version, "position": self.order.position, "ledger": self.ledger.to_json()}
+        await self.workers.learner.save(str(temporary.absolute()), facts)
+        self.run_directory.finish_checkpoint(temporary, self.config.checkpoint.keep)
+
+    async def _sample(self) -> list[Ready]:
+        """The groups of a step: as many as `prompts_per_step`, drawing again for each that is dropped."""
+        wanted = self.config.algorithm.prompts_per_step
+        ready: list[Ready] = []
+        fruitless = 0
+        while len(ready) < wanted:
+            draws = [self.order.take() for _ in range(wanted - len(ready))]
+            groups = [group for group in await asyncio.gather(*map(self._group, draws)) if group is not None]
+            ready += groups
+            fruitless = 0 if groups else fruitless + len(draws)
+            if fruitless >= self.order.count:
+                raise NothingToTrain(
+                    f"{fruitless} questions in a row could not be used: {dict(self.ledger.dropped)}; "
+                    f"data.audio_dir may name the wrong directory"
+                )
+        return ready
+
+    async def _group(self, draw: Draw) -> Ready | None:
+        """One question asked and scored, or dropped and counted."""
+        example = self.questions.train[draw.index]
+        group_id = f"{draw.epoch}-{draw.index}"
+        self.ledger.admit(group_id)
+        prompt = await self.asker.prompt(example, group_id, draw.epoch)
+        if isinstance(prompt, Unusable):
+            return self._drop(group_id, example, prompt.reason, prompt.detail)
+        sampling = Sampling(
+            self.config.algorithm.group_size, self.config.rollout.temperature, self.config.rollout.max_completion_tokens
+        )
+        reference, summary = await self.workers.rollout.sample_and_score(prompt, sampling)
+        if summary.completions < 2:
+            return self._drop(group_id, example, "unscored", "; ".join(summary.problems))
+        return Ready(group_id, reference, summary)
+
+    def _drop(self, group_id: str, example: Example, reason: str, detail: str) -> None:
+        self.ledger.drop(group_id, reason)
+        self._dropped.append((group_id, example, f"{reason}: {detail}"))
+        if self.ledger.dropped[reason] == 1:
+            self.reporter.say(f"dropped {example.id} ({reason}): {detail} [further ones are counted in metrics.jsonl]")
+
+    async def _write_log(self, references: list[Any], result: UpdateResult) -> None:
+        """Have the step's groups written while the next step samples; at most one shard is on its way."""
+        if self._log is not None:
+            await self._log
+        directory = str(self.run_directory.rollouts.absolute())
+        self._log = self.workers.log.write.remote(directory, self.version, references, result.advantages, self._dropped)
+        self._dropped = []
+
+    async def _evaluate_validation(self) -> float:
+        questions = self.questions.validation[: self.config.evaluate.questions]
+        result = await self._evaluate(f"validation_step_{self.version}", questions, samples=0)
+        return float(result["accuracy"])
+
+    async def _evaluate(self, name: str, examples: tuple[Example, ...], samples: int) -> dict[str, Any]:
+        with self.reporter.questions(name, len(examples)) as advance:
+            answers = await ask_all(
+                self.asker,
+                self.workers.rollout,
+                examples,
+                samples,
+                self.config.rollout.max_completion_tokens,
+                advance=advance,
+            )
+        result = {"step": self.version, **score(answers, self.config.data.prompt)}
+        self.run_directory.write_evaluation(name, result)
+        self.reporter.say(f"{name}: accuracy {result['accuracy']:.1%} on {result['questions']} questions")
+        return result
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.version % every == 0
+
+    def _line(
+        self, ready: list[Ready], result: UpdateResult, elapsed: float, seconds: dict[str, float], sync_bytes: int
+    ) -> dict[str, Any]:
+        summaries = [group.summary for group in ready]
+        completions = sum(summary.completions for summary in summaries)
+        sampled = len(summaries) * self.config.algorithm.group_size
+        tokens = sum(summary.completion_tokens for summary in summaries)
+
+        def mean(values: list[float]) -> float:
+            weighted = zip(values, summaries, strict=True)
+            return sum(value * summary.completions for value, summary in weighted) / max(completions, 1)
+
+        by_name = {name: mean([summary.rewards[name] for summary in summaries]) for name in summaries[0].rewards}
+        counts = self.ledger.counts()
+        return {
+            "step": self.version,
+            "time": time.time(),
+            "reward_mean": mean([summary.total for summary in summaries]),
+            "accuracy": by_name.get("accuracy"),
+            "rewards": by_name,
+            "kl": result.kl,
+            "entropy": result.entropy,
+            "loss": result.loss,
+            "grad_norm": result.grad_norm,
+            "learning_rate": result.learning_rate,
+            "completions": completions,
+            "completion_tokens_mean": tokens / sampled,
+            "truncated": sum(summary.truncated for summary in summaries),
+            "zero_variance_groups": result.zero_variance_groups,
+            "logprob_difference_max": result.logprob_difference_max,
+            "logprob_difference_mean": result.logprob_difference_mean,
+            **counts,
+            "dropped_by_reason": dict(self.ledger.dropped),
+            "packed_tokens": result.packed_tokens,
+            "tokens_per_second": tokens / elapsed,
+            "completions_per_second": sampled / elapsed,
+            "sync_bytes": sync_bytes,
+            "step_seconds": elapsed,
+            "seconds": seconds,
+        }

@@ -1,0 +1,238 @@
+"""`python -m cluster.launch`: train a policy on audio questions.
+
+Joins the Ray cluster that the environment names (RAY_ADDRESS, or inside `ray job submit`), else starts an embedded
+one on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cluster.environment import check_rooms, describe
+from cluster.progress import Reporter, accuracy_rows
+from cluster.run_directory import RunDirectory, model_directory, step_of
+from configs.load import dump_config, load_config
+from configs.schema import Config
+
+EXAMPLES = """examples:
+  python -m cluster.launch --config tiny                         the demo (`make train` prepares its data and model)
+  python -m cluster.launch --config my.yaml --dry-run            what would run, and where
+  python -m cluster.launch --config my.yaml --nodes 4            four Ray nodes, joined or embedded
+  python -m cluster.launch --config my.yaml run.max_steps=200 learner.learning_rate=2e-6
+  python -m cluster.launch --config my.yaml --resume             go on from the last checkpoint
+  ray job submit --working-dir . -- python -m cluster.launch --config my.yaml run.dir=/shared/runs
+
+Every key and its meaning: docs/configuration.md
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m cluster.launch",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("--config", default="tiny", metavar="FILE", help="YAML file, or the name of a preset (tiny)")
+    arguments.add_argument("--nodes", type=int, metavar="N", help="Ray nodes to wait for, or to start on this machine")
+    arguments.add_argument("--dry-run", action="store_true", help="print the configuration and the plan; start nothing")
+    arguments.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    arguments.add_argument("--fresh", action="store_true", help="move an existing run of this name aside")
+    arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys, dotted")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = parser().parse_intermixed_args(argv)
+    reporter = Reporter()
+    try:
+        check_rooms()
+        config = load_config(options.config, options.overrides + ([f"cluster.nodes={options.nodes}"] if options.nodes else []))
+        if options.dry_run:
+            dry_run(config, reporter)
+        else:
+            train(config, reporter, resume=options.resume, fresh=options.fresh)
+    except (ValueError, OSError, RuntimeError) as error:
+        if _is_ours(error):
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        raise
+    except KeyboardInterrupt:
+        print("stopped: every actor and engine has been ended; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def dry_run(config: Config, reporter: Reporter) -> None:
+    """Print the resolved configuration and the placement plan."""
+    from cluster.nodes import embedded_nodes, existing_address
+    from cluster.placement import Node, plan
+
+    reporter.say(dump_config(config))
+    address = existing_address()
+    nodes = embedded_nodes(config.cluster)
+    if address is not None:
+        reporter.say(f"would join the Ray cluster at {address} and wait for {config.cluster.nodes or 1} node(s)")
+    else:
+        reporter.say(f"would start an embedded Ray cluster of {len(nodes)} node(s)")
+    if config.cluster.device == "gpu" or address is not None:
+        nodes = [Node(node.name, 1e9, 1e9) for node in nodes]  # unknown until joined: print what is asked for
+    print_plan(plan(config, nodes), reporter)
+
+
+def print_plan(roles: Any, reporter: Reporter) -> None:
+    """The actors as a table."""
+    rows = [(r.name, str(r.count), f"{r.cpus:g}", f"{r.gpus:g}", r.strategy, r.note) for r in roles]
+    reporter.table("placement", rows, ("actor", "count", "CPUs", "GPUs", "strategy", ""))
+
+
+def train(config: Config, reporter: Reporter, resume: bool = False, fresh: bool = False) -> dict[str, Any]:
+    """Train as configured; returns the summary."""
+    from cluster.nodes import connected, existing_address
+    from cluster.placement import plan
+    from data.formats import load_examples
+
+    initial = model_directory(config.run.init_from or config.model.path)
+    questions = load_questions(config, load_examples, reporter)
+    check_model(initial)
+    if existing_address() is not None and not config.run.dir.startswith(("/", "s3://", "gs://")):
+        raise ValueError(
+            f"run.dir is {config.run.dir!r}: inside a Ray cluster it must be absolute and reachable from every node, "
+            f"for example run.dir=/shared/runs"
+        )
+    run, checkpoint, state = open_run(config, reporter, resume, fresh)
+    run.write_json("environment.json", describe())
+    with connected(config.cluster, reporter.say) as nodes:
+        roles = plan(config, nodes)
+        print_plan(roles, reporter)
+        outcome = asyncio.run(
+            _interruptible(_train(config, reporter, run, questions, roles, initial, checkpoint, state))
+        )
+    return finish(run, outcome, reporter)
+
+
+def open_run(
+    config: Config, reporter: Reporter, resume: bool, fresh: bool
+) -> tuple[RunDirectory, Any, dict[str, Any] | None]:
+    """The run's directory, and on a resume its last checkpoint and that checkpoint's facts."""
+    if not resume:
+        return RunDirectory.create(config, fresh), None, None
+    run, changed = RunDirectory.resume(config)
+    for key, (before, now) in changed.items():
+        reporter.say(f"changed on resume: {key}: {before!r} -> {now!r}")
+    checkpoint = run.latest_checkpoint()
+    state = json.loads((checkpoint / "trainer" / "state.json").read_text()) if checkpoint else None
+    step = step_of(checkpoint) if checkpoint else 0
+    run.cut_after(step)
+    reporter.say(f"resuming {run.path} from step {step}")
+    return run, checkpoint, state
+
+
+def load_questions(config: Config, load_examples: Any, reporter: Reporter) -> Any:
+    """The examples of all files; bad rows are reported and left out."""
+    from cluster.controller import Questions
+
+    loaded = {}
+    for split in ("train", "validation", "test"):
+        path = getattr(config.data, split)
+        if path is None:
+            continue
+        result = load_examples(path, config.data.audio_dir, config.data.format)
+        loaded[split] = result.examples
+        for bad in result.bad[:5]:
+            reporter.say(f"{path}: row {bad.line} ({bad.id}) left out: {bad.reason}: {bad.detail}")
+        if len(result.bad) > 5:
+            reporter.say(f"{path}: {len(result.bad)} bad rows in all; `python -m data.check {path}` lists them")
+    return Questions(**loaded)
+
+
+def check_model(path: str) -> None:
+    """Raise where the model cannot be read, before anything is started."""
+    from learner.hf_files import load_processor
+
+    load_processor(path)
+
+
+async def _train(
+    config: Config,
+    reporter: Reporter,
+    run: RunDirectory,
+    questions: Any,
+    roles: Any,
+    initial: str,
+    checkpoint: Any,
+    state: dict[str, Any] | None,
+) -> dict[str, Any]:
+    from cluster.controller import Controller
+    from cluster.metrics import Metrics
+    from cluster.session import workers
+
+    metrics = Metrics(config.run.name)
+    if config.metrics.port is not None:
+        port = metrics.serve(config.metrics.host, config.metrics.port)
+        reporter.say(f"metrics at http://{config.metrics.host}:{port}/metrics")
+    model_path = str(checkpoint / "hf") if checkpoint else initial
+    version = int(state["step"]) if state else 0
+    reporter.say("starting engines and learner")
+    async with workers(config, roles, model_path, version) as (started, asker, places):
+        trainer = str((checkpoint / "trainer").absolute()) if checkpoint else None
+        await started.learner.join(started.model_path, initial, trainer)
+        reporter.say(", ".join(f"{place['name']} on node {place['node'][:8]}" for place in places))
+        controller = Controller(config, run, started, asker, questions, reporter, metrics, state)
+        return await controller.run()
+
+
+async def _interruptible(work: Any) -> Any:
+    """SIGTERM (`ray job stop`) ends the run as Ctrl-C does: through every `finally`."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def finish(run: RunDirectory, outcome: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Write `summary.json` and print the table."""
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    seconds = sum(line["step_seconds"] for line in lines)
+    summary = {
+        **outcome,
+        "steps": lines[-1]["step"],
+        "completions_per_second": sum(line["completions"] for line in lines) / seconds,
+        "logprob_difference_max": max(line["logprob_difference_max"] for line in lines),
+        "ledger": {key: lines[-1][key] for key in ("admitted", "trained", "dropped", "in_flight", "dropped_by_reason")},
+    }
+    run.write_json("summary.json", summary)
+    if summary["base"] is not None:
+        header = ("held-out", "questions", "greedy before", "greedy after", "sampled before", "sampled after")
+        reporter.table(
+            f"accuracy before and after {summary['steps']} steps (95% interval)",
+            accuracy_rows(summary["base"], summary["trained"]),
+            header,
+        )
+        reporter.say(f"format rate {summary['base']['format_rate']:.1%} -> {summary['trained']['format_rate']:.1%}")
+    reporter.say(
+        f"{summary['steps']} steps in {summary['train_seconds']:.0f} s, "
+        f"{summary['completions_per_second']:.1f} completions/s, "
+        f"largest log-prob difference {summary['logprob_difference_max']:.1e}; {run.path}/summary.json"
+    )
+    return summary
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error was written for the user: raised by one of our packages, or the system's word on a file."""
+    module = type(error).__module__.split(".")[0]
+    return module in ("configs", "data", "rewards", "learner", "cluster") or isinstance(error, OSError) or type(error) is ValueError
+
+
+if __name__ == "__main__":
+    sys.exit(main())

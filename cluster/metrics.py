@@ -1,0 +1,82 @@
+"""What `/metrics` shows of a run: every name with its unit, help and few labels, fed by the lines of `metrics.jsonl`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+GAUGES = {
+    "step": ("auricle_step", "Optimizer steps applied; also the policy version"),
+    "reward_mean": ("auricle_reward_mean", "Mean weighted reward of the step's completions"),
+    "accuracy": ("auricle_accuracy_ratio", "Mean of the accuracy reward over the step's completions"),
+    "kl": ("auricle_kl_nats", "Mean k3 estimate of KL(policy || reference) over tokens"),
+    "entropy": ("auricle_entropy_nats", "Mean entropy of the policy over tokens"),
+    "loss": ("auricle_loss", "Loss of the step"),
+    "grad_norm": ("auricle_grad_norm", "Global gradient norm before clipping"),
+    "learning_rate": ("auricle_learning_rate", "Learning rate of the step"),
+    "completion_tokens_mean": ("auricle_completion_tokens", "Mean length of the step's completions in tokens"),
+    "zero_variance_groups": ("auricle_zero_variance_groups", "Groups of the step whose completions scored alike"),
+    "logprob_difference_max": (
+        "auricle_logprob_difference_max_nats",
+        "Largest |log-prob of the engine - log-prob of the learner| of a token in the step",
+    ),
+    "tokens_per_second": ("auricle_completion_tokens_per_second", "Completion tokens of the step over its seconds"),
+    "step_seconds": ("auricle_step_seconds", "Seconds of the step, all phases"),
+    "in_flight": ("auricle_groups_in_flight", "Groups admitted and neither trained nor dropped"),
+    "validation_accuracy": ("auricle_validation_accuracy_ratio", "Greedy accuracy on the validation questions"),
+}
+"""Key of a metrics line: name and help of its gauge."""
+
+COUNTERS = {
+    "admitted": ("auricle_groups_admitted", "Groups admitted"),
+    "trained": ("auricle_groups_trained", "Groups that went into an optimizer step"),
+}
+
+
+class Metrics:
+    """The run's Prometheus registry, served while the run goes on."""
+
+    def __init__(self, run_name: str) -> None:
+        self.registry = CollectorRegistry()
+        self._gauges = {
+            key: Gauge(name, text, ["run"], registry=self.registry).labels(run_name)
+            for key, (name, text) in GAUGES.items()
+        }
+        self._counters = {
+            key: Counter(name, text, ["run"], registry=self.registry).labels(run_name)
+            for key, (name, text) in COUNTERS.items()
+        }
+        self._dropped = Counter(
+            "auricle_groups_dropped", "Groups dropped, by reason", ["run", "reason"], registry=self.registry
+        )
+        self._phases = Gauge(
+            "auricle_phase_seconds", "Seconds of the last step by phase", ["run", "phase"], registry=self.registry
+        )
+        self._run_name = run_name
+        self._seen: dict[str, float] = {}
+        self.port: int | None = None
+
+    def serve(self, host: str, port: int) -> int:
+        """Listen; port 0 takes a free one. Returns the port."""
+        server, _ = start_http_server(port, addr=host, registry=self.registry)
+        self.port = int(server.server_port)
+        return self.port
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        """Show a line of `metrics.jsonl`."""
+        for key, gauge in self._gauges.items():
+            if line.get(key) is not None:
+                gauge.set(line[key])
+        for key, counter in self._counters.items():
+            counter.inc(self._increase(key, line[key]))
+        for reason, count in line["dropped_by_reason"].items():
+            self._dropped.labels(self._run_name, reason).inc(self._increase(f"dropped {reason}", count))
+        for phase, seconds in line["seconds"].items():
+            self._phases.labels(self._run_name, phase).set(seconds)
+
+    def _increase(self, key: str, total: float) -> float:
+        increase = total - self._seen.get(key, 0.0)
+        self._seen[key] = total
+        return increase

@@ -1,0 +1,94 @@
+"""The Ray cluster of a run: joined where there is one, else started on this machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.cluster_utils import Cluster as LocalCluster
+
+from cluster.placement import Node
+from configs.schema import Cluster
+
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray inside `ray job submit`."""
+OBJECT_STORE_BYTES = 2_000_000_000
+"""Object store of each embedded node."""
+
+
+class ClusterError(RuntimeError):
+    """The cluster could not be joined, or has too few nodes."""
+
+
+def existing_address() -> str | None:
+    """The cluster that the environment names, or None."""
+    if os.environ.get("RAY_ADDRESS"):
+        return os.environ["RAY_ADDRESS"]
+    return "auto" if JOB_VARIABLE in os.environ else None
+
+
+def embedded_nodes(settings: Cluster) -> list[Node]:
+    """The nodes that an embedded cluster will have."""
+    return [Node(f"embedded-{number}", settings.cpus_per_node) for number in range(settings.nodes or 1)]
+
+
+@contextmanager
+def connected(settings: Cluster, say: Callable[[str], None]) -> Iterator[list[Node]]:
+    """Join or start a cluster for the length of the block; gives its nodes.
+
+    Args:
+        settings: number of nodes, CPUs of an embedded node, longest wait.
+        say: takes a progress line.
+    """
+    address = existing_address()
+    local: LocalCluster | None = None
+    if address is not None:
+        say(f"joining the Ray cluster at {address}")
+        ray.init(address=address, log_to_driver=True)
+    else:
+        nodes = embedded_nodes(settings)
+        say(f"starting an embedded Ray cluster of {len(nodes)} node(s) on this machine")
+        local = LocalCluster()
+        for node in nodes:
+            local.add_node(
+                num_cpus=int(node.cpus), num_gpus=_visible_gpus(len(nodes)), object_store_memory=OBJECT_STORE_BYTES
+            )
+        ray.init(address=local.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        yield _wait_for_nodes(settings, say)
+    finally:
+        ray.shutdown()
+        if local is not None:
+            local.shutdown()
+
+
+def _wait_for_nodes(settings: Cluster, say: Callable[[str], None]) -> list[Node]:
+    wanted = settings.nodes or 1
+    deadline = time.monotonic() + settings.wait_seconds
+    said = -1
+    while True:
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        if len(alive) >= wanted:
+            return [
+                Node(node["NodeID"][:8], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+                for node in alive
+            ]
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"{len(alive)} of {wanted} Ray nodes after {settings.wait_seconds:g} s: start more, lower --nodes, or "
+                f"raise cluster.wait_seconds"
+            )
+        if len(alive) != said:
+            say(f"{len(alive)} of {wanted} Ray nodes are there, waiting")
+            said = len(alive)
+        time.sleep(0.5)
+
+
+def _visible_gpus(nodes: int) -> int:
+    """GPUs of each embedded node: an even share of this machine's."""
+    import torch
+
+    return torch.cuda.device_count() // nodes

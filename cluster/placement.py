@@ -1,0 +1,79 @@
+"""Which actor needs what, and whether it fits: plain values, so that a dry run can print the plan."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from configs.schema import Config
+
+SMALL_MACHINE_CPUS = 2
+"""A machine with no more cores than this gets at most as many engines, whatever the number of its Ray nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A Ray node's logical resources."""
+
+    name: str
+    cpus: float
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A kind of actor: how many, what each reserves, and how Ray spreads them."""
+
+    name: str
+    count: int
+    cpus: float
+    gpus: float
+    strategy: str
+    """Placement group strategy: PACK keeps them together, SPREAD apart."""
+    note: str
+
+
+class PlacementError(ValueError):
+    """The plan needs more than the cluster has."""
+
+
+def plan(config: Config, nodes: list[Node]) -> tuple[Role, ...]:
+    """The actors of a run on these nodes.
+
+    Raises:
+        PlacementError: with what is missing.
+    """
+    use_gpus = config.cluster.device == "gpu" or (
+        config.cluster.device == "auto" and any(node.gpus for node in nodes)
+    )
+    gpu = 1.0 if use_gpus else 0.0
+    engines = config.rollout.engines or _default_engines(config, nodes)
+    beta = config.algorithm.beta
+    roles = (
+        Role("learner", config.learner.ranks, 1.0, gpu, "PACK", f"DeepSpeed ZeRO {config.learner.zero_stage}"
+             + (f", reference for beta {beta}" if beta else ", no reference")),
+        Role("engine", engines, 1.0, gpu, "SPREAD", f"vLLM, {config.algorithm.group_size} completions a request"),
+        Role("audio", config.data.encoders, 0.5, 0.0, "SPREAD", f"{config.model.audio_tower} tower"),
+        Role("reward", 1, 0.25, 0.0, "PACK", " + ".join(f"{r.weight:g} {r.use}" for r in config.rewards)),
+        Role("rollout log", 1, 0.25, 0.0, "PACK", "Parquet"),
+    )  # fmt: skip
+    need_cpus, have_cpus = sum(role.count * role.cpus for role in roles), sum(node.cpus for node in nodes)
+    need_gpus, have_gpus = sum(role.count * role.gpus for role in roles), sum(node.gpus for node in nodes)
+    if need_cpus > have_cpus:
+        raise PlacementError(
+            f"the run needs {need_cpus:g} logical CPUs and the {len(nodes)} node(s) have {have_cpus:g}: raise "
+            f"cluster.cpus_per_node or --nodes, or lower rollout.engines, learner.ranks or data.encoders"
+        )
+    if need_gpus > have_gpus:
+        raise PlacementError(
+            f"the run needs {need_gpus:g} GPUs and the {len(nodes)} node(s) have {have_gpus:g}: add nodes, or lower "
+            f"rollout.engines or learner.ranks"
+        )
+    return roles
+
+
+def _default_engines(config: Config, nodes: list[Node]) -> int:
+    """One a rollout node; on a small machine at most two in all."""
+    rollout_nodes = max(len(nodes) - config.cluster.learner_nodes, 1) if len(nodes) > 1 else 1
+    cores = os.cpu_count() or 1
+    return min(rollout_nodes, SMALL_MACHINE_CPUS) if cores <= SMALL_MACHINE_CPUS else rollout_nodes

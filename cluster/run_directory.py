@@ -1,0 +1,165 @@
+"""What a run writes, and where: configuration, environment, metrics, evaluations, summary, checkpoints.
+
+    runs/NAME/  config.yaml  environment.json  metrics.jsonl  summary.json
+                rollouts/step_000001.parquet  eval/NAME.json  checkpoints/step_N/{hf,trainer}/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.load import dump_config
+from configs.schema import Config
+
+RESUMABLE = ("run.max_steps", "run.dir", "checkpoint.", "metrics.", "cluster.", "evaluate.", "rollout.engines")
+"""Keys (or, with a dot at the end, sections) that may differ between a run and its resume."""
+
+
+class RunError(ValueError):
+    """The run directory is taken, missing, or was made with another configuration."""
+
+
+class RunDirectory:
+    """One run's files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.rollouts = path / "rollouts"
+        self.evaluations = path / "eval"
+        self.checkpoints = path / "checkpoints"
+
+    @classmethod
+    def create(cls, config: Config, fresh: bool) -> RunDirectory:
+        """A new run; an existing one is refused, or with `fresh` moved aside."""
+        path = Path(config.run.dir) / config.run.name
+        if path.exists():
+            if not fresh:
+                raise RunError(
+                    f"{path} holds a run already. --resume goes on with it, --fresh moves it aside, "
+                    f"run.name=OTHER writes elsewhere."
+                )
+            stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+            path.rename(path.with_name(f"{path.name}.{stamp}"))
+        run = cls(path)
+        for directory in (run.rollouts, run.evaluations, run.checkpoints):
+            directory.mkdir(parents=True)
+        run.write_text("config.yaml", dump_config(config))
+        return run
+
+    @classmethod
+    def resume(cls, config: Config) -> tuple[RunDirectory, dict[str, tuple[Any, Any]]]:
+        """An existing run, and the keys that differ from it as (before, now).
+
+        Raises:
+            RunError: there is no such run, or a key differs that a resume may not change.
+        """
+        path = Path(config.run.dir) / config.run.name
+        if not (path / "config.yaml").exists():
+            raise RunError(f"{path} holds no run to resume: start it without --resume")
+        before = _flat(yaml.safe_load((path / "config.yaml").read_text()))
+        now = _flat(config.model_dump(mode="json"))
+        changed = {
+            key: (before.get(key), now.get(key))
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key)
+        }
+        refused = [key for key in changed if not key.startswith(RESUMABLE)]
+        if refused:
+            lines = [f"  {key}: {changed[key][0]!r} in the run, {changed[key][1]!r} now" for key in refused]
+            raise RunError("a resume cannot change these keys; start a new run with run.init_from:\n" + "\n".join(lines))
+        run = cls(path)
+        run.write_text("config.yaml", dump_config(config))
+        return run, changed
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file under a temporary name and rename it, so that readers never see half of it."""
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(text)
+        os.replace(temporary, self.path / name)
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """`write_text` of JSON."""
+        self.write_text(name, json.dumps(value, indent=1) + "\n")
+
+    def write_evaluation(self, name: str, value: Mapping[str, Any]) -> None:
+        """Keep an evaluation as `eval/NAME.json`."""
+        (self.evaluations / f"{name}.json").write_text(json.dumps(value) + "\n")
+
+    def read_evaluation(self, name: str) -> dict[str, Any] | None:
+        """An evaluation that was kept, or None."""
+        path = self.evaluations / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """One line a step."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def cut_after(self, step: int) -> None:
+        """Drop what was written after `step`, so that every step stands once when a resume writes it again."""
+        if self.metrics.exists():
+            kept = []
+            for line in self.metrics.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line + "\n")
+                except json.JSONDecodeError:
+                    break  # the last line of a killed run may be cut
+            self.write_text(self.metrics.name, "".join(kept))
+        for shard in self.rollouts.glob("step_*.parquet"):
+            if int(shard.stem.split("_")[1]) > step:
+                shard.unlink()
+        for evaluation in self.evaluations.glob("validation_step_*.json"):
+            if int(evaluation.stem.rsplit("_", 1)[1]) > step:
+                evaluation.unlink()
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint."""
+        found = sorted(self.checkpoints.glob("step_*"), key=step_of)
+        return found[-1] if found else None
+
+    def begin_checkpoint(self, step: int) -> Path:
+        """A temporary directory to write a checkpoint into."""
+        path = self.checkpoints / f".step_{step}.tmp"
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+    def finish_checkpoint(self, temporary: Path, keep: int) -> Path:
+        """Give a complete checkpoint its name and remove the oldest above `keep`."""
+        final = temporary.with_name(temporary.name.removeprefix(".").removesuffix(".tmp"))
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        for old in sorted(self.checkpoints.glob("step_*"), key=step_of)[:-keep]:
+            shutil.rmtree(old)
+        return final
+
+
+def step_of(checkpoint: Path) -> int:
+    """N of `step_N`."""
+    return int(checkpoint.name.removeprefix("step_"))
+
+
+def model_directory(path: str) -> str:
+    """The model of a checkpoint directory; anything else (a model directory, a hub id) as it is."""
+    inner = Path(path) / "hf"
+    return str(inner) if inner.is_dir() else path
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,114 @@
+"""What an evaluation says of a model: accuracy by task with intervals, from answers that were given. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.statistics import cluster_bootstrap
+from data.types import Example
+from rewards.answers import extract_answer, is_correct, normalise
+from rewards.format import has_format
+from rewards.mmau import mmau_correct
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One question with what the model said. A clip that could not be read has no completions, and is wrong."""
+
+    example: Example
+    recording: str
+    """What the question is about: intervals resample this."""
+    greedy: str | None
+    sampled: tuple[str, ...]
+    problem: str = ""
+
+    @property
+    def correct(self) -> float:
+        """1.0 where the greedy completion is right."""
+        return float(self.greedy is not None and is_correct(self.greedy, self.example.answer))
+
+    @property
+    def correct_sampled(self) -> float:
+        """Share of the sampled completions that are right."""
+        return sum(is_correct(text, self.example.answer) for text in self.sampled) / max(len(self.sampled), 1)
+
+    @property
+    def correct_mmau(self) -> float:
+        """1.0 where MMAU's rule takes the prediction."""
+        if self.greedy is None:
+            return 0.0
+        return float(mmau_correct(extract_answer(self.greedy), self.example.answer, list(self.example.choices)))
+
+    @property
+    def in_choices(self) -> float:
+        """1.0 where the prediction is one of the choices, right or wrong."""
+        if self.greedy is None:
+            return 0.0
+        return float(normalise(extract_answer(self.greedy)) in {normalise(choice) for choice in self.example.choices})
+
+    def row(self) -> dict[str, Any]:
+        """As `eval/*.json` keeps it; MMAU's script reads `model_prediction`."""
+        example = self.example
+        return {
+            "id": example.id,
+            "question": example.question,
+            "choices": list(example.choices),
+            "answer": example.answer,
+            "task": example.task,
+            "sub-category": example.sub_category,
+            "difficulty": example.difficulty,
+            "recording": self.recording,
+            "model_output": self.greedy,
+            "model_prediction": extract_answer(self.greedy) if self.greedy is not None else "",
+            "sampled": list(self.sampled),
+            "correct": self.correct,
+            "correct_sampled": self.correct_sampled,
+            "problem": self.problem,
+        }
+
+
+def score(answers: Sequence[Answered], format_pattern: str = "answer") -> dict[str, Any]:
+    """The figures of an evaluation, `by_task` and the rows included."""
+    sampled = any(answer.sampled for answer in answers)
+    texts = [text for answer in answers for text in (answer.greedy, *answer.sampled) if text is not None]
+    result: dict[str, Any] = {
+        "questions": len(answers),
+        "recordings": len({answer.recording for answer in answers}),
+        **_accuracy(answers, "accuracy", lambda answer: answer.correct),
+        **(_accuracy(answers, "accuracy_sampled", lambda answer: answer.correct_sampled) if sampled else {}),
+        "accuracy_mmau": _mean([answer.correct_mmau for answer in answers]),
+        "format_rate": _mean([float(has_format(text, format_pattern)) for text in texts]),
+        "in_choices": _mean([answer.in_choices for answer in answers]),
+        "chance": _mean([1 / max(len(answer.example.choices), 1) for answer in answers]),
+        "unusable": dict(Counter(answer.problem for answer in answers if answer.problem)),
+        "by_task": {},
+        "by_sub_category": {},
+    }
+    for key, field in (("by_task", "task"), ("by_sub_category", "sub_category")):
+        for name in sorted({getattr(answer.example, field) for answer in answers}):
+            part = [answer for answer in answers if getattr(answer.example, field) == name]
+            result[key][name] = {
+                "questions": len(part),
+                **_accuracy(part, "accuracy", lambda answer: answer.correct),
+                **(_accuracy(part, "accuracy_sampled", lambda answer: answer.correct_sampled) if sampled else {}),
+            }
+    result["rows"] = [answer.row() for answer in answers]
+    return result
+
+
+def without_rows(result: dict[str, Any]) -> dict[str, Any]:
+    """The figures alone, as `summary.json` holds them."""
+    return {key: value for key, value in result.items() if key != "rows"}
+
+
+def _accuracy(answers: Sequence[Answered], name: str, measure: Callable[[Answered], float]) -> dict[str, Any]:
+    values = [measure(answer) for answer in answers]
+    low, high = cluster_bootstrap(values, [answer.recording for answer in answers])
+    return {name: _mean(values), f"{name}_interval": [low, high]}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(len(values), 1)

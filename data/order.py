@@ -1,0 +1,66 @@
+"""In which order the questions are asked, and with which random seed each. Pure and resumable from one integer."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One question's turn."""
+
+    epoch: int
+    index: int
+    """Into the examples as loaded."""
+
+
+class DataOrder:
+    """A new permutation each epoch, from the run's seed. `position` is all that a resume needs.
+
+    >>> order = DataOrder(3, seed=0)
+    >>> first = [order.take() for _ in range(6)]
+    >>> sorted(draw.index for draw in first[:3]), first[3].epoch
+    ([0, 1, 2], 1)
+    >>> resumed = DataOrder(3, seed=0, position=4)
+    >>> resumed.take() == first[4]
+    True
+    """
+
+    def __init__(self, count: int, seed: int, position: int = 0) -> None:
+        if count < 1:
+            raise ValueError("there is no question to draw")
+        self.count = count
+        self.seed = seed
+        self.position = position
+        self._epoch = -1
+        self._permutation: list[int] = []
+
+    def take(self) -> Draw:
+        """The next question."""
+        draw = self._at(self.position)
+        self.position += 1
+        return draw
+
+    def peek(self, count: int) -> list[Draw]:
+        """The next `count` questions, left in place."""
+        return [self._at(self.position + ahead) for ahead in range(count)]
+
+    def _at(self, position: int) -> Draw:
+        epoch, place = divmod(position, self.count)
+        if epoch != self._epoch:
+            generator = np.random.Generator(np.random.PCG64(hash_seed(self.seed, "order", epoch)))
+            self._permutation = generator.permutation(self.count).tolist()
+            self._epoch = epoch
+        return Draw(epoch, self._permutation[place])
+
+
+def hash_seed(*parts: object) -> int:
+    """A 63-bit seed from anything that prints the same everywhere.
+
+    vLLM gives child i of a request the seed s + i, so seeds of consecutive prompts must not be consecutive: a hash.
+    """
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,94 @@
+"""One learner rank: the policy and its reference, the engine, the update, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from configs.schema import Config
+from data.types import ClipFeatures, Group
+from learner.engine import MOMENTS, Engine, join_ranks
+from learner.hf import export_checkpoint, load_model
+from learner.policy import Policy
+from learner.result import UpdateResult
+from learner.update import Update
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Learner:
+    """Builds a rank and applies updates. All methods are collectives."""
+
+    def __init__(
+        self,
+        config: Config,
+        rank: int,
+        world_size: int,
+        rendezvous: str,
+        model_path: str,
+        reference_path: str,
+    ) -> None:
+        device = "cuda" if torch.cuda.is_available() and config.cluster.device != "cpu" else "cpu"
+        if config.learner.threads:
+            torch.set_num_threads(config.learner.threads)
+        torch.manual_seed(config.run.seed)
+        join_ranks(rank, world_size, rendezvous, device)
+        self.config = config
+        self.rank = rank
+        self.model_path = model_path
+        dtype = DTYPES[config.model.dtype]
+        policy = Policy(frozen_as_configured(load_model(model_path, dtype), config), config.rollout.temperature)
+        self.model_config = policy.model.config
+        self.engine = Engine(policy.to(device), config.learner, dtype)
+        reference = None
+        if config.algorithm.beta:
+            reference = Policy(load_model(reference_path, dtype).to(device), config.rollout.temperature)
+            reference.requires_grad_(False).eval()
+        self.updates = 0
+        self._update = Update(config, self.engine, reference)
+
+    def update(
+        self, groups: Sequence[Group], fetch: Callable[[Group], ClipFeatures], step: int
+    ) -> UpdateResult:
+        """Apply one GRPO update; see `learner.update`."""
+        result = self._update(groups, fetch, step)
+        self.updates += 1
+        return result
+
+    def save(self, directory: Path, facts: Mapping[str, Any]) -> None:
+        """Write `hf/` (loads in transformers and vLLM) and `trainer/` (master weights, moments, facts)."""
+        trainer = directory / "trainer"
+        state = self.engine.state()
+        weights = [(name, tensor.to("cpu", copy=True)) for name, tensor in self.engine.weights(trained_only=False)]
+        if self.rank == 0:
+            export_checkpoint(directory / "hf", self.model_config, weights, self.model_path)
+            trainer.mkdir(parents=True)
+            for part, tensors in state.items():
+                save_file(tensors, trainer / f"{part}.safetensors")
+            save_file({"torch": torch.get_rng_state()}, trainer / "random.safetensors")
+            (trainer / "state.json").write_text(json.dumps({"updates": self.updates, **facts}, indent=1))
+        dist.barrier()
+
+    def load(self, trainer: Path) -> None:
+        """Put back what `save` wrote, on any number of ranks."""
+        facts = json.loads((trainer / "state.json").read_text())
+        self.updates = int(facts["updates"])
+        state = {part: load_file(trainer / f"{part}.safetensors") for part in ("master", *MOMENTS)}
+        self.engine.load_state(state, self.updates)
+        torch.set_rng_state(load_file(trainer / "random.safetensors")["torch"])
+
+
+def frozen_as_configured(model: torch.nn.Module, config: Config) -> Any:
+    """Switch off the gradients of what the configuration freezes; positions of the tower are never trained."""
+    tower = model.get_submodule("model.audio_tower")
+    if config.model.audio_tower == "frozen":
+        tower.requires_grad_(False)
+    if config.model.projector == "frozen":
+        model.get_submodule("model.multi_modal_projector").requires_grad_(False)
+    return model

@@ -1,0 +1,41 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.order import DataOrder, hash_seed
+
+
+@given(st.integers(1, 20), st.integers(0, 3), st.integers(0, 60))
+def test_a_resume_at_any_position_draws_what_was_left(count: int, seed: int, position: int) -> None:
+    whole = DataOrder(count, seed)
+    drawn = [whole.take() for _ in range(position + 10)]
+    resumed = DataOrder(count, seed, position)
+    assert [resumed.take() for _ in range(10)] == drawn[position:]
+
+
+@given(st.integers(1, 30))
+def test_each_epoch_asks_every_question_once(count: int) -> None:
+    order = DataOrder(count, seed=1)
+    for epoch in range(3):
+        draws = [order.take() for _ in range(count)]
+        assert {draw.epoch for draw in draws} == {epoch}
+        assert sorted(draw.index for draw in draws) == list(range(count))
+
+
+def test_epochs_and_seeds_give_different_orders() -> None:
+    orders = []
+    for seed in (0, 1):
+        order = DataOrder(50, seed)
+        orders += [[order.take().index for _ in range(50)] for _ in range(2)]
+    assert len({tuple(indices) for indices in orders}) == 4
+
+
+def test_peeking_leaves_the_order_in_place() -> None:
+    order = DataOrder(5, seed=0)
+    ahead = order.peek(7)
+    assert [order.take() for _ in range(7)] == ahead
+
+
+def test_request_seeds_of_neighbours_are_far_apart_and_fit_63_bits() -> None:
+    seeds = sorted(hash_seed(0, 0, f"q{number}", 0) for number in range(1000))
+    assert seeds[-1] < 2**63
+    assert min(b - a for a, b in zip(seeds, seeds[1:], strict=False)) > 64

@@ -51,8 +51,6 @@ class ConfigError(ValueError):
 class _Loader(yaml.SafeLoader):
     """YAML with the scalars of `_RESOLVERS`, and no key twice."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
@@ -68,11 +66,8 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes text that either `_Loader` or a YAML 1.1 reader would take for something else."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {
-        start: list(pairs) for start, pairs in yaml.SafeDumper.yaml_implicit_resolvers.items()
-    }
 
-
+_Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _starts in _RESOLVERS:
     _Loader.add_implicit_resolver(_tag, _pattern, _starts)
     _Dumper.add_implicit_resolver(_tag, _pattern, _starts)

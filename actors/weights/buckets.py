@@ -68,7 +68,7 @@ def unpack(manifest: Sequence[Slot], buckets: Sequence[Bucket]) -> Iterator[tupl
         dtype: torch.dtype = getattr(torch, slot.dtype)
         size = int(np.prod(slot.shape, dtype=np.int64)) * dtype.itemsize
         flat = _tensor(buckets[slot.bucket])[slot.offset_bytes : slot.offset_bytes + size]
-        yield slot.name, flat.view(dtype).reshape(slot.shape)
+        yield slot.name, flat.view(dtype).reshape(slot.shape) if size else torch.empty(slot.shape, dtype=dtype)
 
 
 def _fill(members: Sequence[tuple[str, Tensor]], size: int, number: int) -> tuple[tuple[Slot, ...], Bucket]:

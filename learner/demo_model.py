@@ -1,0 +1,157 @@
+"""The demo model: a Qwen2-Audio checkpoint small enough for a CPU, with a pretrained ear and an untrained tongue.
+
+The audio tower is Whisper tiny.en's encoder; projector and language model start at random from a seed, and the
+vocabulary is trained on the questions that the model will be asked.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import (
+    AddedToken,
+    GenerationConfig,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    Qwen2Tokenizer,
+    WhisperFeatureExtractor,
+)
+
+from data import tokenizer as vocabulary
+from learner import whisper
+from learner.hf import checkpoint_name, export_checkpoint
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+"""Never part of a decoded completion."""
+
+ANSWER_TAGS = ("<answer>", "</answer>")
+"""One token each, so that an untrained model finds the format soon; ordinary tokens, so that decoding keeps them."""
+
+CHAT_TEMPLATE = """\
+{%- set clips = namespace(seen=0) -%}
+{%- for message in messages -%}
+{%- if loop.first and message.role != 'system' -%}
+{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
+{%- endif -%}
+{{- '<|im_start|>' + message.role + '\\n' -}}
+{%- if message.content is string -%}
+{{- message.content -}}
+{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'audio' or 'audio' in part or 'audio_url' in part -%}
+{%- set clips.seen = clips.seen + 1 -%}
+{{- 'Audio ' ~ clips.seen ~ ': <|audio_bos|><|AUDIO|><|audio_eos|>\\n' -}}
+{%- elif 'text' in part -%}
+{{- part.text -}}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|im_start|>assistant\\n' -}}
+{%- endif -%}
+"""
+"""Qwen2-Audio's form: a system line, and `Audio 1: ...` with a newline before the text."""
+
+PROMPT_TEXT = "system\nYou are a helpful assistant.\nuser\nAudio 1: \n{question}\nassistant\n"
+"""What of a prompt is text, so that the vocabulary is trained on whole prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageSizes:
+    """Sizes of the language model. Hidden size over heads has to be a head size that vLLM takes (32, 64, 80, ...)."""
+
+    hidden_size: int = 128
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+    intermediate_size: int = 512
+    max_position_embeddings: int = 2048
+    vocabulary_tokens: int = 1000
+    """Learned tokens, before special ones and answer tags are added."""
+
+
+def build(
+    out: Path,
+    questions: Sequence[str],
+    seed: int,
+    sizes: LanguageSizes = LanguageSizes(),
+    encoder: str | Path | None = None,
+    tie_word_embeddings: bool = False,
+) -> None:
+    """Write an untrained model to `out`, with a vocabulary for `questions`; the same arguments give the same bytes.
+
+    `encoder` names a Whisper directory, hub id or `model.bin`; default Whisper tiny.en (see `learner.whisper`).
+    """
+    if sizes.hidden_size % sizes.num_attention_heads or sizes.num_attention_heads % sizes.num_key_value_heads:
+        raise ValueError(f"{sizes}: heads must divide the hidden size, and key-value heads the heads")
+    weights, ear = whisper.load_encoder(encoder) if encoder else whisper.pretrained_encoder()
+    tokenizer = _tokenizer(questions, sizes)
+    config = _config(sizes, ear, tokenizer, tie_word_embeddings)
+    with tempfile.TemporaryDirectory() as processor_directory:
+        _write_processor(Path(processor_directory), tokenizer, ear)
+        export_checkpoint(out, config, _tensors(config, weights, seed).items(), processor_directory)
+
+
+def _tokenizer(questions: Sequence[str], sizes: LanguageSizes) -> Qwen2Tokenizer:
+    prompts = [PROMPT_TEXT.format(question=question) for question in questions]
+    model = json.loads(vocabulary.train(prompts, sizes.vocabulary_tokens).to_str())["model"]
+    learned = model["vocab"]
+    added = {token: len(learned) + index for index, token in enumerate(SPECIAL_TOKENS + ANSWER_TAGS)}
+    tokenizer = Qwen2Tokenizer(
+        vocab=learned | added,
+        merges=[tuple(pair) for pair in model["merges"]],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=[token for token in SPECIAL_TOKENS if token not in ("<|im_end|>", "<|endoftext|>")],
+        model_max_length=sizes.max_position_embeddings,
+    )
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in ANSWER_TAGS])
+    return tokenizer
+
+
+def _config(
+    sizes: LanguageSizes, ear: whisper.EncoderSizes, tokenizer: Qwen2Tokenizer, tie_word_embeddings: bool
+) -> Qwen2AudioConfig:
+    language = asdict(sizes)
+    del language["vocabulary_tokens"]
+    return Qwen2AudioConfig(
+        audio_config={"model_type": "qwen2_audio_encoder", **asdict(ear)},
+        text_config={
+            "model_type": "qwen2",
+            **language,
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+        tie_word_embeddings=tie_word_embeddings,
+    )
+
+
+def _tensors(config: Qwen2AudioConfig, encoder: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Random weights from the seed, the tower's replaced by the encoder's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2AudioForConditionalGeneration(config)
+    if config.tie_word_embeddings:
+        model.lm_head.weight = model.get_input_embeddings().weight
+    model.model.audio_tower.load_state_dict(encoder)
+    return {checkpoint_name(name): parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def _write_processor(directory: Path, tokenizer: Qwen2Tokenizer, ear: whisper.EncoderSizes) -> None:
+    extractor = WhisperFeatureExtractor(feature_size=ear.num_mel_bins, return_attention_mask=True)
+    Qwen2AudioProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE).save_pretrained(directory)
+    extractor.save_pretrained(directory)
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>")]
+    GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id).save_pretrained(directory)

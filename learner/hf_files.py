@@ -1,0 +1,119 @@
+"""Files of a Hugging Face checkpoint directory: finding them, reading and writing their safetensors.
+
+Names are those of the files; `learner.hf` gives them their meaning.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+INDEX_FILE = "model.safetensors.index.json"
+DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "model.bin"]
+"""Files of a hub repository that are fetched: no pickled weights."""
+
+
+class ModelError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the mend."""
+
+
+def resolve(path_or_id: str) -> Path:
+    """The local directory of a checkpoint: the directory itself, or the snapshot of a hub id, fetched if needed."""
+    path = Path(path_or_id).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"{path} is a file; name the checkpoint directory that holds it")
+    if path.is_absolute() or path_or_id.startswith((".", "~")) or len(path.parts) > 2:
+        raise ModelError(f"{path} does not exist; name a checkpoint directory or a hub id such as Qwen/Qwen2-Audio-7B")
+    try:
+        return Path(snapshot_download(path_or_id, allow_patterns=DOWNLOADED))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path_or_id!r} is no directory here, and fetching it from the hub failed ({type(error).__name__}: "
+            f"{error}); check the name and the network, or name a local checkpoint directory"
+        ) from error
+
+
+def tensor_names(directory: Path) -> set[str]:
+    """Names of every stored tensor; only headers are read."""
+    return {name for file in weight_files(directory) for name in _open(file).keys()}
+
+
+def stored_tensors(
+    directory: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> Iterator[tuple[str, Tensor]]:
+    """Stored (name, tensor) pairs whose name is wanted, one in memory at a time."""
+    for file in weight_files(directory):
+        content = _open(file)
+        for name in content.keys():
+            if wanted(name):
+                yield name, content.get_tensor(name)
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, single or sharded."""
+    index_file = directory / INDEX_FILE
+    if index_file.is_file():
+        try:
+            shards = sorted(set(json.loads(index_file.read_text())["weight_map"].values()))
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ModelError(f"{index_file} is no index of shards ({error!r}); copy the checkpoint again") from error
+        missing = [shard for shard in shards if not (directory / shard).is_file()]
+        if missing:
+            raise ModelError(f"{directory} lacks {', '.join(missing)}, which {INDEX_FILE} names; copy them again")
+        return [directory / shard for shard in shards]
+    single = directory / "model.safetensors"
+    if single.is_file():
+        return [single]
+    if list(directory.glob("*.bin")):
+        raise ModelError(f"{directory} holds pickled weights (*.bin) only; save them as safetensors")
+    raise ModelError(f"{directory} holds no weights: neither model.safetensors nor {INDEX_FILE}")
+
+
+def write_shards(directory: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int) -> None:
+    """Write tensors as they come to model.safetensors, or to numbered shards with an index where they are larger.
+
+    A shard is closed before it would pass `max_shard_bytes`; a single larger tensor still has a shard of its own.
+    """
+    shards: list[list[str]] = []
+    held: dict[str, Tensor] = {}
+    held_bytes = total_bytes = 0
+
+    def close() -> None:
+        save_file(held, directory / f"shard-{len(shards)}", metadata={"format": "pt"})
+        shards.append(list(held))
+        held.clear()
+
+    for name, tensor in tensors:
+        tensor = tensor.detach().cpu().contiguous()
+        if held and held_bytes + tensor.nbytes > max_shard_bytes:
+            close()
+            held_bytes = 0
+        held[name] = tensor
+        held_bytes += tensor.nbytes
+        total_bytes += tensor.nbytes
+    close()
+    if len(shards) == 1:
+        (directory / "shard-0").rename(directory / "model.safetensors")
+        return
+    weight_map = {}
+    for number, names in enumerate(shards):
+        shard = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        (directory / f"shard-{number}").rename(directory / shard)
+        weight_map |= dict.fromkeys(names, shard)
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+    (directory / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _open(file: Path) -> safe_open:
+    try:
+        return safe_open(file, framework="pt")
+    except SafetensorError as error:
+        raise ModelError(f"{file} is cut short or damaged ({error}); copy or export it again") from error

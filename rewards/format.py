@@ -1,0 +1,26 @@
+"""The format reward: whether a completion is nothing but the tags that the prompt asked for."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from data.types import Example
+
+_FORMS = {
+    "answer": re.compile(r"<answer>.*?</answer>", re.DOTALL),
+    "think": re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL),
+}
+
+
+def format_reward(
+    completions: list[str], example: Example, *, template: Literal["answer", "think"] = "answer"
+) -> list[float | None]:
+    """1 for a completion in the form of the prompt's template, else 0; `template` follows `data.prompt`.
+
+    The whole completion must match, with no white space around it. A second answer inside does not matter (R1-AQA).
+    """
+    if template not in _FORMS:
+        raise ValueError(f"rewards.format: args.template is {template!r}; use one of {', '.join(_FORMS)}")
+    return [1.0 if _FORMS[template].fullmatch(text) else 0.0 for text in completions]

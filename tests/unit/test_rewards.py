@@ -1,0 +1,163 @@
+"""The built-in rewards, the parser of answers and MMAU's rule."""
+
+import signal
+import threading
+from types import FrameType
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.types import ClipSource, Example
+from rewards.accuracy import accuracy
+from rewards.answers import extract_answer, is_correct
+from rewards.format import format_reward
+from rewards.mmau import mmau_correct
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<>$\\"), max_size=30)
+
+
+def example(answer: str = "Dog") -> Example:
+    return Example("1", ClipSource("a.wav"), "Which animal?", (answer, "Something else"), answer)
+
+
+def scores(completion: str, answer: str = "Dog") -> tuple[float | None, float | None]:
+    row = example(answer)
+    return accuracy([completion], row)[0], format_reward([completion], row)[0]
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ("<answer>Dog</answer>", (1.0, 1.0)),
+        ("<answer> Dog </answer>", (1.0, 1.0)),
+        ("<answer>dog</answer>", (0.0, 1.0)),
+        ("<answer>Cat</answer>", (0.0, 1.0)),
+        ("<answer>\nDog</answer>", (0.0, 1.0)),
+        ("Dog", (1.0, 0.0)),
+        (" Dog\n", (1.0, 0.0)),
+        ("<answer>Dog</answer><answer>Cat</answer>", (1.0, 1.0)),
+        ("<answer>Cat</answer><answer>Dog</answer>", (0.0, 1.0)),
+        ("I say <answer>Dog</answer>", (1.0, 0.0)),
+        ("<answer>Dog</answer>\n", (1.0, 0.0)),
+        ("<answer>Dog", (0.0, 0.0)),
+        ("", (0.0, 0.0)),
+    ],
+)
+def test_accuracy_and_format_score_as_the_paper_does(completion: str, expected: tuple[float, float]) -> None:
+    assert scores(completion) == expected
+
+
+def test_equal_mathematics_in_another_notation_is_accurate() -> None:
+    assert scores("<answer>$0.5$</answer>", "$\\frac{1}{2}$")[0] == 1.0
+    assert scores("<answer>$0.6$</answer>", "$\\frac{1}{2}$")[0] == 0.0
+
+
+def test_the_same_number_in_another_choice_is_accurate_unless_mathematics_is_off() -> None:
+    row = example("the 3 dogs")
+    assert accuracy(["<answer>the 3 cats</answer>"], row) == [1.0]
+    assert accuracy(["<answer>the 3 cats</answer>"], row, math=False) == [0.0]
+
+
+def test_a_power_tower_ends_at_the_time_limit_of_the_main_thread() -> None:
+    assert accuracy(["<answer>it is $9^{9^{9^9}}$ </answer>"], example("the 3 dogs")) == [0.0]
+
+
+def test_accuracy_works_outside_the_main_thread_and_sets_no_alarm_there() -> None:
+    found: list[list[float | None]] = []
+    thread = threading.Thread(target=lambda: found.append(accuracy(["the 3 dogs", "4"], example("the 3 dogs"))))
+    thread.start()
+    thread.join(timeout=60)
+    assert found == [[1.0, 0.0]]
+
+
+def test_accuracy_leaves_an_alarm_handler_as_it_was() -> None:
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise AssertionError("no alarm was set")
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        accuracy(["the 3 dogs"], example("the 3 dogs"))
+        assert signal.getsignal(signal.SIGALRM) is handler
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@settings(deadline=None)
+@given(answer=TEXT, other=TEXT)
+def test_the_gold_choice_in_tags_always_earns_both_rewards(answer: str, other: str) -> None:
+    if "\n" not in answer:
+        assert accuracy([f"<answer>{answer}</answer>"], example(answer)) == [1.0]
+    assert format_reward([f"<answer>{other}</answer>"], example(answer)) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ("<think>hm</think><answer>Dog</answer>", 1.0),
+        ("<think>a\nb</think>\n<answer>Dog</answer>", 1.0),
+        ("<answer>Dog</answer>", 0.0),
+        ("<think>hm</think> so <answer>Dog</answer>", 0.0),
+    ],
+)
+def test_the_think_form_wants_thoughts_and_then_the_answer(completion: str, expected: float) -> None:
+    assert format_reward([completion], example(), template="think") == [expected]
+
+
+def test_an_unknown_form_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"args.template is 'thnk'; use one of answer, think"):
+        format_reward(["x"], example(), template="thnk")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("completion", "prediction"),
+    [
+        ("<answer>Dog</answer>", "Dog"),
+        ("<answer>Cat</answer> or <answer>\n Dog\n</answer> it is", "Dog"),
+        ("<answer>a <answer>b</answer>", "b"),
+        ("Dog ", "Dog"),
+        ("<answer>Dog", "<answer>Dog"),
+    ],
+)
+def test_the_prediction_is_the_last_answer_or_else_the_whole(completion: str, prediction: str) -> None:
+    assert extract_answer(completion) == prediction
+
+
+def test_a_prediction_is_right_whatever_its_white_space_and_case() -> None:
+    assert is_correct("<answer> a  DOG\nbarks </answer>", "A dog barks")
+    assert not is_correct("<answer>A dog</answer>", "A dog barks")
+
+
+@given(before=TEXT, wrong=TEXT, answer=TEXT)
+def test_only_the_last_answer_counts(before: str, wrong: str, answer: str) -> None:
+    assert is_correct(f"{before}<answer>{wrong}</answer>{before}<answer>{answer}</answer>{before}", answer)
+
+
+CHOICES = ("Dog barking", "Cat meowing", "Dog and cat")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "right"),
+    [
+        ("dog barking", True),
+        ("It is a Dog, barking.", True),
+        ("barking dog", True),
+        ("dog", False),
+        ("dog barking and howling", False),  # "and" is a word of wrong choices only
+        ("dog barking, no cat meowing", False),
+        ("", False),
+        ("...", False),
+    ],
+)
+def test_mmau_wants_all_words_of_the_answer_and_none_of_the_wrong_choices_alone(prediction: str, right: bool) -> None:
+    assert mmau_correct(prediction, "Dog barking", CHOICES) is right
+
+
+def test_mmau_forgives_words_that_right_and_wrong_choices_share() -> None:
+    assert mmau_correct("one", "one", ("zero", "zero", "one", "one hundred"))
+    assert not mmau_correct("one hundred", "one", ("zero", "one", "one hundred"))
+
+
+@given(choices=st.lists(TEXT.filter(lambda text: any(c.isalnum() for c in text)), min_size=2, max_size=5))
+def test_mmau_counts_the_gold_choice_itself_as_right(choices: list[str]) -> None:
+    assert mmau_correct(choices[0], choices[0], choices)

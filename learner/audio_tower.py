@@ -36,9 +36,7 @@ def audio_tokens(valid_frames: int) -> int:
     return (positions(valid_frames) - 2) // 2 + 1
 
 
-def encode(
-    tower: Qwen2AudioEncoder, mels: Sequence[np.ndarray | Tensor], valid_frames: Sequence[int]
-) -> list[Tensor]:
+def encode(tower: Qwen2AudioEncoder, mels: Sequence[np.ndarray | Tensor], valid_frames: Sequence[int]) -> list[Tensor]:
     """Pooled output of the tower for each clip, (audio_tokens, d_model), in the tower's type and on its device.
 
     A mel is (mel_bins, frames) with frames = min(valid + MARGIN_FRAMES, 2 x max_source_positions). Differentiable,

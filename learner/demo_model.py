@@ -85,7 +85,6 @@ def build(
     seed: int,
     sizes: LanguageSizes = LanguageSizes(),
     encoder: str | Path | None = None,
-    tie_word_embeddings: bool = False,
 ) -> None:
     """Write an untrained model to `out`, with a vocabulary for `questions`; the same arguments give the same bytes.
 
@@ -95,7 +94,7 @@ def build(
         raise ValueError(f"{sizes}: heads must divide the hidden size, and key-value heads the heads")
     weights, ear = whisper.load_encoder(encoder) if encoder else whisper.pretrained_encoder()
     tokenizer = _tokenizer(questions, sizes)
-    config = _config(sizes, ear, tokenizer, tie_word_embeddings)
+    config = _config(sizes, ear, tokenizer)
     with tempfile.TemporaryDirectory() as processor_directory:
         _write_processor(Path(processor_directory), tokenizer, ear)
         export_checkpoint(out, config, _tensors(config, weights, seed).items(), processor_directory)
@@ -118,9 +117,7 @@ def _tokenizer(questions: Sequence[str], sizes: LanguageSizes) -> Qwen2Tokenizer
     return tokenizer
 
 
-def _config(
-    sizes: LanguageSizes, ear: whisper.EncoderSizes, tokenizer: Qwen2Tokenizer, tie_word_embeddings: bool
-) -> Qwen2AudioConfig:
+def _config(sizes: LanguageSizes, ear: whisper.EncoderSizes, tokenizer: Qwen2Tokenizer) -> Qwen2AudioConfig:
     language = asdict(sizes)
     del language["vocabulary_tokens"]
     return Qwen2AudioConfig(
@@ -134,7 +131,7 @@ def _config(
             "pad_token_id": tokenizer.pad_token_id,
         },
         audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
-        tie_word_embeddings=tie_word_embeddings,
+        tie_word_embeddings=False,
     )
 
 
@@ -143,8 +140,6 @@ def _tensors(config: Qwen2AudioConfig, encoder: dict[str, Tensor], seed: int) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2AudioForConditionalGeneration(config)
-    if config.tie_word_embeddings:
-        model.lm_head.weight = model.get_input_embeddings().weight
     model.model.audio_tower.load_state_dict(encoder)
     return {checkpoint_name(name): parameter.detach() for name, parameter in model.named_parameters()}
 

@@ -34,6 +34,9 @@ EMBEDDINGS = "language_model.model.embed_tokens.weight"
 TOWER = "audio_tower."
 PROJECTOR = "multi_modal_projector."
 
+ENGINE_OVERRIDES = {"tie_word_embeddings": False}
+"""vLLM's `hf_overrides`: the engine keeps an `lm_head` apart from the embeddings, as the learner does."""
+
 RELEASED_PREFIXES = {
     "model.language_model.": "language_model.model.",
     "lm_head.": "language_model.lm_head.",
@@ -75,21 +78,25 @@ def parameter_name(checkpoint_name: str) -> str:
 
 
 def checkpoint_tensors(path: str, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """(released name, tensor) of the stored tensors whose released name starts with `prefix`, one at a time."""
-    for name, tensor in stored_tensors(resolve(path), lambda name: _released(name).startswith(prefix)):
-        yield _released(name), tensor
+    """(released name, tensor) of the tensors whose released name starts with `prefix`, one at a time.
 
-
-def has_released_names(path: str) -> bool:
-    """Whether the files name their tensors as released checkpoints do. vLLM loads no others: export those first."""
-    return all(name == _released(name) for name in tensor_names(resolve(path)))
+    A checkpoint with tied embeddings gives them twice, the second time as its `lm_head`.
+    """
+    directory = resolve(path)
+    tied = not _has_head(directory)
+    wanted = (prefix, EMBEDDINGS) if tied and HEAD.startswith(prefix) else prefix
+    for name, tensor in stored_tensors(directory, lambda name: _released(name).startswith(wanted)):
+        name = _released(name)
+        if name.startswith(prefix):
+            yield name, tensor
+        if tied and name == EMBEDDINGS and HEAD.startswith(prefix):
+            yield HEAD, tensor.clone()
 
 
 def load_config(path: str) -> Qwen2AudioConfig:
-    """The configuration, with `tie_word_embeddings` set, at the top and in `text_config`, to what the weights are.
+    """The configuration of the checkpoint at `path`, as of a model with an `lm_head` of its own.
 
-    Tied stays tied. A model is tied where its configuration says so and the checkpoint has no `lm_head`, or one
-    equal to the embeddings; a checkpoint whose `lm_head` differs is not, whatever its configuration says.
+    Tied embeddings are untied here, see `load_model`; `tie_word_embeddings` is false on both levels.
     """
     directory = resolve(path)
     file = directory / "config.json"
@@ -97,26 +104,41 @@ def load_config(path: str) -> Qwen2AudioConfig:
         raise ModelError(f"{directory} holds no config.json; name the directory of a Qwen2-Audio checkpoint")
     try:
         stored = json.loads(file.read_text())
-        if stored.get("model_type") != "qwen2_audio":
-            raise ModelError(f"{file}: model_type is {stored.get('model_type')!r}; only 'qwen2_audio' is supported")
-        config = Qwen2AudioConfig.from_pretrained(directory)
     except json.JSONDecodeError as error:
         raise ModelError(f"{file} is not JSON ({error}); copy it again") from error
-    _set_tied(config, _is_tied(directory, stored))
+    if stored.get("model_type") != "qwen2_audio":
+        raise ModelError(f"{file}: model_type is {stored.get('model_type')!r}; only 'qwen2_audio' is supported")
+    says_tied = stored.get("tie_word_embeddings") or (stored.get("text_config") or {}).get("tie_word_embeddings")
+    if not says_tied and not _has_head(directory):
+        raise ModelError(
+            f"{directory} has no {HEAD}, and config.json does not say tie_word_embeddings: true; copy the missing "
+            f"weights, or set it if the model was trained with tied embeddings"
+        )
+    config = Qwen2AudioConfig.from_pretrained(directory)
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     return config
 
 
-def engine_overrides(config: Qwen2AudioConfig) -> dict[str, bool]:
-    """vLLM's `hf_overrides` that make an engine tie the embeddings exactly where `load_config` does."""
-    return {"tie_word_embeddings": config.tie_word_embeddings}
+def for_engines(path: str, out: Path) -> Path:
+    """A directory that vLLM can load and update: that of `path`, or an export of it at `out` where vLLM cannot.
+
+    vLLM refuses the names that transformers 5 saves, and an update in place of tied embeddings leaves its output
+    layer on the old weights. Start engines with `hf_overrides=ENGINE_OVERRIDES` on what this returns.
+    """
+    directory = resolve(path)
+    if _has_head(directory) and all(name == _released(name) for name in tensor_names(directory)):
+        return directory
+    export_checkpoint(out, load_config(path), checkpoint_tensors(path), processor_from=path)
+    return out
 
 
 def load_model(path: str, dtype: torch.dtype, tower: bool = True) -> Qwen2AudioForConditionalGeneration:
     """The policy at `path`: a hub id or a directory of any sizes, in evaluation mode on the CPU.
 
-    Saved by transformers 4.4x or 5, single or sharded, embeddings tied or not. Tied embeddings stay one parameter,
-    which `named_parameters` gives once, as `embed_tokens`: an engine that is sent it has the same model, since vLLM
-    ties by the same rule (see `engine_overrides`). Without `tower` the audio tower is neither read nor built, and
+    Saved by transformers 4.4x or 5, single or sharded, embeddings tied or not. Tied embeddings are untied by copying:
+    `lm_head` starts as a copy and is trained as a parameter of its own. So each parameter has one name in learner,
+    engine and checkpoint, and an update of every name is an update of the whole model; vLLM ties or unties by rules
+    that transformers does not share. Without `tower` the audio tower is neither read nor kept, and
     `model.model.language_model` and `model.model.multi_modal_projector` are what can be called.
     A `ModelError` names missing, unexpected and misshapen tensors.
     """
@@ -125,11 +147,8 @@ def load_model(path: str, dtype: torch.dtype, tower: bool = True) -> Qwen2AudioF
         model = Qwen2AudioForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation="sdpa")
     if not tower:
         model.model.audio_tower = None
-    if config.tie_word_embeddings:
-        model.lm_head.weight = model.get_input_embeddings().weight
-    skipped = (*((HEAD,) if config.tie_word_embeddings else ()), *(() if tower else (TOWER,)))
     targets = {checkpoint_name(name): parameter for name, parameter in model.named_parameters()}
-    stored = ((name, tensor) for name, tensor in checkpoint_tensors(path) if not name.startswith(skipped))
+    stored = (pair for pair in checkpoint_tensors(path) if tower or not pair[0].startswith(TOWER))
     _fill(targets, stored, path)
     return model.eval()
 
@@ -184,10 +203,9 @@ def export_checkpoint(
 ) -> None:
     """Write a checkpoint directory that transformers 5 and vLLM both load, under a temporary name, then renamed.
 
-    `named_tensors` have released names and are written in their own type as they come, so that one at a time need be
-    in memory. Tokenizer and processor files are copied from `processor_from`. Of tied embeddings the `lm_head` is
-    written too, since transformers 5 does not tie Qwen2-Audio and would start it at random. Missing, unexpected and
-    misshapen tensors are a `ModelError`, and then nothing is at `path`.
+    `named_tensors` have released names, `lm_head` among them, and are written in their own type as they come, so that
+    a shard at a time need be in memory. Tokenizer, processor and generation settings are copied from
+    `processor_from`. Missing, unexpected and misshapen tensors are a `ModelError`, and then nothing is at `path`.
     """
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -210,7 +228,7 @@ def export_checkpoint(
 
 
 def expected_shapes(config: Qwen2AudioConfig) -> dict[str, torch.Size]:
-    """Released name and shape of every tensor of a model of this configuration, `lm_head` included if it is tied."""
+    """Released name and shape of every tensor of a model of this configuration."""
     with torch.device("meta"):
         model = Qwen2AudioForConditionalGeneration(copy.deepcopy(config))
     return {checkpoint_name(name): parameter.shape for name, parameter in model.named_parameters()}
@@ -225,28 +243,8 @@ def _released(stored_name: str) -> str:
     return stored_name
 
 
-def _is_tied(directory: Path, stored_config: dict[str, object]) -> bool:
-    text_config = stored_config.get("text_config") or {}
-    flags = (stored_config.get("tie_word_embeddings"), text_config.get("tie_word_embeddings"))
-    if HEAD not in map(_released, tensor_names(directory)):
-        if not any(flags):
-            raise ModelError(
-                f"{directory} has no {HEAD}, and config.json does not say tie_word_embeddings: true; copy the "
-                f"missing weights or set it"
-            )
-        return True
-    if not any(flags):
-        return False
-    head, embeddings = (
-        next(tensor for name, tensor in stored_tensors(directory, lambda name: _released(name) == wanted))
-        for wanted in (HEAD, EMBEDDINGS)
-    )
-    return torch.equal(head, embeddings)
-
-
-def _set_tied(config: Qwen2AudioConfig, tied: bool) -> None:
-    config.tie_word_embeddings = tied
-    config.text_config.tie_word_embeddings = tied
+def _has_head(directory: Path) -> bool:
+    return HEAD in map(_released, tensor_names(directory))
 
 
 def _fill(targets: dict[str, nn.Parameter], stored: Iterable[tuple[str, Tensor]], where: str) -> None:
@@ -266,22 +264,16 @@ def _fill(targets: dict[str, nn.Parameter], stored: Iterable[tuple[str, Tensor]]
 def _checked(
     config: Qwen2AudioConfig, named_tensors: Iterable[tuple[str, Tensor]], where: Path
 ) -> Iterator[tuple[str, Tensor]]:
-    """The tensors, `lm_head` added where it is tied, checked against the configuration as they pass."""
+    """The tensors, checked against the configuration as they pass."""
     shapes = expected_shapes(config)
     missing = set(shapes)
-    tied_head = None
     for name, tensor in named_tensors:
         if name not in shapes:
             _refuse(where, [], [name], [])
         if tensor.shape != shapes[name]:
             _refuse(where, [], [], [f"{name} {tuple(tensor.shape)} for {tuple(shapes[name])}"])
-        if name == EMBEDDINGS and getattr(config, "tie_word_embeddings", False):
-            tied_head = tensor
         missing.discard(name)
         yield name, tensor
-    if HEAD in missing and tied_head is not None:
-        missing.discard(HEAD)
-        yield HEAD, tied_head.clone()
     _refuse(where, sorted(missing), [], [])
 
 
@@ -302,5 +294,5 @@ def _write_config(directory: Path, config: Qwen2AudioConfig) -> None:
     for part in (config, config.text_config, config.audio_config):
         part.dtype = embeddings.dtype
     config.architectures = ["Qwen2AudioForConditionalGeneration"]
-    _set_tied(config, bool(getattr(config, "tie_word_embeddings", False)))
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     config.save_pretrained(directory)

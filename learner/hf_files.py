@@ -43,16 +43,14 @@ def resolve(path_or_id: str) -> Path:
 
 def tensor_names(directory: Path) -> set[str]:
     """Names of every stored tensor; only headers are read."""
-    return {name for file in weight_files(directory) for name in _open(file).keys()}
+    return {name for file in weight_files(directory) for name in sorted(_open(file).keys())}
 
 
-def stored_tensors(
-    directory: Path, wanted: Callable[[str], bool] = lambda name: True
-) -> Iterator[tuple[str, Tensor]]:
+def stored_tensors(directory: Path, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
     """Stored (name, tensor) pairs whose name is wanted, one in memory at a time."""
     for file in weight_files(directory):
         content = _open(file)
-        for name in content.keys():
+        for name in sorted(content.keys()):
             if wanted(name):
                 yield name, content.get_tensor(name)
 

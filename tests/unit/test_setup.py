@@ -15,6 +15,7 @@ sys.path.append(str(ROOT / "deploy" / "setup"))
 import machine  # noqa: E402
 import wheelhouse  # noqa: E402
 
+CPU = machine.SIZES["cpu"]
 FRESH = machine.Machine(
     system="Linux",
     architecture="x86_64",
@@ -32,7 +33,7 @@ FRESH = machine.Machine(
 
 
 def test_a_fresh_machine_lacks_nothing() -> None:
-    assert machine.missing(FRESH, cache_is_filled=False) == []
+    assert machine.missing(FRESH, CPU, cache_is_filled=False) == []
     assert machine.tight(FRESH) == []
 
 
@@ -48,19 +49,19 @@ def test_a_fresh_machine_lacks_nothing() -> None:
     ],
 )
 def test_each_thing_that_is_missing_gets_one_line_that_names_it(change: dict[str, object], named: str) -> None:
-    (line,) = machine.missing(replace(FRESH, **change), cache_is_filled=False)
+    (line,) = machine.missing(replace(FRESH, **change), CPU, cache_is_filled=False)
     assert named in line
     assert "\n" not in line
 
 
 def test_a_filled_cache_needs_less_room() -> None:
     small = replace(FRESH, checkout_free_bytes=2 * machine.GIB, cache_free_bytes=2 * machine.GIB)
-    assert machine.missing(small, cache_is_filled=True) == []
+    assert machine.missing(small, CPU, cache_is_filled=True) == []
 
 
 def test_a_cache_on_another_disk_needs_room_on_both() -> None:
     apart = replace(FRESH, one_disk=False, cache_free_bytes=4 * machine.GIB, checkout_free_bytes=4 * machine.GIB)
-    assert len(machine.missing(apart, cache_is_filled=False)) == 2
+    assert len(machine.missing(apart, CPU, cache_is_filled=False)) == 2
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_a_cache_on_another_disk_needs_room_on_both() -> None:
 )
 def test_a_tight_machine_is_noted_and_not_refused(change: dict[str, object], named: str) -> None:
     tight = replace(FRESH, **change)
-    assert machine.missing(tight, cache_is_filled=False) == []
+    assert machine.missing(tight, CPU, cache_is_filled=False) == []
     (line,) = machine.tight(tight)
     assert named in line
 

@@ -1,0 +1,139 @@
+"""From packages to the finished set: load, find duplicates, split, ask, check, write."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.demo import report as reports
+from data.demo.archives import read_deb
+from data.demo.duplicates import clusters, find_pairs
+from data.demo.packages import PACKAGES
+from data.demo.questions import Question, ask
+from data.demo.recordings import Drops, Recording, encode, load
+from data.demo.split import assign, check_split
+
+COUNTS: Mapping[str, Mapping[str, int]] = {
+    "train": {"sound": 1600, "music": 1600, "speech": 1800},
+    "validation": {"sound": 160, "music": 160, "speech": 160},
+    "test": {"sound": 320, "music": 320, "speech": 320},
+}
+ROW_GROUP_ROWS = 100
+LICENCES = {package.name: package.licence for package in PACKAGES}
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ("question", pa.string()),
+        ("choices", pa.list_(pa.string())),
+        ("answer", pa.string()),
+        ("task", pa.string()),
+        ("sub_category", pa.string()),
+        ("difficulty", pa.string()),
+        ("source", pa.string()),
+        ("licence", pa.string()),
+        ("sha256", pa.string()),
+    ]
+)
+
+Progress = Callable[[str], None]
+
+
+def build(paths: Mapping[str, Path], out: Path, seed: int, progress: Progress) -> dict[str, Any]:
+    """Build the set from the package files into `out`; returns the report."""
+    progress("reading and decoding the packages")
+    recordings, dropped = load(paths)
+    progress(f"{len(recordings)} recordings; looking for near-duplicates")
+    report = build_from(recordings, dropped, out, seed, COUNTS)
+    _write_credits(paths, recordings, out)
+    progress(f"wrote {out}")
+    return report
+
+
+def build_from(
+    recordings: Sequence[Recording], dropped: Drops, out: Path, seed: int, counts: Mapping[str, Mapping[str, int]]
+) -> dict[str, Any]:
+    """Split, ask, check and write; returns the report."""
+    pairs = find_pairs(recordings)
+    cluster = clusters(recordings, pairs)
+    sides = assign(recordings, cluster, seed)
+    check_split(recordings, sides, pairs)
+    clips: dict[int, bytes] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for split, wanted in counts.items():
+        chosen = [index for index, side in enumerate(sides) if side == split]
+        questions = ask(recordings, chosen, wanted, seed, split)
+        rows[split] = [_row(split, place, question, recordings, clips) for place, question in enumerate(questions)]
+    out.mkdir(parents=True, exist_ok=True)
+    for split, found in rows.items():
+        _write_parquet(found, out / f"{split}.parquet")
+    report = {
+        "seed": seed,
+        "packages": sorted({recording.source for recording in recordings}),
+        "recordings": len(recordings),
+        "dropped": asdict(dropped),
+        "duplicates": {
+            "pairs": len(pairs),
+            "clusters": len(set(cluster)),
+            "largest_cluster": max(Counter(cluster).values()),
+        },
+        "splits": reports.row_counts(rows),
+        "answers": len({row["answer"] for found in rows.values() for row in found}),
+        "text_baseline": reports.text_baseline(rows["train"], rows["test"]),
+        "confounds": list(reports.CONFOUNDS),
+    }
+    _write_text(out / "report.json", reports.as_json(report))
+    _write_text(out / "report.md", reports.as_markdown(report))
+    return report
+
+
+def _row(
+    split: str, place: int, question: Question, recordings: Sequence[Recording], clips: dict[int, bytes]
+) -> dict[str, Any]:
+    recording = recordings[question.recording]
+    if question.recording not in clips:
+        clips[question.recording] = encode(recording.waveform)
+    audio = clips[question.recording]
+    return {
+        "id": f"demo-{split}-{place:05d}",
+        "audio": {"bytes": audio, "path": f"{recording.source}/{recording.path}"},
+        "question": question.text,
+        "choices": list(question.choices),
+        "answer": question.answer,
+        "task": recording.task,
+        "sub_category": question.kind.name,
+        "difficulty": question.kind.difficulty,
+        "source": recording.source,
+        "licence": LICENCES.get(recording.source, ""),
+        "sha256": hashlib.sha256(audio).hexdigest(),
+    }
+
+
+def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    partial = path.with_suffix(".part")
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    pq.write_table(table, partial, row_group_size=ROW_GROUP_ROWS, compression="zstd")
+    partial.replace(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _write_credits(paths: Mapping[str, Path], recordings: Sequence[Recording], out: Path) -> None:
+    """`CREDITS.md`, and each package's copyright file as Debian has it."""
+    used = Counter(recording.source for recording in recordings)
+    _write_text(out / "CREDITS.md", reports.credits(PACKAGES, used))
+    folder = out / "licences"
+    folder.mkdir(exist_ok=True)
+    for name, path in paths.items():
+        wanted = f"usr/share/doc/{name}/copyright"
+        for _, content in read_deb(path, lambda member, wanted=wanted: member == wanted):
+            (folder / f"{name}.txt").write_bytes(content)

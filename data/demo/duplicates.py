@@ -1,0 +1,147 @@
+"""Recordings that are the same sound twice: found by correlation, kept on one side of a split.
+
+Two steps. A coarse log-mel fingerprint of every clip, compared with all others at small shifts, proposes pairs; the
+normalised cross-correlation of the two waveforms, at its best lag, decides. Takes of one text by one voice count as
+one recording without being compared.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from data.demo.recordings import MAX_SECONDS, SAMPLE_RATE, Recording, Waveform
+
+Matrix = npt.NDArray[np.float32]
+Spectrum = npt.NDArray[np.complex64]
+
+WINDOW = 1024
+HOP = 800
+BANDS = 20
+FRAMES = int(MAX_SECONDS * SAMPLE_RATE / HOP)
+SHIFTS = range(9)
+"""In frames of 50 ms, of either clip against the other."""
+FINGERPRINT_THRESHOLD = 0.86
+"""95 in 100 pairs above the correlation threshold are proposed; what is missed is short low drums and tones."""
+CORRELATION_THRESHOLD = 0.65
+"""Chosen by looking at pairs: see docs/demo.md."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two recordings (places in the list) and how alike their waveforms are."""
+
+    first: int
+    second: int
+    correlation: float
+
+
+def find_pairs(recordings: Sequence[Recording], threshold: float = CORRELATION_THRESHOLD) -> list[Pair]:
+    """Pairs whose waveforms correlate at least at `threshold` at some lag."""
+    waveforms = [recording.waveform for recording in recordings]
+    spectra: dict[tuple[int, int], Spectrum] = {}
+
+    def spectrum(index: int, length: int) -> Spectrum:
+        if (index, length) not in spectra:
+            spectra[index, length] = _spectrum(waveforms[index], length)
+        return spectra[index, length]
+
+    pairs = []
+    for first, second in propose_pairs(waveforms):
+        length = _transform_length(waveforms[first], waveforms[second])
+        value = _best_correlation(spectrum(first, length), spectrum(second, length), length)
+        if value >= threshold:
+            pairs.append(Pair(first, second, value))
+    return pairs
+
+
+def correlation(first: Waveform, second: Waveform) -> float:
+    """Largest absolute normalised cross-correlation over all lags, 0 to 1."""
+    length = _transform_length(first, second)
+    return _best_correlation(_spectrum(first, length), _spectrum(second, length), length)
+
+
+def propose_pairs(waveforms: Sequence[Waveform], threshold: float = FINGERPRINT_THRESHOLD) -> list[tuple[int, int]]:
+    """Pairs whose fingerprints have a cosine of at least `threshold` at some shift."""
+    prints = np.stack([fingerprint(waveform) for waveform in waveforms])  # (N, FRAMES, BANDS)
+    flat = prints.reshape(len(prints), -1)
+    best = np.full((len(prints), len(prints)), -1, dtype=np.float32)
+    for shift in SHIFTS:
+        moved = np.roll(prints, shift, axis=1)
+        np.maximum(best, flat @ moved.reshape(len(prints), -1).T, out=best)
+    first, second = np.nonzero(np.triu(np.maximum(best, best.T) >= threshold, 1))
+    return list(zip(first.tolist(), second.tolist(), strict=True))
+
+
+def fingerprint(waveform: Waveform) -> Matrix:
+    """Log-mel frames without the mean over the clip's frames and bands, zero after its end, of norm 1.
+
+    Shape (FRAMES, BANDS).
+    """
+    padded = np.pad(waveform, (0, WINDOW))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:FRAMES]
+    power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW), axis=1)) ** 2
+    mel = np.log10(power @ _MEL.T + 1e-5)
+    mel -= mel.mean()
+    out = np.zeros((FRAMES, BANDS), dtype=np.float32)
+    out[: len(mel)] = mel
+    return out / max(float(np.linalg.norm(out)), 1e-9)
+
+
+def _mel_filters() -> Matrix:
+    """Triangles of equal width on the mel scale, 60 Hz to 7.5 kHz. Shape (BANDS, WINDOW // 2 + 1)."""
+    low, high = (2595 * np.log10(1 + hertz / 700) for hertz in (60, 7500))
+    centres = 700 * (10 ** (np.linspace(low, high, BANDS + 2) / 2595) - 1)
+    bins = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE)
+    rising = (bins - centres[:-2, None]) / np.diff(centres)[:-1, None]
+    falling = (centres[2:, None] - bins) / np.diff(centres)[1:, None]
+    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+
+
+_MEL = _mel_filters()
+
+
+def _transform_length(first: Waveform, second: Waveform) -> int:
+    """A power of two that holds both clips end to end, so that the spectra of few lengths serve all pairs."""
+    return 1 << (2 * max(len(first), len(second)) - 1).bit_length()
+
+
+def _spectrum(waveform: Waveform, length: int) -> Spectrum:
+    unit = waveform / max(float(np.linalg.norm(waveform)), 1e-9)
+    spectrum: Spectrum = scipy.fft.rfft(unit, length)
+    return spectrum
+
+
+def _best_correlation(first: Spectrum, second: Spectrum, length: int) -> float:
+    return float(np.abs(scipy.fft.irfft(first * np.conj(second), length)).max())
+
+
+def clusters(recordings: Sequence[Recording], pairs: Iterable[Pair]) -> list[int]:
+    """Number of the cluster of each recording: linked by a pair, by the same prompt, or through others."""
+    parent = list(range(len(recordings)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    def join(first: int, second: int) -> None:
+        low, high = sorted((root(first), root(second)))
+        parent[high] = low
+
+    for pair in pairs:
+        join(pair.first, pair.second)
+    by_prompt: dict[str, list[int]] = defaultdict(list)
+    for index, recording in enumerate(recordings):
+        if recording.prompt:
+            by_prompt[recording.prompt].append(index)
+    for first, *others in by_prompt.values():
+        for other in others:
+            join(first, other)
+    return [root(index) for index in range(len(recordings))]

@@ -73,42 +73,57 @@ def lock_files() -> list[Path]:
     return [LOCKS / name for name in (f"{device()}.txt", "dev.txt")]
 
 
+def packages_stamp(key: str) -> str:
+    """What the packages are made from; a moved checkout needs them anew, since scripts name their place."""
+    return f"checkout {ROOT}\nlocks {key}\n"
+
+
 def stamp(key: str) -> str:
-    """What the environment is made from; a changed lock or project file, or a moved checkout, gives another."""
+    """What the whole environment is made from."""
     project = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    return f"locks {key}\nproject {project}\ncheckout {ROOT}\n"
+    return f"{packages_stamp(key)}project {project}\n"
 
 
 def make_venv() -> None:
-    """An environment with pip, unless a working one of this Python version is there."""
+    """An environment with pip, unless a working one of this Python version, made in this place, is there."""
     VENV.mkdir(exist_ok=True)
     test = "import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))"
-    if PYTHON.exists() and subprocess.run([PYTHON, "-I", "-c", test], capture_output=True).returncode == 0:
+    script = VENV / "bin" / "pip"
+    in_place = script.exists() and str(PYTHON) in script.read_text(encoding="utf-8")
+    if in_place and subprocess.run([PYTHON, "-I", "-c", test], capture_output=True).returncode == 0:
         return
     say(f"making {VENV}")
     run(sys.executable, "-m", "venv", "--clear", VENV)
 
 
-def install(folder: Path, wheels: list[str], sources: list[str], cache: Path) -> None:
-    """Install the locked packages from the cache and Auricle from the checkout."""
+def install_packages(folder: Path, wheels: list[str], sources: list[str], cache: Path) -> None:
+    """Install the locked packages from the cache."""
     offline = ["--no-index", "--find-links", folder, "--no-deps", "--require-hashes"]
     uv_line = [line for line in wheels if line.startswith("uv==")]
     uv_file = wheelhouse.requirements_file(VENV / "wanted.txt", uv_line)
     run(PYTHON, "-m", "pip", "install", "--disable-pip-version-check", *offline, "-r", uv_file)
 
     say(f"installing {len(wheels) + len(sources)} packages")
-    uv = [VENV / "bin" / "uv", "--no-config", "--offline", "--cache-dir", cache / "uv", "pip"]
     here = ["--python", PYTHON, "--link-mode", "hardlink"]
-    run(*uv, "uninstall", "--python", PYTHON, *NEVER, *other_device(wheels + sources))
+    run(*uv(cache), "uninstall", "--python", PYTHON, *NEVER, *other_device(wheels + sources))
     everything = wheelhouse.requirements_file(VENV / "wanted.txt", wheels)
-    run(*uv, "install", *here, *offline, "-r", everything)
+    run(*uv(cache), "install", *here, *offline, "-r", everything)
     if sources:
         if not wheelhouse.is_complete(folder):
             wheelhouse.build(folder, sources, PYTHON, run, say)
         pins = [line.split()[0] for line in sources]
-        run(*uv, "install", *here, "--no-index", "--find-links", folder / "built", "--no-deps", *pins)
+        run(*uv(cache), "install", *here, "--no-index", "--find-links", folder / "built", "--no-deps", *pins)
     (folder / "complete").touch()
-    run(*uv, "install", *here, "--no-index", "--no-deps", "--no-build-isolation", "--reinstall", "--editable", ROOT)
+
+
+def install_auricle(cache: Path) -> None:
+    """Install the checkout itself, editable; fast, and the other packages stay untouched."""
+    options = ["--no-index", "--no-deps", "--no-build-isolation", "--reinstall", "--editable"]
+    run(*uv(cache), "install", "--python", PYTHON, *options, ROOT)
+
+
+def uv(cache: Path) -> list[str | Path]:
+    return [VENV / "bin" / "uv", "--no-config", "--offline", "--cache-dir", cache / "uv", "pip"]
 
 
 def other_device(lines: list[str]) -> list[str]:
@@ -121,7 +136,8 @@ def main() -> None:
     started = time.monotonic()
     locks = lock_files()
     key = wheelhouse.key(locks)
-    if STAMP.exists() and STAMP.read_text(encoding="utf-8") == stamp(key):
+    made_from = STAMP.read_text(encoding="utf-8") if STAMP.exists() else ""
+    if made_from == stamp(key):
         return
     cache = wheelhouse.cache_folder()
     folder = cache / "wheels" / key
@@ -133,11 +149,13 @@ def main() -> None:
 
     make_venv()
     STAMP.unlink(missing_ok=True)
-    wheels, sources = wheelhouse.requirements(locks)
     with wheelhouse.locked(folder, say):
-        if not wheelhouse.is_complete(folder):
-            wheelhouse.download(folder, wheels, PYTHON, run, say)
-        install(folder, wheels, sources, cache)
+        if not made_from.startswith(packages_stamp(key)):
+            wheels, sources = wheelhouse.requirements(locks)
+            if not wheelhouse.is_complete(folder):
+                wheelhouse.download(folder, wheels, PYTHON, run, say)
+            install_packages(folder, wheels, sources, cache)
+        install_auricle(cache)
     STAMP.write_text(stamp(key), encoding="utf-8")
     say(f"ready in {time.monotonic() - started:.0f} s")
 

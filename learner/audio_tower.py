@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.functional import gelu, pad
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
+from data.audio import audio_tokens
+
 MARGIN_FRAMES = 8
 """Frames after the valid ones that a mel keeps; the convolutions look at two."""
 
@@ -29,11 +31,6 @@ BATCH_FRAMES = 48_000
 def positions(valid_frames: int) -> int:
     """Tower positions of a clip before pooling: the second convolution has stride 2."""
     return (valid_frames - 1) // 2 + 1
-
-
-def audio_tokens(valid_frames: int) -> int:
-    """Positions that a clip takes in the language model's sequence: tower positions pooled by two."""
-    return (positions(valid_frames) - 2) // 2 + 1
 
 
 def encode(tower: Qwen2AudioEncoder, mels: Sequence[np.ndarray | Tensor], valid_frames: Sequence[int]) -> list[Tensor]:

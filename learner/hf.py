@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -22,12 +21,12 @@ from transformers import (
     GenerationConfig,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
-    Qwen2AudioProcessor,
 )
 from transformers.initialization import no_init_weights
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
-from learner.hf_files import ModelError, resolve, stored_tensors, tensor_names, write_shards
+from learner.hf_files import ModelError, read_json, resolve, stored_tensors, tensor_names, write_shards
+from learner.hf_files import load_processor as load_processor  # loaded together with a model
 
 HEAD = "language_model.lm_head.weight"
 EMBEDDINGS = "language_model.model.embed_tokens.weight"
@@ -77,7 +76,7 @@ def parameter_name(checkpoint_name: str) -> str:
     raise ModelError(f"{checkpoint_name!r} is no tensor name of a released Qwen2-Audio checkpoint")
 
 
-def checkpoint_tensors(path: str, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def load_tensors(path: str, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """(released name, tensor) of the tensors whose released name starts with `prefix`, one at a time.
 
     A checkpoint with tied embeddings gives them twice, the second time as its `lm_head`.
@@ -102,10 +101,7 @@ def load_config(path: str) -> Qwen2AudioConfig:
     file = directory / "config.json"
     if not file.is_file():
         raise ModelError(f"{directory} holds no config.json; name the directory of a Qwen2-Audio checkpoint")
-    try:
-        stored = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{file} is not JSON ({error}); copy it again") from error
+    stored = read_json(file)
     if stored.get("model_type") != "qwen2_audio":
         raise ModelError(f"{file}: model_type is {stored.get('model_type')!r}; only 'qwen2_audio' is supported")
     says_tied = stored.get("tie_word_embeddings") or (stored.get("text_config") or {}).get("tie_word_embeddings")
@@ -128,7 +124,7 @@ def for_engines(path: str, out: Path) -> Path:
     directory = resolve(path)
     if _has_head(directory) and all(name == _released(name) for name in tensor_names(directory)):
         return directory
-    export_checkpoint(out, load_config(path), checkpoint_tensors(path), processor_from=path)
+    export_checkpoint(out, load_config(path), load_tensors(path), processor_from=path)
     return out
 
 
@@ -148,7 +144,7 @@ def load_model(path: str, dtype: torch.dtype, tower: bool = True) -> Qwen2AudioF
     if not tower:
         model.model.audio_tower = None
     targets = {checkpoint_name(name): parameter for name, parameter in model.named_parameters()}
-    stored = (pair for pair in checkpoint_tensors(path) if tower or not pair[0].startswith(TOWER))
+    stored = (pair for pair in load_tensors(path) if tower or not pair[0].startswith(TOWER))
     _fill(targets, stored, path)
     return model.eval()
 
@@ -159,7 +155,7 @@ def load_tower(path: str, dtype: torch.dtype) -> Qwen2AudioEncoder:
     with no_init_weights():
         tower = Qwen2AudioEncoder._from_config(config.audio_config, dtype=dtype, attn_implementation="sdpa")
     targets = {TOWER + name: parameter for name, parameter in tower.named_parameters()}
-    _fill(targets, checkpoint_tensors(path, TOWER), path)
+    _fill(targets, load_tensors(path, TOWER), path)
     return tower.eval()
 
 
@@ -171,27 +167,6 @@ def tower_hash(model: Qwen2AudioForConditionalGeneration | Qwen2AudioEncoder) ->
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
         digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def load_processor(path: str) -> Qwen2AudioProcessor:
-    """Tokenizer, feature extractor and chat template of the checkpoint at `path`."""
-    directory = resolve(path)
-    needed = {
-        "tokenizer": ("tokenizer.json", "vocab.json"),
-        "tokenizer configuration": ("tokenizer_config.json",),
-        "feature extractor": ("preprocessor_config.json", "processor_config.json"),
-    }
-    for part, files in needed.items():
-        if not any((directory / file).is_file() for file in files):
-            raise ModelError(f"{directory} has no {part} ({' or '.join(files)}); copy it from the base checkpoint")
-    processor = Qwen2AudioProcessor.from_pretrained(directory)
-    expected, found = load_config(path).audio_token_index, processor.audio_token_id
-    if found != expected:
-        raise ModelError(
-            f"{directory}: the tokenizer gives {processor.audio_token} the id {found}, config.json says "
-            f"audio_token_index {expected}; tokenizer and model do not belong together"
-        )
-    return processor
 
 
 def export_checkpoint(

@@ -1,18 +1,21 @@
-"""Files of a Hugging Face checkpoint directory: finding them, reading and writing their safetensors.
+"""Files of a Hugging Face checkpoint directory: where they lie, its safetensors, its tokenizer and processor.
 
-Names are those of the files; `learner.hf` gives them their meaning.
+Names of tensors are those of the files; `learner.hf` gives them their meaning.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase, Qwen2AudioProcessor, WhisperFeatureExtractor
 
 INDEX_FILE = "model.safetensors.index.json"
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "model.bin"]
@@ -21,6 +24,64 @@ DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "model.bin"]
 
 class ModelError(ValueError):
     """A checkpoint that cannot be used; the message names the file and the mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """What turns text and waveforms into a model's inputs, and back."""
+
+    tokenizer: PreTrainedTokenizerBase
+    feature_extractor: WhisperFeatureExtractor
+    chat_template: str
+    audio_token_id: int
+    """Of `<|AUDIO|>`, the placeholder of a clip."""
+    stop_token_ids: tuple[int, ...]
+    """Tokens that end a completion, from generation_config.json, else the tokenizer's end of sequence."""
+
+
+def load_processor(path_or_id: str) -> Processor:
+    """Tokenizer, feature extractor and chat template of a checkpoint; the error names the file that is missing."""
+    directory = resolve(path_or_id)
+    needed = {
+        "configuration": ("config.json",),
+        "tokenizer": ("tokenizer.json", "vocab.json"),
+        "tokenizer configuration": ("tokenizer_config.json",),
+        "feature extractor": ("preprocessor_config.json", "processor_config.json"),
+    }
+    for part, files in needed.items():
+        if not any((directory / file).is_file() for file in files):
+            raise ModelError(f"{directory} has no {part} ({' or '.join(files)}); copy it from the base checkpoint")
+    loaded = Qwen2AudioProcessor.from_pretrained(directory)
+    tokenizer = loaded.tokenizer
+    tokenizer.chat_template = tokenizer.chat_template or loaded.chat_template
+    expected = read_json(directory / "config.json").get("audio_token_index")
+    if loaded.audio_token_id != expected:
+        raise ModelError(
+            f"{directory}: the tokenizer gives {loaded.audio_token} the id {loaded.audio_token_id}, config.json says "
+            f"audio_token_index {expected}; tokenizer and model do not belong together"
+        )
+    generation = directory / "generation_config.json"
+    stops = read_json(generation).get("eos_token_id") if generation.is_file() else None
+    if stops is None:
+        stops = tokenizer.eos_token_id
+    return Processor(
+        tokenizer=tokenizer,
+        feature_extractor=loaded.feature_extractor,
+        chat_template=loaded.chat_template,
+        audio_token_id=loaded.audio_token_id,
+        stop_token_ids=tuple(stops) if isinstance(stops, list) else (stops,),
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint."""
+    try:
+        content = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file} is not JSON ({error}); copy it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds a {type(content).__name__}, not an object; copy it again")
+    return content
 
 
 def resolve(path_or_id: str) -> Path:
@@ -59,10 +120,10 @@ def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a checkpoint, single or sharded."""
     index_file = directory / INDEX_FILE
     if index_file.is_file():
-        try:
-            shards = sorted(set(json.loads(index_file.read_text())["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError) as error:
-            raise ModelError(f"{index_file} is no index of shards ({error!r}); copy the checkpoint again") from error
+        index = read_json(index_file)
+        if not isinstance(index.get("weight_map"), dict):
+            raise ModelError(f"{index_file} has no weight_map, so it is no index of shards; copy it again")
+        shards = sorted(set(index["weight_map"].values()))
         missing = [shard for shard in shards if not (directory / shard).is_file()]
         if missing:
             raise ModelError(f"{directory} lacks {', '.join(missing)}, which {INDEX_FILE} names; copy them again")

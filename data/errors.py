@@ -1,0 +1,23 @@
+"""Errors of clips and of data files, with what to do about them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from data.types import ClipSource
+
+ClipFault = Literal["missing", "unreadable", "empty", "too_short", "not_finite"]
+"""Why a clip is dropped, as it is counted."""
+
+
+class ClipError(ValueError):
+    """A clip that cannot be used."""
+
+    def __init__(self, reason: ClipFault, source: ClipSource, detail: str) -> None:
+        self.reason: ClipFault = reason
+        super().__init__(f"{source}: {detail}")
+
+
+class DataError(ValueError):
+    """A data file that cannot be used."""

@@ -1,0 +1,127 @@
+"""Turn an example into the token ids that an engine is asked.
+
+The prompt is one system line, a user turn with a single audio placeholder and the question, and the assistant's
+opening. What comes from the data is tokenised as plain text: a question that spells `<|im_end|>` or `<|AUDIO|>`
+cannot end the turn or add a clip.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from data.types import Example
+
+Template = Literal["answer", "think"]
+
+TEMPLATES: dict[str, str] = {
+    "answer": "{question} Please choose the answer from the following options: {choices}. "
+    "Output the final answer in <answer> </answer>.",
+    "think": "{question} Please choose the answer from the following options: {choices}. "
+    "Output the thinking process in <think> </think> and final answer in <answer> </answer>.",
+}
+"""R1-AQA's prompts (arXiv 2503.11197), byte for byte; the choices stand as Python prints a list."""
+
+SYSTEM = "You are a helpful assistant."
+AUDIO_TOKEN = "<|AUDIO|>"
+END_OF_TURN = "<|im_end|>"
+
+_SLOT = "@@the question stands here@@"
+"""Stands for the text of the user while the chat template is rendered."""
+
+_CHAT_ML = (
+    f"<|im_start|>system\n{SYSTEM}<|im_end|>\n"
+    f"<|im_start|>user\nAudio 1: <|audio_bos|>{AUDIO_TOKEN}<|audio_eos|>\n{_SLOT}<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+"""As the chat template of Qwen2-Audio-Instruct renders it."""
+
+_SPECIAL = re.compile(r"<\|\w+\|>")
+
+
+def render_question(example: Example, template: Template) -> str:
+    """The text of the user's turn, after the audio."""
+    if template not in TEMPLATES:
+        raise ValueError(f"data.prompt: {template!r} is not known; use one of {', '.join(TEMPLATES)}")
+    return TEMPLATES[template].format(question=example.question, choices=list(example.choices))
+
+
+class PromptEncoder:
+    """Encodes examples with a fast tokenizer of Qwen2-Audio's kind, of any vocabulary.
+
+    `chat_template` is a Jinja template; None is Qwen2-Audio's own. Raises `ValueError` when the template does not
+    render one audio placeholder and one question, or the tokenizer lacks a special token that the template uses.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None, template: Template) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        before, after = _around_the_question(tokenizer, chat_template)
+        used = sorted({*_SPECIAL.findall(before + after), AUDIO_TOKEN, END_OF_TURN})
+        self._check_special(used)
+        # Plain text next to the question is tokenised together with it, as it would be in one piece.
+        start = max((found.end() for found in _SPECIAL.finditer(before)), default=0)
+        first = _SPECIAL.search(after)
+        end = first.start() if first else len(after)
+        self._head, self._lead = self._ids(before[:start]), before[start:]
+        self._trail, self._tail = after[:end], self._ids(after[end:])
+        self.audio_token_id = self._id(AUDIO_TOKEN)
+        self.eos_token_id = self._id(END_OF_TURN)
+        """Ends a completion: the end of the assistant's turn."""
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion: the end of the turn, and the tokenizer's own end of text where it differs."""
+        own = self._tokenizer.eos_token_id
+        return (self.eos_token_id,) if own in (None, self.eos_token_id) else (self.eos_token_id, own)
+
+    def encode(self, example: Example) -> tuple[int, ...]:
+        """Token ids of the prompt, with exactly one audio placeholder."""
+        text = self._lead + render_question(example, self._template) + self._trail
+        return self._head + self._ids(text, plain=True) + self._tail
+
+    def _ids(self, text: str, plain: bool = False) -> tuple[int, ...]:
+        """Ids of the text; `plain` reads special tokens in it as the characters that they are written with."""
+        if not text:
+            return ()
+        return tuple(self._tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"])
+
+    def _id(self, token: str) -> int:
+        return int(self._tokenizer.get_vocab()[token])
+
+    def _check_special(self, used: list[str]) -> None:
+        vocabulary = self._tokenizer.get_vocab()
+        lacking = [token for token in used if token not in vocabulary]
+        if lacking:
+            raise ValueError(
+                f"model.path: the tokenizer lacks the special tokens {', '.join(lacking)}; "
+                "use the tokenizer of a Qwen2-Audio checkpoint, or add them"
+            )
+        interpreted = set(self._ids("".join(used), plain=True))
+        plain = [token for token in used if vocabulary[token] in interpreted]
+        if plain:
+            raise ValueError(
+                f"model.path: the tokenizer does not mark {', '.join(plain)} as special, so that a question could "
+                'forge them; set "special": true in its added tokens (and use a fast tokenizer)'
+            )
+
+
+def _around_the_question(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> tuple[str, str]:
+    """The rendered prompt before and after the text of the user."""
+    rendered = _CHAT_ML
+    if chat_template is not None:
+        content = [{"type": "audio", "audio_url": "clip"}, {"type": "text", "text": _SLOT}]
+        chat: list[Any] = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
+        rendered = str(
+            tokenizer.apply_chat_template(chat, chat_template=chat_template, add_generation_prompt=True, tokenize=False)
+        )
+    before, slot, after = rendered.partition(_SLOT)
+    if not slot or _SLOT in after or (before + after).count(AUDIO_TOKEN) != 1:
+        raise ValueError(
+            f"the chat template renders {rendered.count(_SLOT)} questions and {rendered.count(AUDIO_TOKEN)} of "
+            f"{AUDIO_TOKEN} for one question about one clip; use Qwen2-Audio's template"
+        )
+    return before, after

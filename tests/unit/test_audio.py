@@ -1,0 +1,254 @@
+"""Reading clips and their features: what is decoded, what is refused, and exactness of the trimmed mel."""
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from numpy.typing import NDArray
+from transformers import WhisperFeatureExtractor
+
+from data import parquet
+from data.audio import MAX_SAMPLES, SAMPLE_RATE, audio_tokens, log_mel, mel_frames, read_clip
+from data.errors import ClipError
+from data.types import ClipSource
+
+
+def tone(seconds: float, rate: int = SAMPLE_RATE, hertz: float = 440.0) -> NDArray[np.float32]:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def wav(samples: NDArray[np.float32], rate: int = SAMPLE_RATE, form: str = "WAV", subtype: str = "FLOAT") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=form, subtype=subtype)
+    return file.getvalue()
+
+
+def read(source: ClipSource, max_seconds: float = 30.0, min_seconds: float = 0.05) -> tuple[NDArray[np.float32], str]:
+    return read_clip(source, max_seconds, min_seconds)
+
+
+def write(folder: Path, content: bytes, name: str = "clip.wav") -> ClipSource:
+    (folder / name).write_bytes(content)
+    return ClipSource(str(folder / name))
+
+
+def write_parquet(path: Path, clips: list[bytes | None], row_group_size: int = 2) -> str:
+    audio = [None if clip is None else {"bytes": clip, "path": f"{i}.wav"} for i, clip in enumerate(clips)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"id": [str(i) for i in range(len(clips))], "audio": pa.array(audio, kind)})
+    pq.write_table(table, path, row_group_size=row_group_size)
+    return str(path)
+
+
+def test_a_16_khz_mono_clip_is_read_as_it_stands_with_the_hash_of_its_bytes(tmp_path: Path) -> None:
+    encoded = wav(tone(1.0))
+    waveform, sha256 = read(write(tmp_path, encoded))
+    np.testing.assert_array_equal(waveform, tone(1.0))
+    assert waveform.dtype == np.float32
+    assert sha256 == hashlib.sha256(encoded).hexdigest()
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+def test_other_rates_are_resampled(tmp_path: Path, rate: int) -> None:
+    waveform, _ = read(write(tmp_path, wav(tone(1.0, rate), rate)))
+    assert len(waveform) == SAMPLE_RATE
+    middle = slice(2_000, 14_000)
+    np.testing.assert_allclose(waveform[middle], tone(1.0)[middle], atol=2e-3)
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    stereo = np.stack([tone(0.5), np.zeros_like(tone(0.5))], axis=1)
+    waveform, _ = read(write(tmp_path, wav(stereo)))
+    np.testing.assert_allclose(waveform, tone(0.5) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize(("form", "subtype"), [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")])
+def test_compressed_clips_are_decoded(tmp_path: Path, form: str, subtype: str) -> None:
+    waveform, _ = read(write(tmp_path, wav(tone(1.0, 44_100), 44_100, form, subtype), f"clip.{form.lower()}"))
+    assert abs(len(waveform) / SAMPLE_RATE - 1.0) < 0.1
+    assert 0.3 < float(np.abs(waveform).max()) < 0.7
+
+
+def test_the_extension_of_the_name_does_not_matter(tmp_path: Path) -> None:
+    waveform, _ = read(write(tmp_path, wav(tone(0.5)), "clip.raw"))
+    assert len(waveform) == 8_000
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_a_long_clip_is_cut_and_only_its_beginning_decoded(tmp_path: Path, rate: int) -> None:
+    samples = tone(5.0, rate)
+    samples[round(2.5 * rate) :] = np.nan  # decoding further would refuse the clip
+    waveform, _ = read(write(tmp_path, wav(samples, rate)), max_seconds=2.0)
+    assert len(waveform) == 2 * SAMPLE_RATE
+    np.testing.assert_allclose(waveform[2_000:], tone(2.0)[2_000:], atol=2e-3)  # no artefact at the cut
+
+
+def test_a_clip_whose_header_promises_more_than_the_file_holds_is_read_to_its_end(tmp_path: Path) -> None:
+    encoded = wav(tone(2.0), subtype="PCM_16")
+    waveform, _ = read(write(tmp_path, encoded[: len(encoded) // 2]))
+    assert 0.9 < len(waveform) / SAMPLE_RATE < 1.1
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "message"),
+    [
+        (None, "missing", "there is no such file; check data.audio_dir"),
+        (Path.mkdir, "unreadable", "is a directory, not a regular file"),
+        (make_fifo, "unreadable", "is a FIFO, not a regular file"),
+        (b"", "empty", "has 0 bytes"),
+        (b"this is no recording" * 50, "unreadable", "cannot be decoded"),
+        (wav(tone(1.0))[:20], "unreadable", "cannot be decoded"),
+        (wav(np.zeros(0, np.float32)), "empty", "holds 0 samples"),
+        (wav(tone(0.03)), "too_short", "lasts 0.030 s, data.min_seconds is 0.05"),
+        (wav(np.append(tone(1.0), np.float32(np.nan))), "not_finite", "has 1 of 16001 samples NaN or infinite"),
+        (wav(np.append(tone(1.0), np.float32(np.inf))), "not_finite", "has 1 of 16001 samples NaN or infinite"),
+        (wav(tone(1.0), rate=10), "unreadable", "claims 10 samples a second"),
+    ],
+    ids=["absent", "directory", "fifo", "no bytes", "text", "cut header", "no samples", "short", "nan", "inf", "rate"],
+)
+def test_a_clip_that_cannot_be_used_is_refused_with_reason_file_and_mend(
+    tmp_path: Path, content: object, reason: str, message: str
+) -> None:
+    path = tmp_path / "clip.wav"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif callable(content):
+        content(path)
+    with pytest.raises(ClipError) as caught:
+        read(ClipSource(str(path)))
+    assert caught.value.reason == reason
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+
+
+def test_a_clip_too_short_for_one_audio_token_is_refused_whatever_the_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ClipError) as caught:
+        read(write(tmp_path, wav(tone(0.02))), min_seconds=0.001)
+    assert caught.value.reason == "too_short"
+
+
+def test_clips_of_a_parquet_file_are_read_by_row_in_any_order(tmp_path: Path) -> None:
+    clips = [wav(tone(0.1 * (i + 1))) for i in range(7)]
+    path = write_parquet(tmp_path / "rows.parquet", list(clips))
+    for row in (6, 0, 3, 2, 0, 5, 1, 4):
+        waveform, sha256 = read(ClipSource(path, row))
+        np.testing.assert_array_equal(waveform, tone(0.1 * (row + 1)))
+        assert sha256 == hashlib.sha256(clips[row]).hexdigest()
+
+
+def test_neighbouring_rows_decode_their_row_group_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_parquet(tmp_path / "rows.parquet", [wav(tone(0.1))] * 8, row_group_size=4)
+    decoded = []
+    original = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda self, i, **kw: decoded.append(i) or original(self, i, **kw)
+    )
+    for row in range(8):
+        read(ClipSource(path, row))
+    assert decoded == [0, 1]
+
+
+def test_a_parquet_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    write_parquet(path, [wav(tone(0.1))])
+    assert len(read(ClipSource(str(path), 0))[0]) == 1_600
+    write_parquet(tmp_path / "new.parquet", [wav(tone(0.2))])
+    (tmp_path / "new.parquet").replace(path)
+    assert len(read(ClipSource(str(path), 0))[0]) == 3_200
+
+
+def test_only_a_few_parquet_files_stay_open(tmp_path: Path) -> None:
+    def open_descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = open_descriptors()
+    for i in range(3 * parquet.OPEN_FILES):
+        read(ClipSource(write_parquet(tmp_path / f"{i}.parquet", [wav(tone(0.1))]), 0))
+    assert open_descriptors() - before <= parquet.OPEN_FILES
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "message"),
+    [
+        (9, "missing", "row 9: the file has 4 rows, from 0"),
+        (-1, "missing", "row -1: the file has 4 rows, from 0"),
+        (1, "missing", "row 1: audio.bytes is null"),
+        (2, "empty", "row 2: audio.bytes has 0 bytes"),
+        (3, "unreadable", "row 3: cannot be decoded"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_refused_with_its_number(
+    tmp_path: Path, row: int, reason: str, message: str
+) -> None:
+    path = write_parquet(tmp_path / "rows.parquet", [wav(tone(0.1)), None, b"", b"junk"])
+    with pytest.raises(ClipError, match=message) as caught:
+        read(ClipSource(path, row))
+    assert caught.value.reason == reason
+    assert str(caught.value).startswith(path)
+
+
+def test_a_file_that_is_no_parquet_of_clips_is_refused(tmp_path: Path) -> None:
+    junk = tmp_path / "junk.parquet"
+    junk.write_bytes(b"PAR1 no")
+    plain = tmp_path / "plain.parquet"
+    pq.write_table(pa.table({"id": ["1"]}), plain)
+    for path, reason, message in (
+        (junk, "unreadable", "is not Parquet"),
+        (plain, "unreadable", "has no column audio.bytes"),
+        (tmp_path, "unreadable", "is not a regular file"),
+        (tmp_path / "absent.parquet", "missing", "there is no such file"),
+    ):
+        with pytest.raises(ClipError, match=message) as caught:
+            read(ClipSource(str(path), 0))
+        assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(("seconds", "tokens"), [(30.0, 750), (10.0, 250), (1.0, 25), (0.05, 1), (0.02, 0)])
+def test_a_second_of_audio_takes_twenty_five_tokens(seconds: float, tokens: int) -> None:
+    assert audio_tokens(mel_frames(round(seconds * SAMPLE_RATE))) == tokens
+
+
+@pytest.mark.parametrize("bins", [80, 128])
+@pytest.mark.parametrize("margin_frames", [0, 8])
+@pytest.mark.parametrize("seconds", [0.05, 1.0, 3.0, 29.9, 29.99, 30.0])
+def test_the_trimmed_mel_equals_the_padded_one(seconds: float, margin_frames: int, bins: int) -> None:
+    extractor = WhisperFeatureExtractor(feature_size=bins)
+    noise = np.random.default_rng(0).standard_normal(round(seconds * SAMPLE_RATE) - 7).astype(np.float32)
+    trimmed = log_mel(noise, extractor, margin_frames)
+    padded = extractor(noise, sampling_rate=SAMPLE_RATE, return_tensors="np")["input_features"][0]
+    assert trimmed.shape == (bins, min(mel_frames(len(noise)) + margin_frames, 3_000))
+    np.testing.assert_allclose(trimmed, padded[:, : trimmed.shape[1]], atol=1e-6)
+
+
+def test_a_clip_whose_loudest_sound_is_its_last_keeps_the_floor_of_the_padded_mel() -> None:
+    extractor = WhisperFeatureExtractor()
+    samples = np.zeros(SAMPLE_RATE, np.float32)
+    samples[-3:] = 1.0
+    padded = extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="np")["input_features"][0]
+    np.testing.assert_allclose(log_mel(samples, extractor, 0), padded[:, :100], atol=1e-6)
+
+
+def test_more_than_thirty_seconds_have_no_mel() -> None:
+    with pytest.raises(ValueError, match="480001 samples are more than 30 s"):
+        log_mel(np.zeros(MAX_SAMPLES + 1, np.float32), WhisperFeatureExtractor())
+
+
+def test_reading_clips_imports_neither_torch_nor_transformers() -> None:
+    script = (
+        "import sys; import data.audio, data.formats, data.prompts;"
+        "print([name for name in ('torch', 'transformers', 'librosa', 'ray') if name in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert output.stdout.strip() == "[]"

@@ -1,0 +1,139 @@
+"""Prompts: R1-AQA's wording, Qwen2-Audio's chat form, and text that tries to be more than text."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+from transformers.models.qwen2_audio.processing_qwen2_audio import Qwen2AudioProcessor
+
+from data.prompts import PromptEncoder, render_question
+from data.types import ClipSource, Example
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
+QWEN_TEMPLATE: str = Qwen2AudioProcessor.default_chat_template.fget(None)  # type: ignore[attr-defined]
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def make_tokenizer(special: tuple[str, ...] = SPECIAL, added: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of Qwen2's kind, trained on a few sentences."""
+    from tokenizers import Regex
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(["You are a helpful assistant. Audio 1: Please choose\n\nthe answer"] * 3, trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    tokenizer.add_tokens([AddedToken(token, special=False) for token in added])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0])
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+def example(question: str = "Which animal?", choices: tuple[str, ...] = ("Dog", "Cat's")) -> Example:
+    return Example("1", ClipSource("a.wav"), question, choices, choices[0])
+
+
+def chat(text: str) -> str:
+    return (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\nAudio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\n"
+        f"{text}<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_the_question_is_worded_as_in_the_paper() -> None:
+    assert render_question(example(), "answer") == (
+        "Which animal? Please choose the answer from the following options: ['Dog', \"Cat's\"]. "
+        "Output the final answer in <answer> </answer>."
+    )
+    assert render_question(example(), "think") == (
+        "Which animal? Please choose the answer from the following options: ['Dog', \"Cat's\"]. "
+        "Output the thinking process in <think> </think> and final answer in <answer> </answer>."
+    )
+
+
+def test_braces_in_a_question_are_only_text() -> None:
+    assert render_question(example("What is {choices} {0}?"), "answer").startswith("What is {choices} {0}? Please")
+
+
+def test_an_unknown_template_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"data.prompt: 'thnk' is not known; use one of answer, think"):
+        render_question(example(), "thnk")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("chat_template", [None, QWEN_TEMPLATE], ids=["built in", "checkpoint"])
+def test_the_prompt_is_the_chat_of_qwen2_audio(tokenizer: PreTrainedTokenizerFast, chat_template: str | None) -> None:
+    ids = PromptEncoder(tokenizer, chat_template, "answer").encode(example())
+    assert tokenizer.decode(ids) == chat(render_question(example(), "answer"))
+
+
+@settings(deadline=None)
+@given(question=st.text(st.characters(codec="utf-8", exclude_characters="<|>"), min_size=1, max_size=40))
+def test_ordinary_text_is_tokenised_as_if_the_prompt_were_one_piece(
+    tokenizer: PreTrainedTokenizerFast, question: str
+) -> None:
+    ids = PromptEncoder(tokenizer, None, "answer").encode(example(question))
+    whole = tokenizer(chat(render_question(example(question), "answer")), add_special_tokens=False)["input_ids"]
+    assert list(ids) == whole
+
+
+@settings(deadline=None)
+@given(
+    pieces=st.lists(st.sampled_from([*SPECIAL, "\n", "user", "<|", "|>", "AUDIO", " "]), min_size=1, max_size=8),
+    choice=st.sampled_from(SPECIAL),
+)
+def test_special_tokens_in_the_data_stay_text(
+    tokenizer: PreTrainedTokenizerFast, pieces: list[str], choice: str
+) -> None:
+    row = example("".join(pieces), ("Dog", choice))
+    encoder = PromptEncoder(tokenizer, None, "answer")
+    ids = encoder.encode(row)
+    clean = encoder.encode(example())
+    for token in SPECIAL:
+        assert ids.count(tokenizer.convert_tokens_to_ids(token)) == clean.count(tokenizer.convert_tokens_to_ids(token))
+    assert ids.count(encoder.audio_token_id) == 1
+    assert tokenizer.decode(ids) == chat(render_question(row, "answer"))
+
+
+def test_a_completion_ends_with_the_turn_or_with_the_text(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = PromptEncoder(tokenizer, None, "answer")
+    assert encoder.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert encoder.stop_token_ids == (encoder.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+
+
+def test_lacking_special_tokens_are_named() -> None:
+    lacking = make_tokenizer(special=("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>"))
+    with pytest.raises(ValueError, match=r"lacks the special tokens <\|audio_bos\|>, <\|audio_eos\|>; use"):
+        PromptEncoder(lacking, None, "answer")
+
+
+def test_a_tokenizer_whose_control_tokens_could_be_forged_is_refused() -> None:
+    forgeable = make_tokenizer(special=SPECIAL[:-1], added=SPECIAL[-1:])
+    with pytest.raises(ValueError, match=r"does not mark <\|audio_eos\|> as special"):
+        PromptEncoder(forgeable, None, "answer")
+
+
+@pytest.mark.parametrize(
+    "chat_template",
+    ["nothing", "{% for message in messages %}{{ message['content'][1]['text'] }}{% endfor %}", QWEN_TEMPLATE * 2],
+)
+def test_a_chat_template_without_one_clip_and_one_question_is_refused(
+    tokenizer: PreTrainedTokenizerFast, chat_template: str
+) -> None:
+    with pytest.raises(ValueError, match="the chat template renders"):
+        PromptEncoder(tokenizer, chat_template, "answer")

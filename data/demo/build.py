@@ -134,6 +134,5 @@ def _write_credits(paths: Mapping[str, Path], recordings: Sequence[Recording], o
     folder = out / "licences"
     folder.mkdir(exist_ok=True)
     for name, path in paths.items():
-        wanted = f"usr/share/doc/{name}/copyright"
-        for _, content in read_deb(path, lambda member, wanted=wanted: member == wanted):
+        for _, content in read_deb(path, f"usr/share/doc/{name}/copyright".__eq__):
             (folder / f"{name}.txt").write_bytes(content)

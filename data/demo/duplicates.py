@@ -88,9 +88,10 @@ def fingerprint(waveform: Waveform) -> Matrix:
     power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW), axis=1)) ** 2
     mel = np.log10(power @ _MEL.T + 1e-5)
     mel -= mel.mean()
-    out = np.zeros((FRAMES, BANDS), dtype=np.float32)
+    out: Matrix = np.zeros((FRAMES, BANDS), dtype=np.float32)
     out[: len(mel)] = mel
-    return out / max(float(np.linalg.norm(out)), 1e-9)
+    out /= max(float(np.linalg.norm(out)), 1e-9)
+    return out
 
 
 def _mel_filters() -> Matrix:
@@ -100,7 +101,8 @@ def _mel_filters() -> Matrix:
     bins = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE)
     rising = (bins - centres[:-2, None]) / np.diff(centres)[:-1, None]
     falling = (centres[2:, None] - bins) / np.diff(centres)[1:, None]
-    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    filters: Matrix = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    return filters
 
 
 _MEL = _mel_filters()

@@ -131,7 +131,7 @@ KINDS = (
         labels.LANGUAGE,
         "speech",
         "easy",
-        0.5,
+        0.55,
         (
             "Which language is spoken?",
             "What language does the speaker use?",
@@ -144,7 +144,7 @@ KINDS = (
         labels.WORD,
         "speech",
         "hard",
-        0.22,
+        0.2,
         (
             "What does the speaker name?",
             "Which of these things is mentioned?",
@@ -156,7 +156,7 @@ KINDS = (
         labels.COLOUR,
         "speech",
         "hard",
-        0.15,
+        0.09,
         (
             "Which colour does the speaker mention?",
             "What colour is named?",
@@ -168,7 +168,7 @@ KINDS = (
         labels.DIGIT,
         "speech",
         "hard",
-        0.13,
+        0.16,
         (
             "Which digit is spoken?",
             "What number does the speaker say?",

@@ -22,7 +22,7 @@ CONFOUNDS = (
     "speakers.",
     "Instruments: most notes of an instrument are from one SoundFont, each by one player in one room, at other "
     "pitches than in training.",
-    "Drums: hits of one drum at other strengths count as other recordings unless their waveforms correlate.",
+    "Drums: hits of one drum at another strength count as other recordings unless their waveforms correlate.",
     "Sounds: monsters, weapons and magic spells are all from one game; sound effects are edited and some were "
     "synthesised.",
     "Labels are file names and stamp names, not listeners' judgements.",

@@ -1,6 +1,7 @@
 """Prompts: R1-AQA's wording, Qwen2-Audio's chat form, and text that tries to be more than text."""
 
 import pytest
+from hypothesis import example as also
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -84,6 +85,7 @@ def test_the_prompt_is_the_chat_of_qwen2_audio(tokenizer: PreTrainedTokenizerFas
 
 @settings(deadline=None)
 @given(question=st.text(st.characters(codec="utf-8", exclude_characters="<|>"), min_size=1, max_size=40))
+@also(question="\nWhich animal?")
 def test_ordinary_text_is_tokenised_as_if_the_prompt_were_one_piece(
     tokenizer: PreTrainedTokenizerFast, question: str
 ) -> None:

@@ -158,6 +158,11 @@ def test_mmau_forgives_words_that_right_and_wrong_choices_share() -> None:
     assert not mmau_correct("one hundred", "one", ("zero", "one", "one hundred"))
 
 
+def test_mmau_counts_a_prediction_without_a_word_as_wrong_even_for_an_answer_without_one() -> None:
+    assert not mmau_correct("", "-", ("-", "+"))
+    assert mmau_correct("minus", "-", ("-", "+"))
+
+
 @given(choices=st.lists(TEXT.filter(lambda text: any(c.isalnum() for c in text)), min_size=2, max_size=5))
 def test_mmau_counts_the_gold_choice_itself_as_right(choices: list[str]) -> None:
     assert mmau_correct(choices[0], choices[0], choices)

@@ -38,7 +38,10 @@ def whisper_directory(path: Path) -> Path:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        WhisperModel(config).save_pretrained(path)
+        model = WhisperModel(config)
+        for parameter in model.parameters():
+            parameter.data += 0.02 * torch.randn_like(parameter)  # no two norms alike
+        model.save_pretrained(path)
     return path
 
 

@@ -26,7 +26,6 @@ from transformers.initialization import no_init_weights
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
 from learner.hf_files import ModelError, read_json, resolve, stored_tensors, tensor_names, write_shards
-from learner.hf_files import load_processor as load_processor  # loaded together with a model
 
 HEAD = "language_model.lm_head.weight"
 EMBEDDINGS = "language_model.model.embed_tokens.weight"

@@ -27,9 +27,9 @@ from learner.hf import (
     for_engines,
     load_config,
     load_model,
-    load_processor,
     load_tensors,
 )
+from learner.hf_files import load_processor
 from tests.tiny_models import model_directory
 
 SECONDS = (0.7, 4.0)

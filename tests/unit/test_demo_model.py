@@ -12,8 +12,8 @@ from transformers import AutoProcessor, WhisperModel
 
 from data.tokenizer import train
 from learner import demo_model, whisper
-from learner.hf import load_model, load_processor
-from learner.hf_files import ModelError
+from learner.hf import load_model
+from learner.hf_files import ModelError, load_processor
 from tests.tiny_models import LANGUAGE, TEXTS, model_directory, whisper_directory
 
 

@@ -22,13 +22,12 @@ from learner.hf import (
     for_engines,
     load_config,
     load_model,
-    load_processor,
     load_tensors,
     load_tower,
     parameter_name,
     tower_hash,
 )
-from learner.hf_files import ModelError
+from learner.hf_files import ModelError, load_processor
 from tests.tiny_models import model_directory
 
 

@@ -25,7 +25,8 @@ class AudioActor:
         import torch
 
         from learner.feature_cache import FrozenTower
-        from learner.hf import load_processor, load_tower
+        from learner.hf import load_tower
+        from learner.hf_files import load_processor
 
         torch.set_num_threads(threads)
         self.data = config.data

@@ -26,6 +26,11 @@ from actors.weights.buckets import Bucket, WeightUpdate
 from configs.schema import Config
 from data.audio import SAMPLE_RATE
 from data.types import Completion, Prompt, Sampling
+from learner.hf import ENGINE_OVERRIDES
+from learner.hf_files import resolve
+
+BATCHED_TOKENS = 8192
+"""Tokens that an engine computes in one step at most."""
 
 
 class EngineError(RuntimeError):
@@ -212,15 +217,20 @@ def build_engine(config: Config, model_path: str, version: int) -> LLMEngine:
     """An engine that samples audio prompts, takes weights through the object store and reports exact log-probs."""
     object_store.register()
     rollout = config.rollout
+    on_gpu = torch.cuda.is_available()
     engine = LLMEngine.from_engine_args(
         EngineArgs(
-            model=model_path,
+            model=str(resolve(model_path)),
             dtype=config.model.dtype,
             max_model_len=rollout.max_model_tokens,
             max_num_seqs=rollout.max_running,
             gpu_memory_utilization=rollout.gpu_memory_utilization,
             enable_prefix_caching=rollout.prefix_cache,
-            enforce_eager=not torch.cuda.is_available(),
+            max_num_batched_tokens=max(rollout.max_model_tokens, BATCHED_TOKENS),
+            enforce_eager=not on_gpu,
+            # a prompt in chunks discards samples, and vLLM cannot rewind a CPU's seeded generator for that
+            enable_chunked_prefill=on_gpu,
+            hf_overrides=ENGINE_OVERRIDES,
             limit_mm_per_prompt={"audio": 1},
             enable_mm_embeds=True,
             logprobs_mode="processed_logprobs",

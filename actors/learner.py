@@ -42,7 +42,9 @@ class LearnerActor:
         """
         from learner.learner import Learner
 
-        self._learner = Learner(self.config, self.rank, self.config.learner.ranks, rendezvous, model_path, reference_path)
+        self._learner = Learner(
+            self.config, self.rank, self.config.learner.ranks, rendezvous, model_path, reference_path
+        )
         if trainer_state is not None:
             self._learner.load(Path(trainer_state))
 

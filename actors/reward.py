@@ -6,8 +6,7 @@ import ray
 
 from configs.schema import Reward
 from data.types import Group, GroupSummary
-from rewards.registry import load_reward
-from rewards.score import RewardTerm, score_group
+from rewards.score import load_terms, score_group
 
 
 @ray.remote
@@ -15,7 +14,7 @@ class RewardActor:
     """Scores one group at a time, in its main thread (math-verify needs that)."""
 
     def __init__(self, rewards: tuple[Reward, ...]) -> None:
-        self._terms = [RewardTerm(reward.use, load_reward(reward.use), reward.weight, reward.args) for reward in rewards]
+        self._terms = load_terms(rewards)
 
     def ready(self) -> bool:
         """Answers once the reward functions are loaded."""
@@ -37,6 +36,6 @@ class RewardActor:
             rewards=means,
             total=sum(kept) / max(len(kept), 1),
             oldest_version=group.oldest_version,
-            problems=tuple(problems),
+            problems=problems,
         )
         return scored, summary

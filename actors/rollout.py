@@ -33,19 +33,21 @@ def environment(config: Config) -> dict[str, str]:
 class RolloutActor:
     """Samples the completions of prompts. All calls may overlap; the engine's thread orders them."""
 
-    def __init__(self, name: str, config: Config, model_path: str, version: int) -> None:
+    def __init__(
+        self, name: str, config: Config, model_path: str, version: int, stop_token_ids: tuple[int, ...]
+    ) -> None:
         from actors.engine import EngineThread
-        from learner.hf import load_processor, load_tensors
+        from learner.hf import load_tensors
 
         torch.set_num_threads(config.rollout.threads)
+        dtype: torch.dtype = getattr(torch, config.model.dtype)
         self.name = name
         self.config = config
-        processor = load_processor(model_path)
         self._embeds = config.model.audio_tower == "frozen" and config.rollout.audio == "auto"
-        self._projector = dict(load_tensors(model_path, PROJECTOR)) if self._embeds else {}
+        stored = load_tensors(model_path, PROJECTOR) if self._embeds else ()
+        self._projector = {key: tensor.to(dtype) for key, tensor in stored}
         self._projector_version = version
-        self._placeholder = processor.tokenizer.convert_tokens_to_ids("<|AUDIO|>")
-        self._engine = EngineThread(config, model_path, version, processor.stop_token_ids)
+        self._engine = EngineThread(config, model_path, version, stop_token_ids)
 
     async def ready(self, prompt_token_ids: tuple[int, ...]) -> dict[str, Any]:
         """Wait for the engine, then sample once so that kernels are compiled; tells where the actor lives."""
@@ -82,7 +84,9 @@ class RolloutActor:
             return waveform_input(features.waveform), f"{clip.sha256}-{version}"
         weight, bias = self._projector[f"{PROJECTOR}.weight"], self._projector[f"{PROJECTOR}.bias"]
         pooled = torch.as_tensor(features.pooled).to(weight.dtype)
-        return embedding_input(torch.nn.functional.linear(pooled, weight, bias)), f"{clip.sha256}-{self._projector_version}"
+        return embedding_input(
+            torch.nn.functional.linear(pooled, weight, bias)
+        ), f"{clip.sha256}-{self._projector_version}"
 
     async def _warm_up(self, prompt_token_ids: tuple[int, ...]) -> None:
         """Sample from one second of silence, outside of every count."""

@@ -14,7 +14,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from cluster import demo
 from cluster.environment import check_rooms, describe
+from cluster.errors import UsageError, report_errors
 from cluster.progress import Reporter, accuracy_rows
 from cluster.run_directory import RunDirectory, model_directory, step_of
 from configs.load import dump_config, load_config
@@ -49,25 +51,19 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
+@report_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = parser().parse_intermixed_args(argv)
     reporter = Reporter()
-    try:
-        check_rooms()
-        config = load_config(options.config, options.overrides + ([f"cluster.nodes={options.nodes}"] if options.nodes else []))
-        if options.dry_run:
-            dry_run(config, reporter)
-        else:
-            train(config, reporter, resume=options.resume, fresh=options.fresh)
-    except (ValueError, OSError, RuntimeError) as error:
-        if _is_ours(error):
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        raise
-    except KeyboardInterrupt:
-        print("stopped: every actor and engine has been ended; --resume goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    check_rooms()
+    nodes = [f"cluster.nodes={options.nodes}"] if options.nodes is not None else []
+    config = load_config(options.config, [*options.overrides, *nodes])
+    config = demo.resolved(config, reporter.say, build=not options.dry_run)
+    if options.dry_run:
+        dry_run(config, reporter)
+    else:
+        train(config, reporter, resume=options.resume, fresh=options.fresh)
     return 0
 
 
@@ -104,7 +100,7 @@ def train(config: Config, reporter: Reporter, resume: bool = False, fresh: bool 
     questions = load_questions(config, load_examples, reporter)
     check_model(initial)
     if existing_address() is not None and not config.run.dir.startswith(("/", "s3://", "gs://")):
-        raise ValueError(
+        raise UsageError(
             f"run.dir is {config.run.dir!r}: inside a Ray cluster it must be absolute and reachable from every node, "
             f"for example run.dir=/shared/runs"
         )
@@ -226,12 +222,6 @@ def finish(run: RunDirectory, outcome: dict[str, Any], reporter: Reporter) -> di
         f"largest log-prob difference {summary['logprob_difference_max']:.1e}; {run.path}/summary.json"
     )
     return summary
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether an error was written for the user: raised by one of our packages, or the system's word on a file."""
-    module = type(error).__module__.split(".")[0]
-    return module in ("configs", "data", "rewards", "learner", "cluster") or isinstance(error, OSError) or type(error) is ValueError
 
 
 if __name__ == "__main__":

@@ -43,9 +43,7 @@ def plan(config: Config, nodes: list[Node]) -> tuple[Role, ...]:
     Raises:
         PlacementError: with what is missing.
     """
-    use_gpus = config.cluster.device == "gpu" or (
-        config.cluster.device == "auto" and any(node.gpus for node in nodes)
-    )
+    use_gpus = config.cluster.device == "gpu" or (config.cluster.device == "auto" and any(node.gpus for node in nodes))
     gpu = 1.0 if use_gpus else 0.0
     engines = config.rollout.engines or _default_engines(config, nodes)
     beta = config.algorithm.beta

@@ -1,7 +1,7 @@
 """What a run writes, and where: configuration, environment, metrics, evaluations, summary, checkpoints.
 
-    runs/NAME/  config.yaml  environment.json  metrics.jsonl  summary.json
-                rollouts/step_000001.parquet  eval/NAME.json  checkpoints/step_N/{hf,trainer}/
+runs/NAME/  config.yaml  environment.json  metrics.jsonl  summary.json
+            rollouts/step_000001.parquet  eval/NAME.json  checkpoints/step_N/{hf,trainer}/
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ class RunDirectory:
         before = _flat(yaml.safe_load((path / "config.yaml").read_text()))
         now = _flat(config.model_dump(mode="json"))
         changed = {
-            key: (before.get(key), now.get(key))
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
+            key: (before.get(key), now.get(key)) for key in sorted({*before, *now}) if before.get(key) != now.get(key)
         }
         refused = [key for key in changed if not key.startswith(RESUMABLE)]
         if refused:
             lines = [f"  {key}: {changed[key][0]!r} in the run, {changed[key][1]!r} now" for key in refused]
-            raise RunError("a resume cannot change these keys; start a new run with run.init_from:\n" + "\n".join(lines))
+            raise RunError(
+                "a resume cannot change these keys; start a new run with run.init_from:\n" + "\n".join(lines)
+            )
         run = cls(path)
         run.write_text("config.yaml", dump_config(config))
         return run, changed

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cluster.statistics import cluster_bootstrap
 from data.types import Example
 from rewards.answers import extract_answer, is_correct, normalise
-from rewards.format import has_format
+from rewards.format import format_reward
 from rewards.mmau import mmau_correct
 
 
@@ -70,17 +70,19 @@ class Answered:
         }
 
 
-def score(answers: Sequence[Answered], format_pattern: str = "answer") -> dict[str, Any]:
+def score(answers: Sequence[Answered], template: Literal["answer", "think"] = "answer") -> dict[str, Any]:
     """The figures of an evaluation, `by_task` and the rows included."""
     sampled = any(answer.sampled for answer in answers)
-    texts = [text for answer in answers for text in (answer.greedy, *answer.sampled) if text is not None]
+    formatted = [
+        value for answer in answers for value in format_reward([*_texts(answer)], answer.example, template=template)
+    ]
     result: dict[str, Any] = {
         "questions": len(answers),
         "recordings": len({answer.recording for answer in answers}),
         **_accuracy(answers, "accuracy", lambda answer: answer.correct),
         **(_accuracy(answers, "accuracy_sampled", lambda answer: answer.correct_sampled) if sampled else {}),
         "accuracy_mmau": _mean([answer.correct_mmau for answer in answers]),
-        "format_rate": _mean([float(has_format(text, format_pattern)) for text in texts]),
+        "format_rate": _mean([value or 0.0 for value in formatted]),
         "in_choices": _mean([answer.in_choices for answer in answers]),
         "chance": _mean([1 / max(len(answer.example.choices), 1) for answer in answers]),
         "unusable": dict(Counter(answer.problem for answer in answers if answer.problem)),
@@ -102,6 +104,10 @@ def score(answers: Sequence[Answered], format_pattern: str = "answer") -> dict[s
 def without_rows(result: dict[str, Any]) -> dict[str, Any]:
     """The figures alone, as `summary.json` holds them."""
     return {key: value for key, value in result.items() if key != "rows"}
+
+
+def _texts(answer: Answered) -> tuple[str, ...]:
+    return answer.sampled if answer.greedy is None else (answer.greedy, *answer.sampled)
 
 
 def _accuracy(answers: Sequence[Answered], name: str, measure: Callable[[Answered], float]) -> dict[str, Any]:

@@ -27,8 +27,9 @@ async def workers(
     Yields the workers, what makes prompts for them, and where each engine lives.
     """
     processor = load_processor(model_path)
-    encoder = PromptEncoder(processor.tokenizer, config.data.prompt)
-    started = Workers(config, roles, os.path.abspath(model_path) if os.path.exists(model_path) else model_path, version)
+    encoder = PromptEncoder(processor.tokenizer, processor.chat_template, config.data.prompt)
+    path = os.path.abspath(model_path) if os.path.exists(model_path) else model_path
+    started = Workers(config, roles, path, version, processor.stop_token_ids)
     try:
         places = await started.ready(encoder.encode(WARM_UP))
         yield started, Asker(config, encoder, started.audio), places

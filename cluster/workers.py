@@ -139,7 +139,9 @@ class LearnerGroup:
 class Workers:
     """All actors of a run."""
 
-    def __init__(self, config: Config, roles: Sequence[Role], model_path: str, version: int) -> None:
+    def __init__(
+        self, config: Config, roles: Sequence[Role], model_path: str, version: int, stop: tuple[int, ...]
+    ) -> None:
         self.config = config
         self._roles = {role.name: role for role in roles}
         self._groups: list[PlacementGroup] = []
@@ -151,7 +153,7 @@ class Workers:
         if "engine" in self._roles:
             names = [f"engine-{number}" for number in range(self._roles["engine"].count)]
             created = self._create(
-                "engine", RolloutActor, lambda n: (names[n], config, model_path, version), environment(config)
+                "engine", RolloutActor, lambda n: (names[n], config, model_path, version, stop), environment(config)
             )
             engines = dict(zip(names, created, strict=True))
         self.audio = AudioPool(encoders)

@@ -8,8 +8,17 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic import field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 SAMPLING_REFUSED = (
     "top_p",
@@ -105,7 +114,7 @@ class Rollout(Section):
     """Completions that an engine decodes at once."""
     audio: Literal["auto", "waveform"] = "auto"
     """`auto`: embeddings with a frozen tower, else waveforms; `waveform` forces vLLM's own path."""
-    kv_cache_gib: PositiveFloat = 1.0
+    kv_cache_gib: PositiveInt = 1
     """Memory for the key-value cache on CPU."""
     gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
     """Share of a GPU's memory that an engine takes."""

@@ -61,6 +61,9 @@ class Engine:
             model=policy, model_parameters=trained, config=_deepspeed_config(settings, dtype)
         )
         self.policy: Policy = self.deepspeed.module
+        self._norm: float | None = None
+        if plain_optimizer(settings, dtype):
+            self.optimizer.register_step_pre_hook(lambda *_: self._clip(trained, settings.max_grad_norm))
 
     @property
     def forward(self) -> nn.Module:
@@ -76,8 +79,7 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.deepspeed.step()
-        norm = self.deepspeed.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
+        return float(self.deepspeed.get_global_grad_norm() if self._norm is None else self._norm)
 
     def weights(self, trained_only: bool = True) -> Iterator[tuple[str, Tensor]]:
         """Released checkpoint name and whole tensor of each parameter, in the dtype of the forward."""
@@ -111,6 +113,10 @@ class Engine:
         for entry in inner.state.values():
             if "step" in entry:
                 entry["step"] = torch.tensor(float(updates))
+
+    def _clip(self, parameters: list[nn.Parameter], max_norm: float) -> None:
+        """Clip the reduced gradients; DeepSpeed keeps no norm where it wraps a plain optimizer."""
+        self._norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.policy.model.named_parameters():
@@ -151,6 +157,11 @@ class Engine:
                 parameter.data.copy_(value)
 
 
+def plain_optimizer(settings: Learner, dtype: torch.dtype) -> bool:
+    """Whether DeepSpeed steps torch's optimizer as it is: no sharding, and weights that are their own masters."""
+    return settings.zero_stage == 0 and dtype is torch.float32
+
+
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
 
@@ -163,7 +174,7 @@ def _deepspeed_config(settings: Learner, dtype: torch.dtype) -> dict[str, object
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        "gradient_clipping": settings.max_grad_norm,
+        "gradient_clipping": 0.0 if plain_optimizer(settings, dtype) else settings.max_grad_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": dtype is torch.bfloat16},

@@ -53,9 +53,7 @@ class Learner:
         self.updates = 0
         self._update = Update(config, self.engine, reference)
 
-    def update(
-        self, groups: Sequence[Group], fetch: Callable[[Group], ClipFeatures], step: int
-    ) -> UpdateResult:
+    def update(self, groups: Sequence[Group], fetch: Callable[[Group], ClipFeatures], step: int) -> UpdateResult:
         """Apply one GRPO update; see `learner.update`."""
         result = self._update(groups, fetch, step)
         self.updates += 1

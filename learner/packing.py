@@ -85,7 +85,9 @@ def pack(groups: Sequence[Sequences]) -> Packed:
                 owners.extend([owner] * len(completion))
             owner += 1
         segments.extend([segment] * (len(token_ids) - start))
-    return Packed(*(np.asarray(x, np.int64) for x in (token_ids, positions, segments, branches, sources, targets, owners)))
+    return Packed(
+        *(np.asarray(x, np.int64) for x in (token_ids, positions, segments, branches, sources, targets, owners))
+    )
 
 
 def attention_allowed(packed: Packed) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ exact. `lm_head` and the softmax run only where a completion token is predicted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,19 @@ class Policy(nn.Module):
 
     def forward(self, batch: MicroBatch, with_entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probability (N,) and entropy (N,) of each target, in float32 nats, at the sampling temperature."""
+        chunks = [self._head(states, wanted, with_entropy_gradient) for states, wanted in self._predicting(batch)]
+        logprobs, entropies = zip(*chunks, strict=True)
+        return torch.cat(logprobs), torch.cat(entropies)
+
+    @torch.no_grad()
+    def most_likely(self, batch: MicroBatch) -> Tensor:
+        """Whether each target is the most likely token, (N,): where all of an answer's are, greedy decoding gives it."""
+        return torch.cat(
+            [self.model.lm_head(states).argmax(-1) == wanted for states, wanted in self._predicting(batch)]
+        )
+
+    def _predicting(self, batch: MicroBatch) -> Iterator[tuple[Tensor, Tensor]]:
+        """Hidden states (n, H) that predict targets (n,), in chunks of at most `HEAD_CHUNK_TOKENS`."""
         packed, device = batch.packed, self.model.lm_head.weight.device
         token_ids = torch.from_numpy(packed.token_ids).to(device)  # (T,)
         embeddings = self.model.get_input_embeddings()(token_ids)  # (T, H)
@@ -59,14 +72,7 @@ class Policy(nn.Module):
         ).last_hidden_state[0]  # (T, H)
         predicting = hidden[torch.from_numpy(packed.sources).to(device)]  # (N, H)
         targets = torch.from_numpy(packed.targets).to(device)
-        chunks = [
-            self._head(states, wanted, with_entropy_gradient)
-            for states, wanted in zip(
-                predicting.split(HEAD_CHUNK_TOKENS), targets.split(HEAD_CHUNK_TOKENS), strict=True
-            )
-        ]
-        logprobs, entropies = zip(*chunks, strict=True)
-        return torch.cat(logprobs), torch.cat(entropies)
+        yield from zip(predicting.split(HEAD_CHUNK_TOKENS), targets.split(HEAD_CHUNK_TOKENS), strict=True)
 
     def _audio_embeddings(self, clips: Sequence[ClipFeatures], dtype: torch.dtype) -> Tensor:
         """(A, H): the clips' embeddings one after the other, after the projector."""

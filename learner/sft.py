@@ -13,7 +13,7 @@ from data.order import DataOrder
 from data.types import ClipFeatures
 from learner.engine import Engine
 from learner.packing import Sequences, pack, plan_micro_batches
-from learner.policy import MicroBatch
+from learner.policy import MicroBatch, Policy
 from learner.schedule import learning_rate
 
 
@@ -70,3 +70,16 @@ def fine_tune(
         advance(step + 1, losses[-1])
     tail = losses[-max(steps // 10, 1) :]
     return sum(tail) / len(tail)
+
+
+def greedy_accuracy(policy: Policy, lessons: Sequence[Lesson], micro_batch_tokens: int) -> float:
+    """Share of questions whose whole answer greedy decoding would give."""
+    groups = [Sequences(lesson.prompt, [lesson.answer]) for lesson in lessons]
+    (plan,) = plan_micro_batches([group.packed_tokens for group in groups], 1, micro_batch_tokens)
+    right = 0
+    for members in plan:
+        packed = pack([groups[index] for index in members])
+        hits = policy.most_likely(MicroBatch(packed, [lessons[index].clip for index in members]))
+        misses = torch.from_numpy(packed.owners)[~hits]
+        right += len(members) - len(set(misses.tolist()))
+    return right / len(lessons)

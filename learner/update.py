@@ -79,7 +79,9 @@ class Update:
             )
             clock("forward")
             if not math.isfinite(loss.item()):
-                raise NotFinite(f"the loss of step {step} is {loss.item()}; last finite weights are those of version {step}")
+                raise NotFinite(
+                    f"the loss of step {step} is {loss.item()}; last finite weights are those of version {step}"
+                )
             self.engine.backward(loss)
             clock("backward")
             if weighted:

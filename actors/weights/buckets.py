@@ -41,9 +41,7 @@ class WeightUpdate:
     size_bytes: int
 
 
-def pack_buckets(
-    tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int
-) -> Iterator[tuple[tuple[Slot, ...], Bucket]]:
+def pack_buckets(tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int) -> Iterator[tuple[tuple[Slot, ...], Bucket]]:
     """Copy the tensors into buckets of about `bucket_bytes`; a larger tensor gets a bucket of its own.
 
     Yields each bucket as soon as it is full, so that it can be sent while the next is gathered.

@@ -282,11 +282,10 @@ def _ask_kind(
             template = kind.templates[(wording[index] + turn // len(order)) % len(kind.templates)]
             golds.append((index, template, answer))
     rng.shuffle(golds)
-    positions = [(first_position + place) % CHOICES for place in range(len(golds))]
-    rng.shuffle(positions)
     distractors = deal_distractors([answer for _, _, answer in golds], rng)
     questions = []
-    for (index, text, answer), others, position in zip(golds, distractors, positions, strict=True):
+    for place, ((index, text, answer), others) in enumerate(zip(golds, distractors, strict=True)):
+        position = (first_position + place) % CHOICES
         choices = [*others[:position], answer, *others[position:]]
         questions.append(Question(index, kind, text, tuple(choices), answer))
     return questions

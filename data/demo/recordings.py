@@ -33,7 +33,7 @@ FADE_SECONDS = 0.01
 PEAK = 0.7
 """Clips are scaled to one peak, so that loudness tells nothing about the package."""
 QUIETEST_PEAK = 0.003
-RECORDINGS_PER_LANGUAGE = 260
+RECORDINGS_PER_LANGUAGE = 200
 SOUND_SUFFIXES = (".wav", ".ogg", ".flac", ".mp3", ".aiff", ".aif", ".gsm")
 MUSIC_KINDS = frozenset({labels.INSTRUMENT, labels.DRUM, labels.FAMILY})
 

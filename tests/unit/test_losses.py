@@ -18,9 +18,7 @@ def hand_written(
     """Mean over tokens within a completion, then over completions, in float64, as the paper writes it."""
     total = 0.0
     for policy, reference, advantage in zip(policies, references, advantages, strict=True):
-        tokens = [
-            -advantage + beta * (math.exp(r - p) - (r - p) - 1) for p, r in zip(policy, reference, strict=True)
-        ]
+        tokens = [-advantage + beta * (math.exp(r - p) - (r - p) - 1) for p, r in zip(policy, reference, strict=True)]
         total += sum(tokens) / len(tokens)
     return total / len(policies)
 
@@ -45,9 +43,7 @@ def test_grpo_loss_and_gradient_match_a_float64_reference() -> None:
     # d/dp of -A * exp(p - p0) + beta * k3 at p = p0
     gradient = [
         w * (-a + beta * (1 - math.exp(r - p)))
-        for w, a, p, r in zip(
-            weights.tolist(), [0.7, 0.7, 0.7, -0.7], flat.tolist(), sum(references, []), strict=True
-        )
+        for w, a, p, r in zip(weights.tolist(), [0.7, 0.7, 0.7, -0.7], flat.tolist(), sum(references, []), strict=True)
     ]
     assert flat.grad is not None
     assert flat.grad.tolist() == pytest.approx(gradient, rel=1e-12)

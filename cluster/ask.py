@@ -1,0 +1,80 @@
+"""`python -m cluster.ask`: put one question about one clip to a model, the first thing to try.
+
+python -m cluster.ask --model runs/tiny/checkpoints/step_200 dog.wav "Which animal is heard?" --choice dog --choice cat
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.environment import check_rooms
+from cluster.errors import UsageError, report_errors
+from cluster.evaluate import inference_config
+from cluster.evaluation import ask_all
+from cluster.placement import plan
+from cluster.progress import Reporter
+from cluster.run_directory import model_directory
+from cluster.scoring import Answered
+from configs.schema import Config
+from data.types import ClipSource, Example
+from rewards.answers import extract_answer
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m cluster.ask", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("--model", required=True, metavar="DIR", help="checkpoint, model directory or hub id")
+    arguments.add_argument("clip", help="audio file")
+    arguments.add_argument("question")
+    arguments.add_argument("--choice", action="append", default=[], metavar="TEXT", help="a choice; repeat for more")
+    arguments.add_argument("--samples", type=int, default=0, metavar="G", help="also sample G completions")
+    arguments.add_argument("--prompt", default="answer", choices=["answer", "think"], help="prompt template")
+    arguments.add_argument("--max-tokens", type=int, default=256, metavar="N", help="longest completion (default 256)")
+    arguments.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    return arguments
+
+
+@report_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = parser().parse_args(argv)
+    reporter = Reporter()
+    check_rooms()
+    example = Example(
+        "question", ClipSource(str(Path(options.clip).absolute())), options.question, tuple(options.choice), ""
+    )
+    config = inference_config(options.model, options.prompt, dtype=options.dtype, max_tokens=options.max_tokens)
+    answered = ask(config, example, options.samples, reporter)
+    if answered.greedy is None:
+        raise UsageError(f"{options.clip}: {answered.problem}: the clip cannot be used")
+    reporter.say(f"answer      {extract_answer(answered.greedy)}")
+    reporter.say(f"completion  {answered.greedy}")
+    for text, count in Counter(answered.sampled).most_common():
+        reporter.say(f"sampled {count}x  {text}")
+    return 0
+
+
+def ask(config: Config, example: Example, samples: int, reporter: Reporter) -> Answered:
+    """The model's answer to one example."""
+    from cluster.nodes import connected
+    from cluster.session import workers
+
+    async def once() -> Answered:
+        async with workers(config, roles, model_directory(config.model.path)) as (started, asker, _):
+            max_tokens = config.rollout.max_completion_tokens
+            return (await ask_all(asker, started.rollout, [example], samples, max_tokens))[0]
+
+    with connected(config.cluster, reporter.say) as nodes:
+        roles = [role for role in plan(config, nodes) if role.name in ("engine", "audio")]
+        return asyncio.run(once())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

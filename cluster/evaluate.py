@@ -1,0 +1,154 @@
+"""`python -m cluster.evaluate`: how well a model answers the questions of a file.
+
+Asks every question greedily and, with --samples, by sampling at temperature 1; prints accuracy by task with 95%
+intervals that resample clips, and writes figures and predictions as JSON. Reads Auricle's Parquet, JSONL (id, audio,
+question, choices, answer), AVQA and MMAU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.environment import check_rooms
+from cluster.errors import report_errors
+from cluster.placement import plan
+from cluster.progress import Reporter, accuracy_rows
+from cluster.run_directory import model_directory
+from cluster.scoring import score, without_rows
+from configs.schema import Algorithm, Cluster, Config, Data, Model, Rollout
+from data.formats import load_examples
+from data.types import Example
+
+EXAMPLES = """examples:
+  python -m cluster.evaluate --model runs/tiny/checkpoints/step_200 --data questions.jsonl --out evaluation.json
+  python -m cluster.evaluate --model Qwen/Qwen2-Audio-7B-Instruct --data mmau-test-mini.json --audio-dir MMAU --out m.json
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m cluster.evaluate",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("--model", required=True, metavar="DIR", help="checkpoint, model directory or hub id")
+    arguments.add_argument("--data", required=True, metavar="FILE", help="questions")
+    arguments.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
+    arguments.add_argument("--audio-dir", metavar="DIR", help="where relative clip paths start (default: beside FILE)")
+    arguments.add_argument("--format", default="auto", choices=["auto", "auricle", "jsonl", "avqa", "mmau"])
+    arguments.add_argument("--prompt", default="answer", choices=["answer", "think"], help="prompt template")
+    arguments.add_argument(
+        "--samples", type=int, default=0, metavar="N", help="completions at temperature 1 a question"
+    )
+    arguments.add_argument("--silent", action="store_true", help="control: replace every clip by silence")
+    arguments.add_argument("--max-tokens", type=int, default=256, metavar="N", help="longest completion (default 256)")
+    arguments.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
+    arguments.add_argument("--engines", type=int, metavar="N", help="vLLM engines (default one a node)")
+    arguments.add_argument("--nodes", type=int, metavar="N", help="Ray nodes, joined or started")
+    arguments.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    arguments.add_argument("--seed", type=int, default=0)
+    return arguments
+
+
+@report_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = parser().parse_args(argv)
+    reporter = Reporter()
+    check_rooms()
+    loaded = load_examples(options.data, options.audio_dir, options.format)
+    for bad in loaded.bad:
+        reporter.say(f"{options.data}: row {bad.line} ({bad.id}) left out: {bad.reason}: {bad.detail}")
+    examples = loaded.examples[: options.limit]
+    config = inference_config(
+        options.model,
+        prompt=options.prompt,
+        engines=options.engines,
+        nodes=options.nodes,
+        dtype=options.dtype,
+        seed=options.seed,
+        max_tokens=options.max_tokens,
+    )
+    result = evaluate(config, examples, reporter, samples=options.samples, silent=options.silent)
+    result |= {"model": options.model, "data": options.data, "silent": options.silent, "bad_rows": len(loaded.bad)}
+    out = Path(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    figures = without_rows(result)
+    header = ("", "questions", "greedy", "") + (("sampled", "") if options.samples else ())
+    rows = [(row[0], row[1], *row[2::2]) for row in accuracy_rows(figures, figures)]
+    reporter.table(
+        f"accuracy of {options.model} (95% interval)",
+        rows,
+        tuple(name for name in header if name or not header.index(name)),
+    )
+    if result["unusable"]:
+        reporter.say(f"clips that could not be used, counted as wrong: {result['unusable']}")
+    reporter.say(f"format rate {result['format_rate']:.1%}, MMAU's rule {result['accuracy_mmau']:.1%}; {out}")
+    return 0
+
+
+def inference_config(
+    model: str,
+    prompt: str = "answer",
+    engines: int | None = None,
+    nodes: int | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+    max_tokens: int = 256,
+) -> Config:
+    """The configuration of a session that only asks."""
+    return Config.model_validate(
+        {
+            "run": {"seed": seed},
+            "model": Model(path=model, audio_tower="frozen", projector="frozen", dtype=dtype).model_dump(),  # type: ignore[arg-type]
+            "data": Data(train="", prompt=prompt).model_dump(),  # type: ignore[arg-type]
+            "rollout": Rollout(
+                engines=engines, max_completion_tokens=max_tokens, max_model_tokens=1500 + max_tokens, max_running=128
+            ).model_dump(),
+            "algorithm": Algorithm(beta=0.0).model_dump(),
+            "cluster": Cluster(nodes=nodes).model_dump(),
+        }
+    )
+
+
+def evaluate(
+    config: Config, examples: Sequence[Example], reporter: Reporter, samples: int = 0, silent: bool = False
+) -> dict[str, Any]:
+    """Figures and rows of `model.path` on the examples; starts and ends a session."""
+    from cluster.nodes import connected
+    from cluster.session import workers
+
+    model_path = model_directory(config.model.path)
+
+    async def ask() -> dict[str, Any]:
+        from cluster.evaluation import ask_all
+
+        async with workers(config, roles, model_path) as (started, asker, _):
+            with reporter.questions("questions", len(examples)) as advance:
+                answers = await ask_all(
+                    asker,
+                    started.rollout,
+                    examples,
+                    samples,
+                    config.rollout.max_completion_tokens,
+                    silent=silent,
+                    advance=advance,
+                )
+        return score(answers, config.data.prompt)
+
+    with connected(config.cluster, reporter.say) as nodes:
+        roles = [role for role in plan(config, nodes) if role.name in ("engine", "audio")]
+        return asyncio.run(ask())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""`python -m learner.warm_up`: the demo's warm start, a small model that hears a little and answers in the format.
+
+Builds the untrained demo model, encodes every clip once with its frozen tower, and fine-tunes projector and language
+model on the training questions for a fixed number of steps. GRPO then has something to sharpen, and room to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from configs.schema import Learner
+from data.audio import audio_tokens, mel_frames, read_clip
+from data.formats import load_examples
+from data.prompts import PromptEncoder, render_question
+from data.types import ClipFeatures, Example
+from learner.demo_model import build
+from learner.engine import Engine, join_ranks
+from learner.feature_cache import FrozenTower
+from learner.hf import export_checkpoint, load_model, load_tower
+from learner.hf_files import load_processor
+from learner.policy import Policy
+from learner.sft import Lesson, fine_tune, greedy_accuracy
+from learner.update import expand_audio
+
+STEPS = 300
+BATCH_SIZE = 32
+SETTINGS = Learner(learning_rate=3e-3, schedule="cosine", warmup_steps=20, weight_decay=0.01, micro_batch_tokens=600)
+"""Picked on the validation questions."""
+
+MAX_SECONDS = 30.0
+MIN_SECONDS = 0.05
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    arguments = argparse.ArgumentParser(prog="python -m learner.warm_up", description=__doc__)
+    arguments.add_argument("--data", type=Path, required=True, help="directory of the demo set (train.parquet, ...)")
+    arguments.add_argument("--out", type=Path, required=True, help="model directory to write")
+    arguments.add_argument("--features", type=Path, required=True, help="directory that keeps the tower's output")
+    arguments.add_argument("--seed", type=int, default=0, help="of initialisation and order (default 0)")
+    arguments.add_argument("--steps", type=int, default=STEPS, help=f"fine-tuning steps (default {STEPS})")
+    options = arguments.parse_args(argv)
+    warm_up(options.data, options.out, options.features, options.seed, options.steps)
+    return 0
+
+
+def warm_up(data: Path, out: Path, features: Path, seed: int, steps: int) -> None:
+    """Write the warm start to `out`; what is there already is replaced."""
+    console = Console(highlight=False)
+    train = load_examples(str(data / "train.parquet")).examples
+    validation = load_examples(str(data / "validation.parquet")).examples
+    with tempfile.TemporaryDirectory() as temporary:
+        untrained = Path(temporary) / "untrained"
+        build(untrained, [text_of(example) for example in train], seed)
+        fine_tuned(untrained, out, train, validation, features, seed, steps, console)
+
+
+def text_of(example: Example) -> str:
+    """What the vocabulary is trained on: the question as it is asked, and every choice as it is answered."""
+    answers = " ".join(f"<answer>{choice}</answer>" for choice in example.choices)
+    return f"{render_question(example, 'answer')} {answers}"
+
+
+def fine_tuned(
+    source: Path,
+    out: Path,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    features: Path,
+    seed: int,
+    steps: int,
+    console: Console,
+    settings: Learner = SETTINGS,
+) -> None:
+    """Fine-tune the model at `source` with its tower frozen, and write it to `out`.
+
+    Args:
+        source: model directory.
+        out: model directory to write; replaced where it exists.
+        train: questions to learn.
+        validation: questions that accuracy is told on.
+        features: directory that keeps the tower's output.
+        seed: of the order.
+        steps: optimizer steps.
+        console: takes progress.
+        settings: learning rate and schedule.
+    """
+    torch.manual_seed(seed)
+    torch.set_num_threads(os.cpu_count() or 1)
+    lessons = lessons_of(source, [*train, *validation], features, console)
+    join_ranks(0, 1, f"tcp://127.0.0.1:{_free_port()}", "cpu")
+    model = load_model(str(source), torch.float32)
+    model.model.audio_tower.requires_grad_(False)
+    engine = Engine(Policy(model, temperature=1.0), settings, torch.float32)
+    started = time.monotonic()
+    report = max(steps // 6, 1)
+
+    def advance(step: int, loss: float) -> None:
+        if step % report == 0 or step == steps:
+            accuracy = greedy_accuracy(engine.policy, lessons[len(train) :], settings.micro_batch_tokens)
+            console.print(
+                f"fine-tuning step {step}/{steps}  loss {loss:.3f}  validation accuracy {accuracy:.1%}  "
+                f"{time.monotonic() - started:.0f} s"
+            )
+
+    fine_tune(engine, lessons[: len(train)], steps, BATCH_SIZE, settings, seed, advance)
+    shutil.rmtree(out, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    weights = ((name, tensor.contiguous()) for name, tensor in engine.weights(trained_only=False))
+    export_checkpoint(out, model.config, weights, str(source))
+
+
+def lessons_of(model: Path, examples: Sequence[Example], features: Path, console: Console) -> list[Lesson]:
+    """Token ids and tower output of every example, in order; each distinct clip is encoded once, by all CPUs."""
+    processor = load_processor(str(model))
+    tokenizer, encoder = processor.tokenizer, PromptEncoder(processor.tokenizer, processor.chat_template, "answer")
+    chunks = [examples[start : start + 64] for start in range(0, len(examples), 64)]
+    workers = os.cpu_count() or 1
+    lessons = []
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_encoder, (str(model), str(features))) as pool:
+        encoded = track(pool.map(_encode, chunks), "encoding clips", len(chunks), console=console, transient=True)
+        for chunk, pooled in zip(chunks, encoded, strict=True):
+            for example, clip in zip(chunk, pooled, strict=True):
+                prompt = expand_audio(encoder.encode(example), encoder.audio_token_id, len(clip))
+                answer = tokenizer(f"<answer>{example.answer}</answer>", add_special_tokens=False).input_ids
+                lessons.append(Lesson(tuple(prompt), (*answer, encoder.eos_token_id), ClipFeatures(pooled=clip)))
+    return lessons
+
+
+_frozen: FrozenTower
+"""The tower of an encoding process."""
+
+
+def _start_encoder(model: str, features: str) -> None:
+    global _frozen
+    torch.set_num_threads(1)
+    _frozen = FrozenTower(load_tower(model, torch.float32), load_processor(model).feature_extractor, features)
+
+
+def _encode(examples: Sequence[Example]) -> list[np.ndarray]:
+    pooled = []
+    for example in examples:
+        waveform, sha256 = read_clip(example.clip, MAX_SECONDS, MIN_SECONDS)
+        pooled.append(_frozen.pooled(waveform, sha256))
+        assert len(pooled[-1]) == audio_tokens(mel_frames(len(waveform)))
+    return pooled
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The shared-prefix forward against the model run on every completion by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from data.audio import log_mel, mel_frames
+from data.types import ClipFeatures
+from learner.audio_tower import audio_tokens
+from learner.hf import load_model
+from learner.hf_files import load_processor
+from learner.packing import Sequences, pack
+from learner.policy import MicroBatch, Policy
+from tests.tiny_models import model_directory
+
+TEMPERATURE = 0.7
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_directory(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture
+def policy(directory: Path) -> Policy:
+    return Policy(load_model(str(directory), torch.float32), TEMPERATURE)
+
+
+def clip(directory: Path, seconds: float, seed: int) -> ClipFeatures:
+    waveform = np.random.default_rng(seed).standard_normal(int(seconds * 16_000)).astype(np.float32) * 0.1
+    return ClipFeatures(waveform=waveform, mel=log_mel(waveform, load_processor(str(directory)).feature_extractor))
+
+
+def groups_of(policy: Policy, clips: Sequence[ClipFeatures]) -> list[Sequences]:
+    completions = [[[5, 6, 7], [8], [], [9, 10, 11, 12]], [[13, 14], [15, 16, 17]]]
+    return [
+        Sequences([20, *[policy.audio_token_id] * audio_tokens(mel_frames(len(c.waveform))), 21, 22], sampled)
+        for c, sampled in zip(clips, completions, strict=True)
+    ]
+
+
+def naive(policy: Policy, group: Sequences, features: ClipFeatures) -> tuple[list[Tensor], list[Tensor]]:
+    """Log-probabilities and entropies of each completion, from transformers' own forward on the padded clip."""
+    model, frames = policy.model, 3000
+    mel = torch.full((1, features.mel.shape[0], frames), float(features.mel.min()))
+    mel[0, :, : features.mel.shape[1]] = torch.from_numpy(features.mel)
+    mask = torch.zeros(1, frames, dtype=torch.long)
+    mask[0, : mel_frames(len(features.waveform))] = 1
+    logprobs, entropies = [], []
+    for completion in group.completions:
+        if not completion:
+            continue
+        ids = torch.tensor([[*group.prompt, *completion]])
+        logits = model(
+            input_ids=ids, input_features=mel, feature_attention_mask=mask, attention_mask=torch.ones_like(ids)
+        ).logits[0]
+        distribution = torch.log_softmax(logits[len(group.prompt) - 1 : -1] / policy.temperature, -1)
+        logprobs.append(distribution.gather(-1, torch.tensor(completion)[:, None]).squeeze(-1))
+        entropies.append(-(distribution.exp() * distribution).sum(-1))
+    return logprobs, entropies
+
+
+def test_packed_groups_give_the_log_probs_and_entropies_of_separate_forwards(policy: Policy, directory: Path) -> None:
+    clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
+    groups = groups_of(policy, clips)
+    logprobs, entropies = policy(MicroBatch(pack(groups), clips))
+    expected = [naive(policy, group, features) for group, features in zip(groups, clips, strict=True)]
+    torch.testing.assert_close(logprobs, torch.cat([lp for part, _ in expected for lp in part]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropies, torch.cat([e for _, part in expected for e in part]), atol=1e-5, rtol=1e-5)
+
+
+def gradients(policy: Policy, loss: Tensor) -> dict[str, Tensor]:
+    policy.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+
+
+def test_gradients_through_the_shared_prompt_are_those_of_separate_forwards(policy: Policy, directory: Path) -> None:
+    clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
+    groups = groups_of(policy, clips)
+    logprobs, entropies = policy(MicroBatch(pack(groups), clips), with_entropy_gradient=True)
+    scale = torch.linspace(-1, 1, len(logprobs))
+    packed = gradients(policy, (scale * logprobs).sum() + 0.1 * entropies.sum())
+    expected = [naive(policy, group, features) for group, features in zip(groups, clips, strict=True)]
+    flat = torch.cat([lp for part, _ in expected for lp in part])
+    entropy = torch.cat([e for _, part in expected for e in part])
+    separate = gradients(policy, (scale * flat).sum() + 0.1 * entropy.sum())
+    assert packed.keys() == separate.keys()
+    for name in packed:
+        difference = (packed[name] - separate[name]).norm() / separate[name].norm().clamp_min(1e-6)
+        assert difference < 1e-4, f"{name}: {difference:.1e}"
+
+
+def test_a_clip_in_the_wrong_place_changes_the_log_probs(policy: Policy, directory: Path) -> None:
+    clips = [clip(directory, 0.4, 0), clip(directory, 0.4, 1)]
+    groups = groups_of(policy, clips)
+    with torch.no_grad():
+        policy.model.model.multi_modal_projector.linear.weight.mul_(30)
+    right = policy(MicroBatch(pack(groups), clips))[0]
+    swapped = policy(MicroBatch(pack(groups), clips[::-1]))[0]
+    assert (right - swapped).abs().max() > 1e-3
+
+
+def test_embeddings_that_do_not_fill_the_placeholders_are_refused(policy: Policy, directory: Path) -> None:
+    clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
+    with pytest.raises(ValueError, match="audio positions"):
+        policy(MicroBatch(pack(groups_of(policy, clips)[:1]), clips[1:]))
+
+
+def test_a_sampled_placeholder_token_is_a_plain_token(policy: Policy, directory: Path) -> None:
+    features = clip(directory, 0.4, 0)
+    prompt = groups_of(policy, [features, features])[0].prompt
+    group = Sequences(prompt, [[policy.audio_token_id, 5]])
+    assert torch.isfinite(policy(MicroBatch(pack([group]), [features]))[0]).all()
+
+
+def test_greedy_tokens_are_known_as_the_most_likely(policy: Policy, directory: Path) -> None:
+    features = clip(directory, 0.4, 0)
+    prompt = groups_of(policy, [features, features])[0].prompt
+    hits = [
+        bool(policy.most_likely(MicroBatch(pack([Sequences(prompt, [[token]])]), [features]))[0]) for token in range(30)
+    ]
+    logprobs = [policy(MicroBatch(pack([Sequences(prompt, [[token]])]), [features]))[0].item() for token in range(30)]
+    assert sum(hits) <= 1
+    if any(hits):
+        assert hits.index(True) == int(np.argmax(logprobs))

@@ -107,7 +107,7 @@ class EngineThread:
     def _main(self, config: Config, model_path: str) -> None:
         try:
             engine = build_engine(config, model_path, self.version)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whoever awaits `ready` gets it
             self.ready.set_exception(error)
             return
         self.ready.set_result(None)
@@ -168,7 +168,7 @@ class EngineThread:
                 },
                 parameters,
             )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whoever awaits the request gets it
             request.future.set_exception(EngineError(f"vLLM refused prompt {request.prompt.example.id}: {error}"))
         else:
             self._running[name] = request
@@ -273,7 +273,7 @@ def _resolve(future: Future[Any], function: Callable[[], Any]) -> None:
     """Run and hand the outcome, good or bad, to whoever waits."""
     try:
         result = function()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whoever awaits the future gets it
         future.set_exception(error)
     else:
         future.set_result(result)

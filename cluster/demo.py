@@ -1,4 +1,4 @@
-"""The demo's paths: `demo:train`, `demo:validation`, `demo:test` and `demo:model` stand for what is made on this machine.
+"""The demo's paths: `demo:train`, `demo:validation`, `demo:test`, `demo:model` stand for what is made on this machine.
 
 The question set is built from Debian packages, the model is warmed up on it; both are kept in the user's cache by
 the hash of the code that makes them, so the second run starts at once.

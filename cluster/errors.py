@@ -35,5 +35,5 @@ def report_errors(
 
 
 def is_for_the_user(error: Exception) -> bool:
-    """Whether one of our packages raised the error for the user to read, or the system says what is wrong with a file."""
+    """Whether one of our packages raised the error for the user to read, or the system tells what ails a file."""
     return type(error).__module__.split(".")[0] in OURS or isinstance(error, OSError)

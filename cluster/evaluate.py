@@ -27,7 +27,7 @@ from data.types import Example
 
 EXAMPLES = """examples:
   python -m cluster.evaluate --model runs/tiny/checkpoints/step_200 --data questions.jsonl --out evaluation.json
-  python -m cluster.evaluate --model Qwen/Qwen2-Audio-7B-Instruct --data mmau-test-mini.json --audio-dir MMAU --out m.json
+  python -m cluster.evaluate --model Qwen/Qwen2-Audio-7B-Instruct --data mmau.json --audio-dir MMAU --out mmau_7b.json
 """
 
 

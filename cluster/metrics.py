@@ -1,4 +1,4 @@
-"""What `/metrics` shows of a run: every name with its unit, help and few labels, fed by the lines of `metrics.jsonl`."""
+"""What `/metrics` shows of a run: each name with its unit, help and few labels, fed by the lines of `metrics.jsonl`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The update: advantages, packing, the shared-prefix forward, losses and the DeepSpeed engine. Knows no Ray, no vLLM."""
+"""The update: advantages, packing, the shared-prefix forward, losses and the DeepSpeed engine. Knows no Ray or vLLM."""

@@ -119,8 +119,7 @@ class Engine:
         self._norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, parameter in self.policy.model.named_parameters():
-            yield name, parameter
+        yield from self.policy.model.named_parameters()
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, parameter) for name, parameter in self._parameters() if parameter.requires_grad)

@@ -97,7 +97,8 @@ def attention_allowed(packed: Packed) -> NDArray[np.bool_]:
     in_prompt = packed.branches[None, :] == 0
     same_branch = packed.branches[:, None] == packed.branches[None, :]
     not_later = order[:, None] >= order[None, :]
-    return same_group & (in_prompt | same_branch) & not_later
+    allowed: NDArray[np.bool_] = same_group & (in_prompt | same_branch) & not_later
+    return allowed
 
 
 def plan_micro_batches(

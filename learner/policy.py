@@ -48,7 +48,7 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def most_likely(self, batch: MicroBatch) -> Tensor:
-        """Whether each target is the most likely token, (N,): where all of an answer's are, greedy decoding gives it."""
+        """Whether each target is the most likely token, (N,); greedy decoding gives an answer whose targets all are."""
         return torch.cat(
             [self.model.lm_head(states).argmax(-1) == wanted for states, wanted in self._predicting(batch)]
         )

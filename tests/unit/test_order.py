@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,4 +40,4 @@ def test_peeking_leaves_the_order_in_place() -> None:
 def test_request_seeds_of_neighbours_are_far_apart_and_fit_63_bits() -> None:
     seeds = sorted(hash_seed(0, 0, f"q{number}", 0) for number in range(1000))
     assert seeds[-1] < 2**63
-    assert min(b - a for a, b in zip(seeds, seeds[1:], strict=False)) > 64
+    assert min(b - a for a, b in pairwise(seeds)) > 64

@@ -104,7 +104,7 @@ def test_a_clip_in_the_wrong_place_changes_the_log_probs(policy: Policy, directo
         policy.model.model.multi_modal_projector.linear.weight.mul_(30)
     right = policy(MicroBatch(pack(groups), clips))[0]
     swapped = policy(MicroBatch(pack(groups), clips[::-1]))[0]
-    assert (right - swapped).abs().max() > 1e-3
+    assert (right - swapped).abs().max() > 1e-4  # rounding alone gives 1e-6
 
 
 def test_embeddings_that_do_not_fill_the_placeholders_are_refused(policy: Policy, directory: Path) -> None:

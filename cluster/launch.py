@@ -146,7 +146,7 @@ def load_questions(config: Config, load_examples: Any, reporter: Reporter) -> An
         for bad in result.bad[:5]:
             reporter.say(f"{path}: row {bad.line} ({bad.id}) left out: {bad.reason}: {bad.detail}")
         if len(result.bad) > 5:
-            reporter.say(f"{path}: {len(result.bad)} bad rows in all; `python -m data.check {path}` lists them")
+            reporter.say(f"{path}: {len(result.bad)} bad rows in all, the first 5 are above")
     return Questions(**loaded)
 
 
@@ -178,7 +178,7 @@ async def _train(
     model_path = str(checkpoint / "hf") if checkpoint else initial
     version = int(state["step"]) if state else 0
     reporter.say("starting engines and learner")
-    async with workers(config, roles, model_path, version) as (started, asker, places):
+    async with workers(config, roles, model_path, version, run.engine_model) as (started, asker, places):
         trainer = str((checkpoint / "trainer").absolute()) if checkpoint else None
         await started.learner.join(started.model_path, initial, trainer)
         reporter.say(", ".join(f"{place['name']} on node {place['node'][:8]}" for place in places))

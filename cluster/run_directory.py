@@ -2,6 +2,7 @@
 
 runs/NAME/  config.yaml  environment.json  metrics.jsonl  summary.json
             rollouts/step_000001.parquet  eval/NAME.json  checkpoints/step_N/{hf,trainer}/
+            engine_model/ (where vLLM cannot load the model as it is stored)
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class RunDirectory:
         self.rollouts = path / "rollouts"
         self.evaluations = path / "eval"
         self.checkpoints = path / "checkpoints"
+        self.engine_model = path / "engine_model"
 
     @classmethod
     def create(cls, config: Config, fresh: bool) -> RunDirectory:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from cluster.asking import Asker
@@ -13,6 +16,7 @@ from cluster.workers import Workers
 from configs.schema import Config
 from data.prompts import PromptEncoder
 from data.types import ClipSource, Example
+from learner.hf import for_engines
 from learner.hf_files import load_processor
 
 WARM_UP = Example("warm-up", ClipSource("warm-up"), "What is heard?", ("a", "b"), "a")
@@ -20,18 +24,39 @@ WARM_UP = Example("warm-up", ClipSource("warm-up"), "What is heard?", ("a", "b")
 
 @asynccontextmanager
 async def workers(
-    config: Config, roles: Sequence[Role], model_path: str, version: int = 0
+    config: Config, roles: Sequence[Role], model_path: str, version: int = 0, export: Path | None = None
 ) -> AsyncIterator[tuple[Workers, Asker, list[dict[str, Any]]]]:
     """Start the actors of `roles`, wait for the engines, and end them all afterwards.
 
     Yields the workers, what makes prompts for them, and where each engine lives.
+
+    Args:
+        config: the run, or a session that only asks.
+        roles: actors to start.
+        model_path: model directory or hub id.
+        version: policy version of these weights.
+        export: where `engine_model` may write, on storage that every node reads; default: a temporary directory of
+            this machine.
     """
     processor = load_processor(model_path)
     encoder = PromptEncoder(processor.tokenizer, processor.chat_template, config.data.prompt)
-    path = os.path.abspath(model_path) if os.path.exists(model_path) else model_path
-    started = Workers(config, roles, path, version, processor.stop_token_ids)
-    try:
-        places = await started.ready(encoder.encode(WARM_UP))
-        yield started, Asker(config, encoder, started.audio), places
-    finally:
-        started.stop()
+    with tempfile.TemporaryDirectory(prefix="auricle-") as temporary:
+        path = engine_model(model_path, export or Path(temporary) / "engine_model")
+        started = Workers(config, roles, path, version, processor.stop_token_ids)
+        try:
+            places = await started.ready(encoder.encode(WARM_UP))
+            yield started, Asker(config, encoder, started.audio), places
+        finally:
+            started.stop()
+
+
+def engine_model(model_path: str, export: Path) -> str:
+    """The model that the actors load: `model_path` where vLLM takes it as it is, else an export of it at `export`.
+
+    A directory is given as an absolute path, a hub id as it is, for every node to fetch. What an interrupted run left
+    at `export` is replaced.
+    """
+    shutil.rmtree(export, ignore_errors=True)
+    if for_engines(model_path, export) == export:
+        return str(export.absolute())
+    return os.path.abspath(model_path) if os.path.exists(model_path) else model_path

@@ -8,7 +8,6 @@ stands twice is an error.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -177,6 +176,8 @@ def _explain(details: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         return f"{name}: unknown key (value {_shown(value)}); {_suggestion(location)}"
     key = _key_at(location)
+    if kind == "finite_number" and key is not None:
+        return f"{name}: {_shown(value)} is not finite; give {key.type}"
     if kind == "missing":
         what = f" ({key.doc[0].lower()}{key.doc[1:].rstrip('.')})" if key is not None and key.doc else ""
         return f"{name}: missing; set it{what}"
@@ -203,21 +204,10 @@ def _booleans_for_numbers(tree: dict[Any, Any]) -> list[str]:
 
 
 def _beyond_the_schema(config: Config) -> list[str]:
-    """Problems of a configuration that fits the schema's types: infinite numbers, a name that is no folder's."""
-    problems = []
+    """Problems of a configuration that fits the schema's types: a name that is no folder's."""
     if not _DIRECTORY_NAME.match(config.run.name) or config.run.name in (".", ".."):
-        problems.append(f"run.name: {config.run.name!r} is not the name of a directory; the place goes into run.dir")
-    dumped = config.model_dump()
-    for key in keys_by_name().values():
-        section, _, leaf = key.name.partition(".")
-        items = [(key.name, dumped[section].get(leaf))] if isinstance(dumped.get(section), dict) else []
-        if section == "rewards[]":
-            items = [(f"rewards[{i}].{leaf}", reward[leaf]) for i, reward in enumerate(dumped["rewards"])]
-        for name, value in items:
-            values = value if isinstance(value, tuple) else (value,)
-            if any(isinstance(number, float) and not math.isfinite(number) for number in values):
-                problems.append(f"{name}: {_shown(value)} is not finite; give {key.type}")
-    return problems
+        return [f"run.name: {config.run.name!r} is not the name of a directory; the place goes into run.dir"]
+    return []
 
 
 def _suggestion(location: Sequence[int | str]) -> str:

@@ -35,7 +35,7 @@ SAMPLING_REFUSED = (
 class Section(BaseModel):
     """A part of the configuration: strict, immutable, documented by the docstring under each field."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Run(Section):
@@ -251,16 +251,27 @@ class Config(Section):
     """A whole run."""
 
     run: Run = Run()
+    """Name, place, length and seed."""
     model: Model
+    """The policy, and what of it is trained."""
     data: Data
+    """The questions and how they are asked."""
     rollout: Rollout = Rollout()
+    """The engines."""
     rewards: tuple[Reward, ...] = (Reward(use="accuracy"), Reward(use="format"))
+    """Terms of the weighted sum that rewards a completion, each as in `rewards[]`; the default is the paper's."""
     learner: Learner = Learner()
+    """The optimizer and its ranks."""
     algorithm: Algorithm = Algorithm()
+    """The objective and the size of a step."""
     checkpoint: Checkpoint = Checkpoint()
+    """When checkpoints are written and how many are kept."""
     evaluate: Evaluate = Evaluate()
+    """When accuracy is measured, and on what."""
     metrics: Metrics = Metrics()
+    """The endpoint that Prometheus scrapes."""
     cluster: Cluster = Cluster()
+    """Nodes, and what is placed where."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

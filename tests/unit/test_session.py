@@ -1,0 +1,59 @@
+"""Which directory the actors of a session load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cluster.session import engine_model
+from learner.hf import EMBEDDINGS, HEAD, load_model
+from tests.tiny_models import model_directory
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return model_directory(tmp_path / "model")
+
+
+def tie(model: Path) -> None:
+    """Leave the output layer out, as a checkpoint with tied embeddings does."""
+    tensors = load_file(model / "model.safetensors")
+    del tensors[HEAD]
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    stored = json.loads((model / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (model / "config.json").write_text(json.dumps(stored))
+
+
+def test_a_tied_model_is_exported_with_an_output_layer_of_its_own(model: Path, tmp_path: Path) -> None:
+    tie(model)
+    given = engine_model(str(model), tmp_path / "run" / "engine_model")
+    assert given == str(tmp_path / "run" / "engine_model")
+    tensors = load_file(Path(given) / "model.safetensors")
+    assert torch.equal(tensors[HEAD], tensors[EMBEDDINGS])
+    assert json.loads((Path(given) / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_a_model_with_the_names_of_transformers_5_is_exported_with_released_names(model: Path, tmp_path: Path) -> None:
+    released = load_file(model / "model.safetensors").keys()
+    load_model(str(model), torch.float32).save_pretrained(model)
+    assert load_file(model / "model.safetensors").keys() != released
+    given = engine_model(str(model), tmp_path / "engine_model")
+    assert load_file(Path(given) / "model.safetensors").keys() == released
+
+
+def test_a_released_model_is_loaded_where_it_lies(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(model.parent)
+    assert engine_model(model.name, tmp_path / "engine_model") == str(model)
+    assert not (tmp_path / "engine_model").exists()
+
+
+def test_an_export_that_an_interrupted_run_left_is_written_anew(model: Path, tmp_path: Path) -> None:
+    tie(model)
+    (tmp_path / "engine_model").mkdir()
+    (tmp_path / "engine_model" / "model.safetensors").write_bytes(b"of another model")
+    given = engine_model(str(model), tmp_path / "engine_model")
+    assert HEAD in load_file(Path(given) / "model.safetensors")

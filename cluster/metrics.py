@@ -33,6 +33,13 @@ COUNTERS = {
     "admitted": ("auricle_groups_admitted", "Groups admitted"),
     "trained": ("auricle_groups_trained", "Groups that went into an optimizer step"),
 }
+"""Key of a metrics line: name and help of its counter; Prometheus sees the name with `_total`."""
+
+DROPPED = ("auricle_groups_dropped", "Groups dropped, by reason")
+"""Name and help of the counter of `dropped_by_reason`, with a label `reason`."""
+
+PHASES = ("auricle_phase_seconds", "Seconds of the last step by phase")
+"""Name and help of the gauge of `seconds`, with a label `phase`."""
 
 
 class Metrics:
@@ -40,20 +47,13 @@ class Metrics:
 
     def __init__(self, run_name: str) -> None:
         self.registry = CollectorRegistry()
-        self._gauges = {
-            key: Gauge(name, text, ["run"], registry=self.registry).labels(run_name)
-            for key, (name, text) in GAUGES.items()
-        }
+        self._gauges = {key: Gauge(name, text, ["run"], registry=self.registry) for key, (name, text) in GAUGES.items()}
         self._counters = {
             key: Counter(name, text, ["run"], registry=self.registry).labels(run_name)
             for key, (name, text) in COUNTERS.items()
         }
-        self._dropped = Counter(
-            "auricle_groups_dropped", "Groups dropped, by reason", ["run", "reason"], registry=self.registry
-        )
-        self._phases = Gauge(
-            "auricle_phase_seconds", "Seconds of the last step by phase", ["run", "phase"], registry=self.registry
-        )
+        self._dropped = Counter(*DROPPED, ["run", "reason"], registry=self.registry)
+        self._phases = Gauge(*PHASES, ["run", "phase"], registry=self.registry)
         self._run_name = run_name
         self._seen: dict[str, float] = {}
         self.port: int | None = None
@@ -68,7 +68,7 @@ class Metrics:
         """Show a line of `metrics.jsonl`."""
         for key, gauge in self._gauges.items():
             if line.get(key) is not None:
-                gauge.set(line[key])
+                gauge.labels(self._run_name).set(line[key])
         for key, counter in self._counters.items():
             counter.inc(self._increase(key, line[key]))
         for reason, count in line["dropped_by_reason"].items():

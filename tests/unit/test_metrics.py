@@ -1,0 +1,112 @@
+"""What `/metrics` serves, and the page, the dashboard and the scrape configuration that speak of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from cluster import metrics_reference
+from cluster.metrics import COUNTERS, GAUGES, Metrics
+from cluster.metrics_reference import PAGE, rows
+
+DEPLOY = Path(metrics_reference.__file__).parent.parent / "deploy"
+METRIC = re.compile(r"\bauricle_\w+")
+SELECTOR = re.compile(r"(\w+)=~?\"")
+GROUPING = re.compile(r"by \(([^)]*)\)")
+LEGEND = re.compile(r"{{(\w+)}}")
+
+
+def line(**values: Any) -> dict[str, Any]:
+    """A line of `metrics.jsonl`: every exported value 1, but for those given."""
+    ones = dict.fromkeys((*GAUGES, *COUNTERS), 1.0)
+    return {**ones, "dropped_by_reason": {"clip_missing": 2}, "seconds": {"sample": 0.5}, **values}
+
+
+def scraped(metrics: Metrics) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Labels and value of every sample by name, as Prometheus reads them over HTTP."""
+    port = metrics.serve("127.0.0.1", 0)
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found
+
+
+@pytest.fixture(scope="module")
+def samples() -> dict[str, list[tuple[dict[str, str], float]]]:
+    metrics = Metrics("my run")
+    metrics.record(line(admitted=4, trained=2, validation_accuracy=0.25))
+    metrics.record(line(admitted=7, trained=4, validation_accuracy=None, dropped_by_reason={"clip_missing": 3}))
+    return scraped(metrics)
+
+
+def test_counters_hold_the_totals_of_the_last_line(samples: dict[str, Any]) -> None:
+    assert samples["auricle_groups_admitted_total"] == [({"run": "my run"}, 7.0)]
+    assert samples["auricle_groups_trained_total"] == [({"run": "my run"}, 4.0)]
+    assert samples["auricle_groups_dropped_total"] == [({"run": "my run", "reason": "clip_missing"}, 3.0)]
+
+
+def test_a_gauge_keeps_its_value_where_a_line_has_none(samples: dict[str, Any]) -> None:
+    assert samples["auricle_validation_accuracy_ratio"] == [({"run": "my run"}, 0.25)]
+    assert samples["auricle_phase_seconds"] == [({"run": "my run", "phase": "sample"}, 0.5)]
+
+
+def test_a_gauge_is_absent_until_it_has_a_value() -> None:
+    metrics = Metrics("new")
+    metrics.record(line(validation_accuracy=None))
+    assert "auricle_validation_accuracy_ratio" not in scraped(metrics)
+
+
+def test_the_page_names_exactly_what_is_served(samples: dict[str, Any]) -> None:
+    served = {name: set(found[0][0]) for name, found in samples.items() if not name.endswith("_created")}
+    assert {name: set(labels.split(", ")) for name, _, labels, _, _ in rows()} == served
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert PAGE.read_text(encoding="utf-8") == metrics_reference.render(), "run `python -m cluster.metrics_reference`"
+
+
+def test_the_check_of_the_page_fails_when_it_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "metrics.md"
+    assert metrics_reference.main(["--page", str(page)]) == 0
+    assert metrics_reference.main(["--check", "--page", str(page)]) == 0
+    page.write_text(page.read_text().replace("auricle_step", "auricle_steps"))
+    assert metrics_reference.main(["--check", "--page", str(page)]) == 1
+    assert f"{page} is stale" in capsys.readouterr().err
+
+
+def test_every_panel_asks_for_metrics_and_labels_that_are_served(samples: dict[str, Any]) -> None:
+    dashboard = json.loads((DEPLOY / "grafana" / "auricle.json").read_text())
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    assert len(panels) >= 10
+    for panel in panels:
+        assert panel["targets"], panel["title"]
+        for target in panel["targets"]:
+            names = METRIC.findall(target["expr"])
+            assert names, target
+            assert set(names) <= samples.keys(), panel["title"]
+            served = set.intersection(*(set(samples[name][0][0]) for name in names))
+            grouped = ",".join(GROUPING.findall(target["expr"])).split(",")
+            asked = {
+                *SELECTOR.findall(target["expr"]),
+                *LEGEND.findall(target["legendFormat"]),
+                *map(str.strip, grouped),
+            }
+            assert asked - {""} <= served, panel["title"]
+
+
+def test_prometheus_scrapes_the_port_that_its_comment_names() -> None:
+    text = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
+    (job,) = yaml.safe_load(text)["scrape_configs"]
+    (target,) = job["static_configs"][0]["targets"]
+    assert target == f"127.0.0.1:{re.search(r'metrics.port=([0-9]+)', text)[1]}"  # type: ignore[index]
+    assert job.get("metrics_path", "/metrics") == "/metrics"

@@ -17,7 +17,7 @@ setup: ## Make .venv with the locked packages and Auricle in it
 	@deploy/setup.sh
 
 train: setup ## Train the tiny model on the demo set, on an embedded cluster on this machine
-	@$(PYTHON) -m cluster.demo
+	@$(PYTHON) -m cluster.launch --config tiny --fresh
 
 test: setup ## Run the unit and integration tests and the short faults
 	@$(PYTEST) -m "not slow" tests/unit tests/integration tests/faults

@@ -93,7 +93,8 @@ class Controller:
         if self._log is not None:
             await self._log
         trained = await self.evaluate_test("trained")
-        return {"base": base, "trained": trained, "train_seconds": train_seconds}
+        silent = await self._evaluate_silent() if self.config.evaluate.silent and self.questions.test else None
+        return {"base": base, "trained": trained, "silent": silent, "train_seconds": train_seconds}
 
     async def step(self) -> dict[str, Any]:
         """One optimizer step; returns its line of `metrics.jsonl`."""
@@ -190,7 +191,12 @@ class Controller:
         result = await self._evaluate(f"validation_step_{self.version}", questions, samples=0)
         return float(result["accuracy"])
 
-    async def _evaluate(self, name: str, examples: tuple[Example, ...], samples: int) -> dict[str, Any]:
+    async def _evaluate_silent(self) -> dict[str, Any]:
+        return without_rows(await self._evaluate("silent", self.questions.test, samples=0, silent=True))
+
+    async def _evaluate(
+        self, name: str, examples: tuple[Example, ...], samples: int, silent: bool = False
+    ) -> dict[str, Any]:
         with self.reporter.questions(name, len(examples)) as advance:
             answers = await ask_all(
                 self.asker,
@@ -198,6 +204,7 @@ class Controller:
                 examples,
                 samples,
                 self.config.rollout.max_completion_tokens,
+                silent=silent,
                 advance=advance,
             )
         result = {"step": self.version, **score(answers, self.config.data.prompt)}

@@ -18,6 +18,7 @@ from configs.schema import Config
 
 SCHEME = "demo:"
 HOME = Path(__file__).resolve().parent.parent
+CONTINUED_LEARNING_RATE = 1e-3
 DATA_SOURCES = ("data/demo",)
 MODEL_SOURCES = (
     "data/prompts.py",
@@ -88,6 +89,13 @@ def make_model(out: Path, data: Path, seed: int, say: Callable[[str], None]) -> 
         _make(out, "learner.warm_up", "--data", data, "--features", cache() / "features", "--seed", seed)
 
 
+def continue_fine_tuning(model: Path, out: Path, data: Path, steps: int, seed: int) -> None:
+    """Fine-tune a warm start further on the demo's questions, to compare with."""
+    rate = ("--learning-rate", CONTINUED_LEARNING_RATE)
+    features = ("--features", cache() / "features")
+    _make(out, "learner.warm_up", "--data", data, *features, "--seed", seed, "--steps", steps, "--source", model, *rate)
+
+
 def _make(out: Path, module: str, *arguments: object) -> None:
     """Run a module with `--out`, and give the result its name when it is complete."""
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
@@ -96,6 +104,7 @@ def _make(out: Path, module: str, *arguments: object) -> None:
     command = [sys.executable, "-m", module, "--out", str(partial), *map(str, arguments)]
     if subprocess.run(command, cwd=HOME, check=False).returncode:
         raise DemoError(f"`{' '.join(command[1:])}` failed; its last lines above say why")
+    shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
 
 

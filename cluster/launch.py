@@ -215,6 +215,12 @@ def finish(run: RunDirectory, outcome: dict[str, Any], reporter: Reporter) -> di
             accuracy_rows(summary["base"], summary["trained"]),
             header,
         )
+        if summary["silent"] is not None:
+            low, high = summary["silent"]["accuracy_interval"]
+            reporter.say(
+                f"asked about silence: {summary['silent']['accuracy']:.1%} [{low:.1%}, {high:.1%}], "
+                f"chance {summary['silent']['chance']:.1%}"
+            )
         reporter.say(f"format rate {summary['base']['format_rate']:.1%} -> {summary['trained']['format_rate']:.1%}")
     reporter.say(
         f"{summary['steps']} steps in {summary['train_seconds']:.0f} s, "

@@ -221,6 +221,8 @@ class Evaluate(Section):
     """Questions of the validation file that are asked, from the first; default all."""
     samples: PositiveInt = 8
     """Completions a held-out question at temperature 1 for `accuracy_sampled`."""
+    silent: bool = False
+    """After the run, ask the held-out questions about silence too: a model that listens falls to chance."""
 
 
 class Metrics(Section):

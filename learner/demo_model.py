@@ -61,6 +61,9 @@ CHAT_TEMPLATE = """\
 """
 """Qwen2-Audio's form: a system line, and `Audio 1: ...` with a newline before the text."""
 
+INITIALIZER_RANGE = 0.04
+"""Twice the usual standard deviation: the language model is narrow, and learns sooner from it."""
+
 PROMPT_TEXT = "system\nYou are a helpful assistant.\nuser\nAudio 1: \n{question}\nassistant\n"
 """What of a prompt is text, so that the vocabulary is trained on whole prompts."""
 
@@ -129,9 +132,11 @@ def _config(sizes: LanguageSizes, ear: whisper.EncoderSizes, tokenizer: Qwen2Tok
             "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
+            "initializer_range": INITIALIZER_RANGE,
         },
         audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
         tie_word_embeddings=False,
+        initializer_range=INITIALIZER_RANGE,
     )
 
 

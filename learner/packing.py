@@ -14,7 +14,7 @@ Several groups follow each other in one micro-batch and do not see each other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,23 @@ def pack(groups: Sequence[Sequences]) -> Packed:
         segments.extend([segment] * (len(token_ids) - start))
     return Packed(
         *(np.asarray(x, np.int64) for x in (token_ids, positions, segments, branches, sources, targets, owners))
+    )
+
+
+def with_prompt_targets(packed: Packed, skipped_id: int) -> Packed:
+    """Predict the prompts' own tokens too, except `skipped_id` (the audio placeholder); their owner is -1.
+
+    >>> packed = with_prompt_targets(pack([Sequences([7, 0, 8], [[1]])]), skipped_id=0)
+    >>> packed.sources.tolist(), packed.targets.tolist(), packed.owners.tolist()
+    ([2, 1], [1, 8], [0, -1])
+    """
+    follows = (packed.segments[1:] == packed.segments[:-1]) & (packed.branches[1:] == 0)
+    sources = np.flatnonzero(follows & (packed.token_ids[1:] != skipped_id))
+    return replace(
+        packed,
+        sources=np.concatenate([packed.sources, sources]),
+        targets=np.concatenate([packed.targets, packed.token_ids[sources + 1]]),
+        owners=np.concatenate([packed.owners, np.full(len(sources), -1)]),
     )
 
 

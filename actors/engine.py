@@ -7,6 +7,7 @@ it, and the prefix cache is emptied before the next request starts: no key or va
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable
@@ -69,6 +70,7 @@ class EngineThread:
         self._commands: queue.SimpleQueue[_Request | _WeightLoad | _Call | None] = queue.SimpleQueue()
         self._running: dict[str, _Request] = {}
         self._held: list[_Request] = []
+        self._numbers = itertools.count()
         self._load: _WeightLoad | None = None
         self._thread = threading.Thread(target=self._main, args=(config, model_path), name="engine", daemon=True)
         self._thread.start()
@@ -157,7 +159,7 @@ class EngineThread:
             stop_token_ids=self._stop_token_ids,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        name = f"{request.prompt.group_id}#{request.prompt.seed}"
+        name = f"{request.prompt.group_id}#{next(self._numbers)}"  # a prompt may be asked twice at a time
         try:
             engine.add_request(
                 name,

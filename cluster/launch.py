@@ -170,6 +170,7 @@ async def _train(
     from cluster.controller import Controller
     from cluster.metrics import Metrics
     from cluster.session import workers
+    from cluster.workers import Workers
 
     metrics = Metrics(config.run.name)
     if config.metrics.port is not None:
@@ -178,9 +179,12 @@ async def _train(
     model_path = str(checkpoint / "hf") if checkpoint else initial
     version = int(state["step"]) if state else 0
     reporter.say("starting engines and learner")
-    async with workers(config, roles, model_path, version, run.engine_model) as (started, asker, places):
-        trainer = str((checkpoint / "trainer").absolute()) if checkpoint else None
+    trainer = str((checkpoint / "trainer").absolute()) if checkpoint else None
+
+    async def join(started: Workers) -> None:
         await started.learner.join(started.model_path, initial, trainer)
+
+    async with workers(config, roles, model_path, version, run.engine_model, join) as (started, asker, places):
         reporter.say(", ".join(f"{place['name']} on node {place['node'][:8]}" for place in places))
         controller = Controller(config, run, started, asker, questions, reporter, metrics, state)
         return await controller.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -51,10 +52,14 @@ def connected(settings: Cluster, say: Callable[[str], None]) -> Iterator[list[No
     else:
         nodes = embedded_nodes(settings)
         say(f"starting an embedded Ray cluster of {len(nodes)} node(s) on this machine")
+        logging.getLogger("ray").setLevel(logging.ERROR)  # its notes on addresses are about clusters of its own
         local = LocalCluster()
         for node in nodes:
             local.add_node(
-                num_cpus=int(node.cpus), num_gpus=_visible_gpus(len(nodes)), object_store_memory=OBJECT_STORE_BYTES
+                num_cpus=int(node.cpus),
+                num_gpus=_visible_gpus(len(nodes)),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
             )
         ray.init(address=local.address, log_to_driver=False, logging_level="ERROR")
     try:

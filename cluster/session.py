@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,12 @@ WARM_UP = Example("warm-up", ClipSource("warm-up"), "What is heard?", ("a", "b")
 
 @asynccontextmanager
 async def workers(
-    config: Config, roles: Sequence[Role], model_path: str, version: int = 0, export: Path | None = None
+    config: Config,
+    roles: Sequence[Role],
+    model_path: str,
+    version: int = 0,
+    export: Path | None = None,
+    meanwhile: Callable[[Workers], Awaitable[None]] | None = None,
 ) -> AsyncIterator[tuple[Workers, Asker, list[dict[str, Any]]]]:
     """Start the actors of `roles`, wait for the engines, and end them all afterwards.
 
@@ -37,6 +43,7 @@ async def workers(
         version: policy version of these weights.
         export: where `engine_model` may write, on storage that every node reads; default: a temporary directory of
             this machine.
+        meanwhile: what else is to be started while the engines compile.
     """
     processor = load_processor(model_path)
     encoder = PromptEncoder(processor.tokenizer, processor.chat_template, config.data.prompt)
@@ -44,7 +51,8 @@ async def workers(
         path = engine_model(model_path, export or Path(temporary) / "engine_model")
         started = Workers(config, roles, path, version, processor.stop_token_ids)
         try:
-            places = await started.ready(encoder.encode(WARM_UP))
+            others = [meanwhile(started)] if meanwhile else []
+            places, *_ = await asyncio.gather(started.ready(encoder.encode(WARM_UP)), *others)
             yield started, Asker(config, encoder, started.audio), places
         finally:
             started.stop()

@@ -114,7 +114,7 @@ def fine_tuned(
         prompt_weight: see `fine_tune`.
     """
     torch.manual_seed(seed)
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(1)  # more threads gain little on a model of this size, and lose a lot on a busy machine
     lessons = lessons_of(source, [*train, *validation], features, console)
     join_ranks(0, 1, f"tcp://127.0.0.1:{_free_port()}", "cpu")
     model = load_model(str(source), torch.float32)

@@ -83,13 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
     figures = without_rows(result)
-    header = ("", "questions", "greedy", "") + (("sampled", "") if options.samples else ())
+    header = ("", "questions", "greedy", *(("sampled",) if options.samples else ()))
     rows = [(row[0], row[1], *row[2::2]) for row in accuracy_rows(figures, figures)]
-    reporter.table(
-        f"accuracy of {options.model} (95% interval)",
-        rows,
-        tuple(name for name in header if name or not header.index(name)),
-    )
+    reporter.table(f"accuracy of {options.model} (95% interval)", rows, header)
     if result["unusable"]:
         reporter.say(f"clips that could not be used, counted as wrong: {result['unusable']}")
     reporter.say(f"format rate {result['format_rate']:.1%}, MMAU's rule {result['accuracy_mmau']:.1%}; {out}")

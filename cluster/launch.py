@@ -95,10 +95,12 @@ def train(config: Config, reporter: Reporter, resume: bool = False, fresh: bool 
     from cluster.nodes import connected, existing_address
     from cluster.placement import plan
     from data.formats import load_examples
+    from rewards.score import load_terms
 
     initial = model_directory(config.run.init_from or config.model.path)
     questions = load_questions(config, load_examples, reporter)
     check_model(initial)
+    load_terms(config.rewards)
     if existing_address() is not None and not config.run.dir.startswith(("/", "s3://", "gs://")):
         raise UsageError(
             f"run.dir is {config.run.dir!r}: inside a Ray cluster it must be absolute and reachable from every node, "

@@ -1,0 +1,125 @@
+"""Our commands as a user starts them: a process of its own, its output by the line, and whatever it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+MARK = "AURICLE_TEST_COMMAND"
+"""Variable that every descendant of a command inherits."""
+POLL_SECONDS = 0.05
+
+
+class Command:
+    """`python -m MODULE ...` in a session of its own, with this checkout's packages."""
+
+    def __init__(self, module: str, *arguments: str, cwd: Path) -> None:
+        self.mark = uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1", MARK: self.mark},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    @property
+    def output(self) -> str:
+        """Everything that it has printed so far."""
+        return "\n".join(self.lines)
+
+    def wait(self, seconds: float) -> int:
+        """Its exit status."""
+        status = self.process.wait(seconds)
+        self._reader.join(5)
+        return status
+
+    def wait_for(self, happened: Callable[[], object], what: str, seconds: float) -> None:
+        """Until `happened` while the command goes on."""
+        until(lambda: happened() or self.process.poll() is not None, f"{what}:\n{self.output}", seconds)
+        assert happened(), f"{what} did not happen, the command ended:\n{self.output}"
+
+    def left(self) -> dict[int, str]:
+        """Every live process that descends from it: command lines by process id."""
+        return {pid: name for pid, name in _processes() if _variable(pid, MARK) == self.mark}
+
+    def kill(self) -> None:
+        """End whatever is left."""
+        for pid in self.left():
+            _signal(pid, signal.SIGKILL)
+        self.process.wait(10)
+
+
+@contextmanager
+def command(module: str, *arguments: str, cwd: Path) -> Iterator[Command]:
+    """Start a command; nothing of it outlives the block."""
+    started = Command(module, *arguments, cwd=cwd)
+    try:
+        yield started
+    finally:
+        started.kill()
+
+
+def until(happened: Callable[[], object], what: str, seconds: float) -> None:
+    """Wait until `happened`; fail with `what` when it has not in time."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(POLL_SECONDS)
+
+
+def scrape(lines: Sequence[str]) -> dict[str, float]:
+    """Samples of the `/metrics` that a run printed the address of, by name with labels; empty before it has."""
+    printed = [match for line in lines if (match := re.search(r"http://\S+/metrics", line))]
+    if not printed:
+        return {}
+    with urllib.request.urlopen(printed[0].group(), timeout=5) as response:
+        text = response.read().decode()
+    samples = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in samples}
+
+
+def _processes() -> Iterator[tuple[int, str]]:
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:  # it ended meanwhile
+            continue
+        yield int(directory.name), line
+
+
+def _variable(pid: int, name: str) -> str | None:
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    prefix = f"{name}=".encode()
+    return next((entry.removeprefix(prefix).decode() for entry in variables if entry.startswith(prefix)), None)
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,81 @@
+"""Engines, learner and audio actors of one configuration, started as a run starts them and asked by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from cluster.asking import Asker
+from cluster.placement import Node, plan
+from cluster.session import workers
+from cluster.workers import Workers
+from configs.schema import Config
+from data.types import Example, Group, Prompt, Sampling
+from learner.result import UpdateResult
+
+
+class Live:
+    """A session without a control loop: its parts are called one by one."""
+
+    def __init__(self, config: Config, runner: asyncio.Runner, started: Workers, asker: Asker) -> None:
+        self.config = config
+        self.workers = started
+        self.version = 0
+        self._asker = asker
+        self._runner = runner
+
+    def prompts(self, examples: Sequence[Example], epoch: int = 0) -> list[Prompt]:
+        """Prompts as a run makes them in that epoch."""
+        return [self._run(self._asker.prompt(example, f"{epoch}-{example.id}", epoch)) for example in examples]
+
+    def sample(self, prompts: Sequence[Prompt], completions: int = 4, max_tokens: int = 16) -> list[Group]:
+        """The groups of all prompts, asked at once; their rewards rise from the first completion to the last."""
+        sampling = Sampling(completions, self.config.rollout.temperature, max_tokens)
+
+        async def ask() -> list[Group]:
+            return await asyncio.gather(*(self.workers.rollout.sample(prompt, sampling) for prompt in prompts))
+
+        total = tuple(float(number) for number in range(completions))
+        return [dataclasses.replace(group, total=total) for group in self._run(ask())]
+
+    def train(self, groups: Sequence[Group]) -> UpdateResult:
+        """One step of the learner from the groups; the engines keep what they have."""
+        references = [ray.put(group) for group in groups]
+        result: UpdateResult = self._run(self.workers.learner.step(references, self.version))
+        self.version += 1
+        return result
+
+    def send_weights(self) -> None:
+        """The learner's weights to every engine, as the version that counts the steps."""
+        self._run(self.workers.rollout.update(self._run(self.workers.learner.publish(self.version))))
+
+    def in_engine(self, function: Any) -> Any:
+        """What a function of the vLLM engine gives, run on the engine's own thread in its actor."""
+
+        def call(actor: Any) -> Any:
+            return actor._engine.call(function).result(30)
+
+        [engine] = self.workers.rollout.actors.values()
+        return ray.get(engine.__ray_call__.remote(call))
+
+    def _run(self, work: Any) -> Any:
+        return self._runner.run(work)
+
+
+@contextmanager
+def live(config: Config, nodes: list[Node]) -> Iterator[Live]:
+    """Start a learner, an engine and an audio actor on the model of the configuration, and end them."""
+    roles = [role for role in plan(config, nodes) if role.name in ("learner", "engine", "audio")]
+    with asyncio.Runner() as runner:
+        session = workers(config, roles, config.model.path)
+        started, asker, _ = runner.run(session.__aenter__())
+        try:
+            runner.run(started.learner.join(started.model_path, started.model_path, None))
+            yield Live(config, runner, started, asker)
+        finally:
+            runner.run(session.__aexit__(None, None, None))

@@ -105,7 +105,7 @@ class Controller:
         if staleness > self.config.algorithm.max_staleness:
             raise AssertionError(f"a token is {staleness} versions old, algorithm.max_staleness is less")
         references = [group.reference for group in ready]
-        result = await self.workers.learner.step(references, self.version)
+        result, _ = await asyncio.gather(self.workers.learner.step(references, self.version), self._prefetch())
         self.ledger.train(group.group_id for group in ready)
         self.version += 1
         stepped = time.perf_counter()
@@ -155,6 +155,11 @@ class Controller:
                     f"data.audio_dir may name the wrong directory"
                 )
         return ready
+
+    async def _prefetch(self) -> None:
+        """Have the clips of the next step prepared while the learner works."""
+        draws = self.order.peek(self.config.algorithm.prompts_per_step)
+        await asyncio.gather(*(self.workers.audio.prepare(self.questions.train[draw.index].clip) for draw in draws))
 
     async def _group(self, draw: Draw) -> Ready | None:
         """One question asked and scored, or dropped and counted."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -101,7 +102,7 @@ def train(config: Config, reporter: Reporter, resume: bool = False, fresh: bool 
     questions = load_questions(config, load_examples, reporter)
     check_model(initial)
     load_terms(config.rewards)
-    if existing_address() is not None and not config.run.dir.startswith(("/", "s3://", "gs://")):
+    if existing_address() is not None and not os.path.isabs(config.run.dir):
         raise UsageError(
             f"run.dir is {config.run.dir!r}: inside a Ray cluster it must be absolute and reachable from every node, "
             f"for example run.dir=/shared/runs"

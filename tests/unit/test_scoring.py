@@ -1,0 +1,56 @@
+import pytest
+
+from cluster.scoring import Answered, score, without_rows
+from data.types import ClipSource, Example
+
+
+def example(name: str, answer: str = "dog", task: str = "sound") -> Example:
+    return Example(name, ClipSource(f"{name}.wav"), "What is heard?", ("dog", "cat", "drum", "bell"), answer, task=task)
+
+
+def answered(name: str, greedy: str | None, sampled: tuple[str, ...] = (), **fields: str) -> Answered:
+    return Answered(example(name, **fields), f"recording-{name}", greedy, sampled)
+
+
+def test_a_prediction_is_the_last_answer_with_case_and_white_space_set_aside() -> None:
+    right = answered("a", "<answer>cat</answer> no, <answer> Dog </answer>")
+    assert right.correct == 1.0
+    assert answered("b", "<answer>dog</answer><answer>cat</answer>").correct == 0.0
+
+
+def test_a_clip_that_could_not_be_read_counts_as_wrong_in_every_figure() -> None:
+    lost = Answered(example("a"), "a", None, (), "clip_missing")
+    result = score([lost, answered("b", "<answer>dog</answer>", ("<answer>dog</answer>", "dog"))])
+    assert result["questions"] == 2
+    assert result["accuracy"] == 0.5
+    assert result["accuracy_sampled"] == 0.5
+    assert result["accuracy_mmau"] == 0.5
+    assert result["unusable"] == {"clip_missing": 1}
+
+
+def test_format_rate_counts_greedy_and_sampled_completions() -> None:
+    result = score([answered("a", "<answer>dog</answer>", ("dog", "<answer>dog</answer>", "x"))])
+    assert result["format_rate"] == 0.5
+
+
+def test_figures_by_task_add_up_to_the_whole() -> None:
+    answers = [
+        answered("a", "<answer>dog</answer>"),
+        answered("b", "<answer>cat</answer>"),
+        answered("c", "<answer>dog</answer>", task="music"),
+    ]
+    result = score(answers)
+    assert {task: part["accuracy"] for task, part in result["by_task"].items()} == {"music": 1.0, "sound": 0.5}
+    assert result["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_a_wrong_choice_is_among_the_choices_and_an_invention_is_not() -> None:
+    assert answered("a", "<answer>CAT</answer>").in_choices == 1.0
+    assert answered("a", "<answer>whale</answer>").in_choices == 0.0
+
+
+def test_rows_carry_what_mmaus_script_reads_and_the_summary_leaves_them_out() -> None:
+    result = score([answered("a", "I think <answer>dog</answer>")])
+    assert result["rows"][0]["model_prediction"] == "dog"
+    assert result["rows"][0]["model_output"] == "I think <answer>dog</answer>"
+    assert "rows" not in without_rows(result)

@@ -12,6 +12,7 @@ from cluster.placement import Node
 from configs.schema import Cluster
 from tests.integration.models import hearing_model
 from tests.integration.recordings import Questions, write_questions
+from tests.integration.runs import Finished, run_on_flawed_data
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +32,9 @@ def nodes() -> Iterator[list[Node]]:
     """An embedded Ray cluster of one node, for the tests that start actors themselves."""
     with connected(Cluster(cpus_per_node=16), print) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Questions) -> Finished:
+    """A run on recordings that has ended, with everything that it wrote."""
+    return run_on_flawed_data(tmp_path_factory.mktemp("recorded"), model, questions)

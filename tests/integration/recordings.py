@@ -67,3 +67,19 @@ def _row(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
     soundfile.write(folder / name, samples, rate)
     kept = {key: row[key] for key in ("id", "question", "choices", "answer", "task", "sub_category")}
     return kept | {"audio": name}
+
+
+def write_flawed(questions: Questions) -> Path:
+    """The training questions with rows that are no examples and clips that cannot be used among them."""
+    good = questions.rows()
+    clips = questions.folder / "clips"
+    (clips / "empty.wav").write_bytes(b"")
+    (clips / "corrupt.wav").write_bytes(b"RIFF\x24\x00\x00\x00WAVE, but no more of it")
+    soundfile.write(clips / "too-short.wav", [0.1] * 160, 16_000)
+    bad_clips = [
+        good[0] | {"id": f"clip-{name}", "audio": f"clips/{name}.wav"}
+        for name in ("missing", "empty", "corrupt", "too-short")
+    ]
+    without_question = {key: value for key, value in good[0].items() if key != "question"} | {"id": "without-question"}
+    bad_rows = ["{this is not JSON", good[0] | {"id": "wrong-answer", "answer": "none"}, good[0], without_question]
+    return write_jsonl(questions.folder / "flawed.jsonl", [*good, *bad_clips, *bad_rows])

@@ -1,0 +1,89 @@
+"""A whole run by the command line, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.integration.commands import Command, command, scrape
+from tests.integration.recordings import Questions, write_flawed
+
+START_SECONDS = 200.0
+RUN_SECONDS = 280.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that ended well."""
+
+    path: Path
+    folder: Path
+    output: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Samples of `/metrics` while it went on."""
+
+    def lines(self) -> list[dict[str, Any]]:
+        """`metrics.jsonl`."""
+        return metrics_lines(self.path)
+
+
+def metrics_lines(run: Path) -> list[dict[str, Any]]:
+    """Whole lines of `metrics.jsonl`, none before the first."""
+    file = run / "metrics.jsonl"
+    text = file.read_text() if file.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def write_config(path: Path, model: Path, train: Path, **sections: Mapping[str, Any]) -> Path:
+    """A configuration of small steps that a reward of the tests' own makes worth taking."""
+    config: dict[str, Any] = {
+        "run": {"max_steps": 4, "dir": str(path.parent / "runs")},
+        "model": {"path": str(model), "audio_tower": "frozen", "projector": "trained"},
+        "data": {"train": str(train)},
+        "rollout": {"max_completion_tokens": 8, "max_model_tokens": 1024},
+        "rewards": [
+            {"use": "accuracy"},
+            {"use": "format"},
+            {"use": "tests.integration.plug_ins:vowels", "weight": 2.0, "args": {"per_letter": 0.05}},
+        ],
+        "learner": {"learning_rate": 1e-3, "micro_batch_tokens": 1024, "threads": 1},
+        "algorithm": {"beta": 0.04, "group_size": 4, "prompts_per_step": 4},
+    }
+    for name, section in sections.items():
+        config[name] = {**config.get(name, {}), **section}
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def run_on_flawed_data(folder: Path, model: Path, questions: Questions) -> Finished:
+    """Train, validate and test on recordings, with bad rows and clips among them; scrapes `/metrics` meanwhile."""
+    config = write_config(
+        folder / "recorded.yaml",
+        model,
+        write_flawed(questions),
+        data={"validation": str(questions.validation), "test": str(questions.test)},
+        checkpoint={"every_steps": 2},
+        evaluate={"every_steps": 2, "questions": 3, "samples": 2},
+        metrics={"port": 0},
+    )
+    with command("cluster.launch", "--config", config.name, cwd=folder) as started:
+        served = watch_metrics(started)
+        assert started.wait(RUN_SECONDS) == 0, started.output
+        return Finished(folder / "runs" / "recorded", folder, started.output, served)
+
+
+def watch_metrics(started: Command) -> dict[str, float]:
+    """`/metrics` as it is after the first step."""
+    served: dict[str, float] = {}
+
+    def stepped() -> bool:
+        served.update(scrape(started.lines))
+        return any(name.startswith("auricle_step{") and value >= 1 for name, value in served.items())
+
+    started.wait_for(stepped, "a step on /metrics", START_SECONDS)
+    return served

@@ -1,0 +1,152 @@
+"""A run by the command line on a JSONL file of recordings, some rows and clips of which are bad."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pandas as pd
+import yaml
+
+from cluster.runs import load
+from tests.integration.recordings import Questions
+from tests.integration.runs import Finished
+
+STEPS, PROMPTS, GROUP_SIZE = 4, 4, 4
+
+
+def test_every_step_has_one_line_of_metrics_in_order_and_its_ledger_balances(recorded: Finished) -> None:
+    lines = recorded.lines()
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    for line in lines:
+        assert line["admitted"] == line["trained"] + line["dropped"] + line["in_flight"]
+        assert line["trained"] == PROMPTS * line["step"]
+        assert line["in_flight"] == 0
+        assert line["dropped"] == sum(line["dropped_by_reason"].values())
+        assert line["completions"] == PROMPTS * GROUP_SIZE
+        assert line["staleness_max"] == 0
+        assert line["logprob_difference_max"] < 1e-3
+        assert line["grad_norm"] > 0
+        assert math.isfinite(line["loss"])
+        assert line["sync_bytes"] > 0
+
+
+def test_bad_clips_are_dropped_by_reason_and_bad_rows_are_left_out_with_their_line(
+    recorded: Finished, questions: Questions
+) -> None:
+    dropped = recorded.lines()[-1]["dropped_by_reason"]
+    assert set(dropped) == {"clip_missing", "clip_empty", "clip_unreadable", "clip_too_short"}
+    first_bad = len(questions.rows()) + 5
+    for line, reason in enumerate(
+        ("invalid_json", "answer_not_a_choice", "duplicate_id", "missing_key"), start=first_bad
+    ):
+        assert any(f"{line} " in said and f"left out: {reason}" in said for said in recorded.output.splitlines())
+    for row_id in ("clip-missing", "clip-empty", "clip-corrupt", "clip-too-short"):
+        assert f"dropped {row_id} " in recorded.output
+
+
+def test_the_rollout_log_holds_every_group_of_every_step_trained_or_dropped(recorded: Finished) -> None:
+    rollouts = load(recorded.path).rollouts
+    assert list(rollouts.columns) == [
+        "group_id", "step", "example_id", "audio_sha256", "question", "choices", "answer", "completions", "token_ids",
+        "logprobs", "versions", "rewards", "advantages", "finish_reasons", "drop_reason",
+    ]  # fmt: skip
+    trained = rollouts[rollouts.drop_reason.isna()]
+    assert trained.groupby("step").size().to_dict() == dict.fromkeys(range(1, STEPS + 1), PROMPTS)
+    assert rollouts.group_id.is_unique
+    assert len(rollouts) == recorded.lines()[-1]["admitted"]
+    for group in trained.itertuples():
+        rewards = dict(group.rewards)
+        assert set(rewards) == {"accuracy", "format", "tests.integration.plug_ins:vowels"}
+        assert all(len(values) == GROUP_SIZE for values in (*rewards.values(), group.completions, group.advantages))
+        for token_ids, logprobs, versions in zip(group.token_ids, group.logprobs, group.versions, strict=True):
+            assert len(token_ids) == len(logprobs) == len(versions) > 0
+            assert set(versions) == {group.step - 1}
+            assert all(logprob <= 0 for logprob in logprobs)
+        assert set(group.finish_reasons) <= {"stop", "length"}
+    dropped = rollouts[rollouts.drop_reason.notna()]
+    assert {row.drop_reason.partition(":")[0] for row in dropped.itertuples()} == {
+        "clip_missing", "clip_empty", "clip_unreadable", "clip_too_short"
+    }  # fmt: skip
+
+
+def test_the_reward_of_a_plug_in_counts_with_its_weight(recorded: Finished) -> None:
+    trained = load(recorded.path).rollouts.query("drop_reason.isna()")
+    vowels = [
+        0.05 * sum(letter in "aeiou" for letter in completion) for row in trained.completions for completion in row
+    ]
+    logged = [value for row in trained.rewards for value in dict(row)["tests.integration.plug_ins:vowels"]]
+    assert logged == vowels
+    assert len(set(vowels)) > 1
+    lines = recorded.lines()
+    mean = sum(sum(line["rewards"][name] * weight for name, weight in weights().items()) for line in lines)
+    assert math.isclose(mean, sum(line["reward_mean"] for line in lines), rel_tol=1e-9)
+
+
+def weights() -> dict[str, float]:
+    return {"accuracy": 1.0, "format": 1.0, "tests.integration.plug_ins:vowels": 2.0}
+
+
+def test_the_summary_tells_accuracy_before_and_after_with_intervals_and_by_task(
+    recorded: Finished, questions: Questions
+) -> None:
+    summary = json.loads((recorded.path / "summary.json").read_text())
+    assert summary["steps"] == STEPS
+    assert summary["train_seconds"] > 0
+    assert summary["completions_per_second"] > 0
+    assert 0 < summary["logprob_difference_max"] < 1e-3
+    tasks = {row["task"] for row in questions.rows("test")}
+    for figures in (summary["base"], summary["trained"]):
+        assert figures["questions"] == len(questions.rows("test"))
+        assert set(figures["by_task"]) == tasks
+        assert 0 <= figures["format_rate"] <= 1
+        for part in (figures, *figures["by_task"].values()):
+            for measure in ("accuracy", "accuracy_sampled"):
+                low, high = part[f"{measure}_interval"]
+                assert 0 <= low <= part[measure] <= high <= 1
+
+
+def test_evaluations_keep_every_answer(recorded: Finished, questions: Questions) -> None:
+    evaluations = load(recorded.path).evaluations
+    assert set(evaluations) == {"base", "trained", "validation_step_2", "validation_step_4"}
+    for name in ("base", "trained"):
+        rows = evaluations[name]
+        assert list(rows.id) == [row["id"] for row in questions.rows("test")]
+        assert all(isinstance(output, str) for output in rows.model_output)
+        assert all(len(sampled) == 2 for sampled in rows.sampled)
+    assert len(evaluations["validation_step_2"]) == 3
+    validated = {line["step"]: line["validation_accuracy"] for line in recorded.lines()}
+    assert [step for step, accuracy in validated.items() if accuracy is not None] == [2, 4]
+
+
+def test_the_directory_tells_configuration_environment_and_checkpoints(recorded: Finished) -> None:
+    config = yaml.safe_load((recorded.path / "config.yaml").read_text())
+    assert config["run"]["name"] == "recorded"
+    assert config["algorithm"]["prompts_per_step"] == PROMPTS
+    environment = json.loads((recorded.path / "environment.json").read_text())
+    assert environment["packages"]["ray"]
+    assert environment["cpus"] > 0
+    assert sorted(path.name for path in (recorded.path / "checkpoints").iterdir()) == ["step_2", "step_4"]
+    for checkpoint in (recorded.path / "checkpoints").iterdir():
+        assert sorted(path.name for path in checkpoint.iterdir()) == ["hf", "trainer"]
+
+
+def test_a_run_is_read_as_data_frames(recorded: Finished) -> None:
+    run = load(recorded.path)
+    assert isinstance(run.metrics, pd.DataFrame)
+    assert list(run.metrics["step"]) == [1, 2, 3, 4]
+    assert {"reward_mean", "seconds.sample", "seconds.sync"} <= set(run.metrics.columns)
+    assert run.summary is not None
+    assert run.config["data"]["train"].endswith("flawed.jsonl")
+
+
+def test_metrics_are_served_during_the_run_with_the_step_and_the_ledger(recorded: Finished) -> None:
+    served = recorded.metrics
+    run = '{run="recorded"}'
+    step = served[f"auricle_step{run}"]
+    assert 1 <= step <= STEPS
+    assert served[f"auricle_groups_trained_total{run}"] == step * PROMPTS
+    dropped = sum(value for name, value in served.items() if name.startswith("auricle_groups_dropped_total"))
+    admitted, in_flight = served[f"auricle_groups_admitted_total{run}"], served[f"auricle_groups_in_flight{run}"]
+    assert admitted == step * PROMPTS + dropped + in_flight
+    assert served[f"auricle_reward_mean{run}"] > 0

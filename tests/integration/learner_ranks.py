@@ -1,0 +1,154 @@
+"""`python -m tests.integration.learner_ranks FOLDER RANK`: one learner rank, without Ray, on fabricated groups.
+
+FOLDER/jobs.json says how many ranks there are and what they do, one job after the other; rank 0 writes what came out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from configs.schema import Config
+from data.audio import audio_tokens, log_mel, mel_frames
+from data.prompts import PromptEncoder
+from data.types import Clip, ClipFeatures, ClipSource, Completion, Example, Group, Prompt
+from learner.hf_files import load_processor
+from learner.learner import Learner
+
+SECONDS = (0.5, 1.0, 1.7, 0.8, 2.3, 1.2)
+"""Lengths of the groups' clips."""
+TOTALS = ((1.0, 0.0, 0.5), (0.0, 0.0, 1.0), (1.0, None, 0.0), (1.0, 1.0, 1.0), (0.2, 0.9, 0.4), (None, 3.0, 1.0))
+"""Rewards of the groups' completions; a dropped one and a group without variance among them."""
+LIMIT_SECONDS = 250
+
+
+@dataclass(frozen=True)
+class Job:
+    """Start a learner, update, and keep what came out."""
+
+    name: str
+    zero_stage: int
+    micro_batch_tokens: int
+    updates: int = 1
+    load: str | None = None
+    """A checkpoint to go on from."""
+    save: str | None = None
+    """Where to write a checkpoint after the first update."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job came to, read on the side of the test."""
+
+    grad_norms: list[float]
+    """Before clipping, one an update."""
+    state: dict[str, Tensor]
+    """`master/NAME`, `exp_avg/NAME` and `exp_avg_sq/NAME` after the last update."""
+    micro_batches: int
+
+
+def run_ranks(folder: Path, ranks: int, model: Path, reference: Path, jobs: Sequence[Job]) -> dict[str, Outcome]:
+    """Run the jobs on so many processes; gives the outcomes by name."""
+    folder.mkdir()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        rendezvous = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+    plan = {"ranks": ranks, "rendezvous": rendezvous, "model": str(model), "reference": str(reference)}
+    (folder / "jobs.json").write_text(json.dumps(plan | {"jobs": [asdict(job) for job in jobs]}))
+    command = [sys.executable, "-m", __name__, str(folder)]
+    logs = [(folder / f"rank-{rank}.log").open("w") for rank in range(ranks)]
+    processes = [
+        subprocess.Popen([*command, str(rank)], stdout=log, stderr=subprocess.STDOUT) for rank, log in enumerate(logs)
+    ]
+    try:
+        statuses = [process.wait(LIMIT_SECONDS) for process in processes]
+    finally:
+        for process, log in zip(processes, logs, strict=True):
+            process.kill()
+            log.close()
+    assert not any(statuses), "\n".join((folder / f"rank-{rank}.log").read_text()[-4000:] for rank in range(ranks))
+    return {job.name: _outcome(folder, job) for job in jobs}
+
+
+def _outcome(folder: Path, job: Job) -> Outcome:
+    facts = json.loads((folder / f"{job.name}.json").read_text())
+    return Outcome(facts["grad_norms"], load_file(folder / f"{job.name}.safetensors"), facts["micro_batches"])
+
+
+def fabricate(model: str) -> tuple[list[Group], dict[str, ClipFeatures]]:
+    """Groups of random clips and completions, the same on every rank, and the features by clip."""
+    random = np.random.default_rng(0)
+    processor = load_processor(model)
+    encoder = PromptEncoder(processor.tokenizer, processor.chat_template, "answer")
+    groups, features = [], {}
+    for number, (seconds, total) in enumerate(zip(SECONDS, TOTALS, strict=True)):
+        waveform = (0.1 * random.standard_normal(int(16_000 * seconds))).astype(np.float32)
+        name = f"clip-{number}"
+        features[name] = ClipFeatures(waveform=waveform, mel=log_mel(waveform, processor.feature_extractor))
+        clip = Clip(name, seconds, audio_tokens(mel_frames(len(waveform))))
+        example = Example(name, ClipSource(name), f"Which animal is heard {number} times?", ("a", "b"), "a")
+        completions = [
+            Completion(tuple(random.integers(0, 200, length).tolist()), "", (-5.0,) * length, (0,) * length, "length")
+            for length in random.integers(1, 12, len(total)).tolist()
+        ]
+        prompt = Prompt(name, example, encoder.encode(example), clip, seed=number)
+        groups.append(Group(prompt, tuple(completions), total=total))
+    return groups, features
+
+
+def _rank(folder: Path, rank: int) -> None:
+    plan = json.loads((folder / "jobs.json").read_text())
+    groups, features = fabricate(plan["model"])
+    for values in plan["jobs"]:
+        job = Job(**values)
+        config = Config.model_validate(
+            {
+                "model": {"path": plan["model"]},
+                "data": {"train": "unused"},
+                "learner": {
+                    "ranks": plan["ranks"],
+                    "zero_stage": job.zero_stage,
+                    "micro_batch_tokens": job.micro_batch_tokens,
+                    "learning_rate": 1e-3,
+                    "schedule": "constant",
+                    "max_grad_norm": 1e9,
+                    "threads": 1,
+                },
+                "algorithm": {"beta": 0.04, "entropy_coefficient": 0.01},
+                "cluster": {"device": "cpu"},
+            }
+        )
+        start = f"{job.load}/hf" if job.load else plan["model"]
+        learner = Learner(config, rank, plan["ranks"], plan["rendezvous"], start, plan["reference"])
+        if job.load:
+            learner.load(Path(job.load) / "trainer")
+        forwards = [0]
+        learner.engine.policy.register_forward_pre_hook(lambda *_, seen=forwards: seen.append(0))
+        norms = []
+        for _ in range(job.updates):
+            result = learner.update(groups, lambda group: features[group.prompt.clip.sha256], learner.updates)
+            norms.append(result.grad_norm)
+            if job.save and len(norms) == 1:
+                learner.save(Path(job.save), {"step": 1})
+        state = {f"{part}/{name}": tensor for part, of in learner.engine.state().items() for name, tensor in of.items()}
+        if rank == 0:
+            save_file(state, folder / f"{job.name}.safetensors")
+            facts = {"grad_norms": norms, "micro_batches": (len(forwards) - 1) // job.updates}
+            (folder / f"{job.name}.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    _rank(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,69 @@
+"""An update does not depend on how the work is packed and sharded, and goes on from a checkpoint on other ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.integration.learner_ranks import TOTALS, Job, Outcome, run_ranks
+from tests.integration.models import hearing_model
+
+ROUNDING = 1e-5
+"""Relative difference that another order of float32 sums may make."""
+SMALL = 350
+"""Tokens of a micro-batch that holds one group, or two of the shortest."""
+
+
+@pytest.fixture(scope="module")
+def outcomes(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    folder = tmp_path_factory.mktemp("ranks")
+    reference = hearing_model(tmp_path_factory.mktemp("reference"), seed=1)
+    saved = str(folder / "checkpoint")
+    alone = [Job("whole", 0, 100_000), Job("saved", 0, SMALL, updates=2, save=saved)]
+    together = [
+        *(Job(f"two ranks, ZeRO {stage}", stage, SMALL) for stage in (0, 2, 3)),
+        Job("resumed", 2, SMALL, load=saved),
+    ]
+    return {
+        **run_ranks(folder / "one", 1, model, reference, alone),
+        **run_ranks(folder / "two", 2, model, reference, together),
+    }
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_one_rank_with_one_micro_batch_and_two_ranks_with_several_make_the_same_update(
+    outcomes: dict[str, Outcome], stage: int
+) -> None:
+    whole, split = outcomes["whole"], outcomes[f"two ranks, ZeRO {stage}"]
+    assert whole.micro_batches == 1
+    assert 2 <= split.micro_batches < len(TOTALS)
+    assert split.grad_norms == pytest.approx(whole.grad_norms, rel=ROUNDING)
+    assert_equal(whole, split)
+
+
+def assert_equal(one: Outcome, other: Outcome) -> None:
+    """Weights, and the first moment, which after one update is a tenth of the gradient before clipping."""
+    assert one.state.keys() == other.state.keys()
+    largest = max(tensor.abs().max() for name, tensor in one.state.items() if name.startswith("exp_avg/"))
+    assert largest > 1e-4
+    for name, tensor in one.state.items():
+        if name.startswith("exp_avg_sq/"):
+            continue
+        scale = largest if name.startswith("exp_avg/") else tensor.abs().max()
+        difference = (tensor - other.state[name]).norm() / (scale * tensor.numel() ** 0.5)
+        assert difference < ROUNDING, f"{name}: {difference}"
+
+
+def test_every_weight_is_updated(outcomes: dict[str, Outcome]) -> None:
+    moments = {name: tensor for name, tensor in outcomes["whole"].state.items() if name.startswith("exp_avg/")}
+    idle = [name for name, tensor in moments.items() if not torch.any(tensor)]
+    assert idle == ["exp_avg/audio_tower.embed_positions.weight"] or not idle
+
+
+def test_two_sharded_ranks_go_on_from_what_one_rank_saved(outcomes: dict[str, Outcome]) -> None:
+    uninterrupted, resumed = outcomes["saved"], outcomes["resumed"]
+    assert resumed.grad_norms == pytest.approx(uninterrupted.grad_norms[1:], rel=ROUNDING)
+    assert_equal(uninterrupted, resumed)
+    assert resumed.grad_norms[0] != pytest.approx(uninterrupted.grad_norms[0], rel=1e-3)

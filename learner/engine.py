@@ -18,6 +18,8 @@ from deepspeed.utils import (
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
 
@@ -56,13 +58,14 @@ class Engine:
         if not trained:
             raise ValueError("nothing to train: every parameter of the model is frozen")
         self.zero_stage = settings.zero_stage
+        self._plain = plain_optimizer(settings, dtype)
         self.world_size = dist.get_world_size()
         self.deepspeed, self.optimizer, _, _ = deepspeed.initialize(
             model=policy, model_parameters=trained, config=_deepspeed_config(settings, dtype)
         )
         self.policy: Policy = self.deepspeed.module
         self._norm: float | None = None
-        if plain_optimizer(settings, dtype):
+        if self._plain:
             self.optimizer.register_step_pre_hook(lambda *_: self._clip(trained, settings.max_grad_norm))
 
     @property
@@ -100,6 +103,8 @@ class Engine:
 
     def load_state(self, state: dict[str, dict[str, Tensor]], updates: int) -> None:
         """Put back what `state` gave after `updates` optimizer steps, on any number of ranks."""
+        if not self._plain:
+            self._start_moments()
         for name, parameter in self._trained():
             key = checkpoint_name(name)
             for moment in (None, *MOMENTS):
@@ -148,17 +153,42 @@ class Engine:
                 self.optimizer.state[parameter][moment] = value.clone()
             else:
                 parameter.data.copy_(value)
+        elif hasattr(parameter, "ds_id"):
+            shard = _own_shard(value, parameter)
+            if moment:
+                safe_set_local_optimizer_state(parameter, shard, moment)
+            else:
+                safe_set_local_fp32_param(parameter, shard)
+                with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                    parameter.data.copy_(value)
         elif moment:
             safe_set_full_optimizer_state(parameter, value, moment)
         else:
             safe_set_full_fp32_param(parameter, value)
-            with self._gathered(parameter):
-                parameter.data.copy_(value)
+            parameter.data.copy_(value)
+
+    def _start_moments(self) -> None:
+        """Make what DeepSpeed's optimizers make at their first step, so that there is a place to write moments to."""
+        inner = self.optimizer.optimizer
+        sharded = getattr(self.optimizer, "fp32_partitioned_groups_flat", None)  # ZeRO-3 empties its parameter groups
+        for partition in sharded or [parameter for group in inner.param_groups for parameter in group["params"]]:
+            if not inner.state[partition]:
+                zeros = {moment: torch.zeros_like(partition) for moment in MOMENTS}
+                inner.state[partition] = {"step": torch.tensor(0.0), **zeros}
+        if not sharded:
+            self.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def plain_optimizer(settings: Learner, dtype: torch.dtype) -> bool:
     """Whether DeepSpeed steps torch's optimizer as it is: no sharding, and weights that are their own masters."""
     return settings.zero_stage == 0 and dtype is torch.float32
+
+
+def _own_shard(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """What this rank holds of a parameter under ZeRO-3: an even share, the last one padded."""
+    size = parameter.ds_tensor.numel()
+    padded = torch.nn.functional.pad(value.flatten(), (0, size * dist.get_world_size() - value.numel()))
+    return padded.narrow(0, size * dist.get_rank(), size)
 
 
 def _copy(tensor: Tensor) -> Tensor:

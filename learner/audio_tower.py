@@ -33,19 +33,26 @@ def positions(valid_frames: int) -> int:
     return (valid_frames - 1) // 2 + 1
 
 
-def encode(tower: Qwen2AudioEncoder, mels: Sequence[np.ndarray | Tensor], valid_frames: Sequence[int]) -> list[Tensor]:
+def encode(
+    tower: Qwen2AudioEncoder,
+    mels: Sequence[np.ndarray | Tensor],
+    valid_frames: Sequence[int],
+    one_batch: bool = False,
+) -> list[Tensor]:
     """Pooled output of the tower for each clip, (audio_tokens, d_model), in the tower's type and on its device.
 
     A mel is (mel_bins, frames) with frames = min(valid + MARGIN_FRAMES, 2 x max_source_positions). Differentiable,
     and made of calls to the tower's own modules alone, so that hooks on them (ZeRO-3, checkpointing) see every use
-    of a weight. Layer drop is not applied.
+    of a weight. Layer drop is not applied. `one_batch` pads all clips to the longest and calls each layer once,
+    however long they are: ranks that share the weights have to call them equally often.
     """
     clips = [
         _checked(tower, index, mel if isinstance(mel, Tensor) else torch.tensor(mel), valid)
         for index, (mel, valid) in enumerate(zip(mels, valid_frames, strict=True))
     ]
     pooled: list[Tensor | None] = [None] * len(clips)
-    for batch in _batches([clip.shape[1] for clip in clips]):
+    batches = [list(range(len(clips)))] if one_batch else _batches([clip.shape[1] for clip in clips])
+    for batch in batches:
         lengths = [positions(valid_frames[index]) for index in batch]
         outputs = _encode_batch(tower, [clips[index] for index in batch], lengths)
         for index, output in zip(batch, outputs, strict=True):

@@ -54,7 +54,7 @@ class Policy(nn.Module):
         )
 
     def _predicting(self, batch: MicroBatch) -> Iterator[tuple[Tensor, Tensor]]:
-        """Hidden states (n, H) that predict targets (n,), in chunks of at most `HEAD_CHUNK_TOKENS`."""
+        """Hidden states (n, H) that predict targets (n,), in chunks where weights are not gathered for each."""
         packed, device = batch.packed, self.model.lm_head.weight.device
         token_ids = torch.from_numpy(packed.token_ids).to(device)  # (T,)
         embeddings = self.model.get_input_embeddings()(token_ids)  # (T, H)
@@ -72,7 +72,13 @@ class Policy(nn.Module):
         ).last_hidden_state[0]  # (T, H)
         predicting = hidden[torch.from_numpy(packed.sources).to(device)]  # (N, H)
         targets = torch.from_numpy(packed.targets).to(device)
-        yield from zip(predicting.split(HEAD_CHUNK_TOKENS), targets.split(HEAD_CHUNK_TOKENS), strict=True)
+        chunk = len(targets) if self._in_lockstep else HEAD_CHUNK_TOKENS
+        yield from zip(predicting.split(chunk), targets.split(chunk), strict=True)
+
+    @property
+    def _in_lockstep(self) -> bool:
+        """Whether ranks hold shards of the weights (ZeRO-3), so that all must call each layer equally often."""
+        return hasattr(self.model.lm_head.weight, "ds_id")
 
     def _audio_embeddings(self, clips: Sequence[ClipFeatures], dtype: torch.dtype) -> Tensor:
         """(A, H): the clips' embeddings one after the other, after the projector."""
@@ -85,6 +91,7 @@ class Policy(nn.Module):
                 self.model.model.audio_tower,
                 [torch.as_tensor(clip.mel, device=device, dtype=dtype) for clip in clips],
                 [mel_frames(len(clip.waveform)) for clip in clips],
+                one_batch=self._in_lockstep,
             )
         return projector(torch.cat(pooled))
 

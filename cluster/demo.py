@@ -92,8 +92,8 @@ def make_model(out: Path, data: Path, seed: int, say: Callable[[str], None]) -> 
 def continue_fine_tuning(model: Path, out: Path, data: Path, steps: int, seed: int) -> None:
     """Fine-tune a warm start further on the demo's questions, to compare with."""
     rate = ("--learning-rate", CONTINUED_LEARNING_RATE)
-    features = ("--features", cache() / "features")
-    _make(out, "learner.warm_up", "--data", data, *features, "--seed", seed, "--steps", steps, "--source", model, *rate)
+    places = ("--data", data, "--features", cache() / "features", "--source", model)
+    _make(out, "learner.warm_up", *places, "--seed", seed, "--steps", steps, "--share", 1.0, *rate)
 
 
 def _make(out: Path, module: str, *arguments: object) -> None:

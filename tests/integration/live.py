@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from cluster.asking import Asker
+from cluster.evaluation import ask_all
 from cluster.placement import Node, plan
 from cluster.session import workers
 from cluster.workers import Workers
@@ -42,6 +43,12 @@ class Live:
 
         total = tuple(float(number) for number in range(completions))
         return [dataclasses.replace(group, total=total) for group in self._run(ask())]
+
+    def greedy(self, examples: Sequence[Example]) -> list[str | None]:
+        """The most likely completion of each question, as an evaluation asks for it."""
+        limit = self.config.rollout.max_completion_tokens
+        asked = ask_all(self._asker, self.workers.rollout, examples, samples=0, max_tokens=limit)
+        return [answer.greedy for answer in self._run(asked)]
 
     def train(self, groups: Sequence[Group]) -> UpdateResult:
         """One step of the learner from the groups; the engines keep what they have."""

@@ -24,7 +24,7 @@ def outcomes(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     alone = [Job("whole", 0, 100_000), Job("saved", 0, SMALL, updates=2, save=saved)]
     together = [
         *(Job(f"two ranks, ZeRO {stage}", stage, SMALL) for stage in (0, 2, 3)),
-        Job("resumed", 2, SMALL, load=saved),
+        *(Job(f"resumed, ZeRO {stage}", stage, SMALL, load=saved) for stage in (2, 3)),
     ]
     return {
         **run_ranks(folder / "one", 1, model, reference, alone),
@@ -62,8 +62,9 @@ def test_every_weight_is_updated(outcomes: dict[str, Outcome]) -> None:
     assert idle == ["exp_avg/audio_tower.embed_positions.weight"] or not idle
 
 
-def test_two_sharded_ranks_go_on_from_what_one_rank_saved(outcomes: dict[str, Outcome]) -> None:
-    uninterrupted, resumed = outcomes["saved"], outcomes["resumed"]
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_sharded_ranks_go_on_from_what_one_rank_saved(outcomes: dict[str, Outcome], stage: int) -> None:
+    uninterrupted, resumed = outcomes["saved"], outcomes[f"resumed, ZeRO {stage}"]
     assert resumed.grad_norms == pytest.approx(uninterrupted.grad_norms[1:], rel=ROUNDING)
     assert_equal(uninterrupted, resumed)
     assert resumed.grad_norms[0] != pytest.approx(uninterrupted.grad_norms[0], rel=1e-3)

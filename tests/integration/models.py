@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import WhisperConfig, WhisperModel
 
+from learner import demo_model
 from tests import tiny_models
 
 NOISE = 0.1
@@ -24,3 +26,35 @@ def hearing_model(path: Path, seed: int = 0) -> Path:
     }
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     return model
+
+
+def other_model(path: Path) -> Path:
+    """A checkpoint in `path`/model of other sizes in every part, more mel bins and another tokenizer."""
+    encoder = WhisperConfig(
+        vocab_size=60,
+        num_mel_bins=128,
+        d_model=48,
+        encoder_layers=3,
+        encoder_attention_heads=4,
+        encoder_ffn_dim=80,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=32,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        decoder_start_token_id=0,
+    )
+    WhisperModel(encoder).save_pretrained(path / "whisper")
+    sizes = demo_model.LanguageSizes(
+        hidden_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        num_key_value_heads=3,
+        intermediate_size=112,
+        max_position_embeddings=1024,
+        vocabulary_tokens=347,
+    )
+    texts = ("Quel animal entend-on ici ?", "Was ist hier zu hören: ein Hund, eine Katze oder eine Kuh?")
+    demo_model.build(path / "model", texts, seed=3, sizes=sizes, encoder=path / "whisper")
+    return path / "model"

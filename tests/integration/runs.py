@@ -39,7 +39,7 @@ def metrics_lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def write_config(path: Path, model: Path, train: Path, **sections: Mapping[str, Any]) -> Path:
+def write_config(path: Path, model: Path, train: Path, /, **sections: Mapping[str, Any]) -> Path:
     """A configuration of small steps that a reward of the tests' own makes worth taking."""
     config: dict[str, Any] = {
         "run": {"max_steps": 4, "dir": str(path.parent / "runs")},

@@ -93,7 +93,7 @@ def continue_fine_tuning(model: Path, out: Path, data: Path, steps: int, seed: i
     """Fine-tune a warm start further on the demo's questions, to compare with."""
     rate = ("--learning-rate", CONTINUED_LEARNING_RATE)
     places = ("--data", data, "--features", cache() / "features", "--source", model)
-    _make(out, "learner.warm_up", *places, "--seed", seed, "--steps", steps, "--share", 1.0, *rate)
+    _make(out, "learner.warm_up", *places, "--seed", seed, "--steps", steps, *rate)
 
 
 def _make(out: Path, module: str, *arguments: object) -> None:

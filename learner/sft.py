@@ -24,8 +24,6 @@ class Lesson:
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     clip: ClipFeatures
-    recording: str = ""
-    """SHA-256 of the clip."""
 
 
 def loss_weights(owners: Tensor, answer_tokens: int, prompt_tokens: int, prompt_weight: float) -> Tensor:

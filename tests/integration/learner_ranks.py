@@ -30,6 +30,7 @@ SECONDS = (0.5, 1.0, 1.7, 0.8, 2.3, 1.2)
 """Lengths of the groups' clips."""
 TOTALS = ((1.0, 0.0, 0.5), (0.0, 0.0, 1.0), (1.0, None, 0.0), (1.0, 1.0, 1.0), (0.2, 0.9, 0.4), (None, 3.0, 1.0))
 """Rewards of the groups' completions; a dropped one and a group without variance among them."""
+BETA, ENTROPY_COEFFICIENT = 0.04, 0.01
 LIMIT_SECONDS = 250
 
 
@@ -53,6 +54,8 @@ class Outcome:
 
     grad_norms: list[float]
     """Before clipping, one an update."""
+    losses: list[float]
+    """One an update."""
     state: dict[str, Tensor]
     """`master/NAME`, `exp_avg/NAME` and `exp_avg_sq/NAME` after the last update."""
     micro_batches: int
@@ -83,7 +86,9 @@ def run_ranks(folder: Path, ranks: int, model: Path, reference: Path, jobs: Sequ
 
 def _outcome(folder: Path, job: Job) -> Outcome:
     facts = json.loads((folder / f"{job.name}.json").read_text())
-    return Outcome(facts["grad_norms"], load_file(folder / f"{job.name}.safetensors"), facts["micro_batches"])
+    return Outcome(
+        facts["grad_norms"], facts["losses"], load_file(folder / f"{job.name}.safetensors"), facts["micro_batches"]
+    )
 
 
 def fabricate(model: str) -> tuple[list[Group], dict[str, ClipFeatures]]:
@@ -125,7 +130,7 @@ def _rank(folder: Path, rank: int) -> None:
                     "max_grad_norm": 1e9,
                     "threads": 1,
                 },
-                "algorithm": {"beta": 0.04, "entropy_coefficient": 0.01},
+                "algorithm": {"beta": BETA, "entropy_coefficient": ENTROPY_COEFFICIENT},
                 "cluster": {"device": "cpu"},
             }
         )
@@ -135,16 +140,17 @@ def _rank(folder: Path, rank: int) -> None:
             learner.load(Path(job.load) / "trainer")
         forwards = [0]
         learner.engine.policy.register_forward_pre_hook(lambda *_, seen=forwards: seen.append(0))
-        norms = []
+        norms, losses = [], []
         for _ in range(job.updates):
             result = learner.update(groups, lambda group: features[group.prompt.clip.sha256], learner.updates)
             norms.append(result.grad_norm)
+            losses.append(result.loss)
             if job.save and len(norms) == 1:
                 learner.save(Path(job.save), {"step": 1})
         state = {f"{part}/{name}": tensor for part, of in learner.engine.state().items() for name, tensor in of.items()}
         if rank == 0:
             save_file(state, folder / f"{job.name}.safetensors")
-            facts = {"grad_norms": norms, "micro_batches": (len(forwards) - 1) // job.updates}
+            facts = {"grad_norms": norms, "losses": losses, "micro_batches": (len(forwards) - 1) // job.updates}
             (folder / f"{job.name}.json").write_text(json.dumps(facts))
 
 

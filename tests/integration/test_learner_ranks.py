@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from tests.integration.learner_ranks import TOTALS, Job, Outcome, run_ranks
+from data.types import ClipFeatures, Completion, Group
+from learner.hf import checkpoint_name, load_model
+from learner.packing import Sequences, pack
+from learner.policy import MicroBatch, Policy
+from learner.update import expand_audio
+from tests.integration.learner_ranks import (
+    BETA,
+    ENTROPY_COEFFICIENT,
+    TOTALS,
+    Job,
+    Outcome,
+    fabricate,
+    run_ranks,
+)
 from tests.integration.models import hearing_model
 
 ROUNDING = 1e-5
@@ -17,9 +33,14 @@ SMALL = 350
 
 
 @pytest.fixture(scope="module")
-def outcomes(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another policy, so that the divergence and its gradient are not zero."""
+    return hearing_model(tmp_path_factory.mktemp("reference"), seed=1)
+
+
+@pytest.fixture(scope="module")
+def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     folder = tmp_path_factory.mktemp("ranks")
-    reference = hearing_model(tmp_path_factory.mktemp("reference"), seed=1)
     saved = str(folder / "checkpoint")
     alone = [Job("whole", 0, 100_000), Job("saved", 0, SMALL, updates=2, save=saved)]
     together = [
@@ -41,6 +62,49 @@ def test_one_rank_with_one_micro_batch_and_two_ranks_with_several_make_the_same_
     assert 2 <= split.micro_batches < len(TOTALS)
     assert split.grad_norms == pytest.approx(whole.grad_norms, rel=ROUNDING)
     assert_equal(whole, split)
+
+
+def test_loss_and_gradient_are_the_papers_written_by_hand(
+    outcomes: dict[str, Outcome], model: Path, reference: Path
+) -> None:
+    policy, other = (Policy(load_model(str(path), torch.float32), temperature=1.0) for path in (model, reference))
+    policy.eval()
+    other.requires_grad_(False).eval()
+    groups, features = fabricate(str(model))
+    by_completion = [
+        one_completion(policy, other, group, features[group.prompt.clip.sha256], tokens, advantage)
+        for group in groups
+        for tokens, advantage in zip(group.completions, by_hand(group.total), strict=True)
+        if advantage is not None
+    ]
+    loss = torch.stack(by_completion).mean()
+    loss.backward()
+    whole = outcomes["whole"]
+    assert whole.losses == pytest.approx([loss.item()], rel=1e-5)
+    largest = max(parameter.grad.abs().max() for parameter in policy.parameters() if parameter.grad is not None)
+    for name, parameter in policy.model.named_parameters():
+        if parameter.grad is not None:
+            found = whole.state[f"exp_avg/{checkpoint_name(name)}"] / 0.1
+            assert (found - parameter.grad).abs().max() < 1e-4 * largest, name
+
+
+def by_hand(rewards: Sequence[float | None]) -> list[float | None]:
+    """(r - mean) / (std + 1e-4) over what is not dropped, with the unbiased deviation."""
+    kept = [reward for reward in rewards if reward is not None]
+    mean, deviation = statistics.mean(kept), statistics.stdev(kept)
+    return [None if reward is None else (reward - mean) / (deviation + 1e-4) for reward in rewards]
+
+
+def one_completion(
+    policy: Policy, reference: Policy, group: Group, clip: ClipFeatures, completion: Completion, advantage: float
+) -> Tensor:
+    """The mean over the tokens of one completion, which is alone with its prompt."""
+    prompt = expand_audio(group.prompt.token_ids, policy.audio_token_id, group.prompt.clip.audio_tokens)
+    batch = MicroBatch(pack([Sequences(prompt, [completion.token_ids])]), [clip])
+    logprobs, entropy = (values.double() for values in policy(batch, with_entropy_gradient=True))
+    apart = reference(batch)[0].double() - logprobs
+    ratio = (logprobs - logprobs.detach()).exp()
+    return (-ratio * advantage + BETA * (apart.exp() - apart - 1) - ENTROPY_COEFFICIENT * entropy).mean()
 
 
 def assert_equal(one: Outcome, other: Outcome) -> None:

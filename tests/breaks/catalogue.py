@@ -1,0 +1,152 @@
+"""The breaks: one wrong line each, and the test that has to notice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ROLLOUT = "tests/integration/test_rollout_and_learner.py"
+DEMO_PATH = "[a frozen tower and projector]"
+
+
+@dataclass(frozen=True)
+class Break:
+    """A text that stands once in a file, and what it is replaced by."""
+
+    name: str
+    file: str
+    text: str
+    replacement: str
+    test: str
+    """Node id of the cheapest test that fails."""
+
+
+BREAKS = (
+    Break(
+        "the weights do not reach the engine",
+        "actors/weights/object_store.py",
+        "self.model.load_weights(unpack(update_info.manifest, update_info.buckets))",
+        "list(unpack(update_info.manifest, update_info.buckets))",
+        f"{ROLLOUT}::test_after_an_update_a_repeated_prompt_is_sampled_from_the_learners_new_policy{DEMO_PATH}",
+    ),
+    Break(
+        "a prompt that is repeated after an update uses old cached keys",
+        "actors/engine.py",
+        "if not engine.reset_prefix_cache():",
+        "if False:",
+        f"{ROLLOUT}::test_after_an_update_a_repeated_prompt_is_sampled_from_the_learners_new_policy{DEMO_PATH}",
+    ),
+    Break(
+        "the projector of the rollout actor keeps its first weights",
+        "actors/rollout.py",
+        "self._projector = {name: tensor.clone() for name, tensor in sent.items()}",
+        "pass",
+        f"{ROLLOUT}::test_after_an_update_a_repeated_prompt_is_sampled_from_the_learners_new_policy"
+        "[a frozen tower and a trained projector]",
+    ),
+    Break(
+        "two prompts of an epoch draw one seed",
+        "cluster/asking.py",
+        "hash_seed(self.config.run.seed, epoch, example.id, issue)",
+        "hash_seed(self.config.run.seed, epoch, issue)",
+        f"{ROLLOUT}::test_no_two_completions_of_a_step_share_a_random_stream{DEMO_PATH}",
+    ),
+    Break(
+        "consecutive prompts draw consecutive seeds",
+        "cluster/asking.py",
+        "hash_seed(self.config.run.seed, epoch, example.id, issue)",
+        "1000 * epoch + sum(example.id.encode())",
+        f"{ROLLOUT}::test_no_two_completions_of_a_step_share_a_random_stream{DEMO_PATH}",
+    ),
+    Break(
+        "the learner pairs the clip of one prompt with another's answers",
+        "learner/update.py",
+        "[fetch(groups[index]) for index in indices]",
+        "[fetch(groups[index]) for index in reversed(indices)]",
+        f"{ROLLOUT}::test_every_token_has_the_same_log_prob_in_engine_and_learner_and_another_clip_would_show{DEMO_PATH}",
+    ),
+    Break(
+        "the engine takes equally long clips for one",
+        "actors/rollout.py",
+        'f"{clip.sha256}-{self._projector_version}"',
+        'f"{clip.seconds}-{self._projector_version}"',
+        f"{ROLLOUT}::test_every_token_has_the_same_log_prob_in_engine_and_learner_and_another_clip_would_show{DEMO_PATH}",
+    ),
+    Break(
+        "the advantage is divided by the biased deviation",
+        "learner/advantage.py",
+        "/ (len(kept) - 1))",
+        "/ len(kept))",
+        "tests/unit/test_advantage.py::test_advantage_is_the_papers_formula_in_float64",
+    ),
+    Break(
+        "the KL is estimated without its control variate",
+        "learner/losses.py",
+        "return torch.exp(difference) - difference - 1",
+        "return -difference",
+        "tests/unit/test_losses.py::test_grpo_loss_and_gradient_match_a_float64_reference",
+    ),
+    Break(
+        "the loss rewards bad completions",
+        "learner/losses.py",
+        "per_token = -ratio * advantages",
+        "per_token = ratio * advantages",
+        "tests/unit/test_losses.py::test_grpo_loss_and_gradient_match_a_float64_reference",
+    ),
+    Break(
+        "long completions weigh more in the loss",
+        "learner/losses.py",
+        "return 1.0 / (completion_tokens * completions)",
+        "return 1.0 / completions",
+        "tests/integration/test_learner_ranks.py::test_loss_and_gradient_are_the_papers_written_by_hand",
+    ),
+    Break(
+        "the ledger loses a group that is dropped",
+        "cluster/ledger.py",
+        "self.dropped[reason] += 1",
+        "self.dropped[reason] += 0",
+        "tests/unit/test_ledger.py::test_the_balance_holds_after_any_sequence_of_calls",
+    ),
+    Break(
+        "the ledger trains a group twice",
+        "cluster/ledger.py",
+        "            del self._issues[group_id]\n            self.trained += 1",
+        "            self.trained += 1",
+        "tests/unit/test_ledger.py::test_a_group_is_never_trained_twice",
+    ),
+    Break(
+        "near-duplicates of a held-out recording go to training",
+        "data/demo/split.py",
+        "return [side[cluster] for cluster in clusters]",
+        "return [random.Random(index).choice(list(SHARES)) for index in range(len(clusters))]",
+        "tests/unit/test_demo_duplicates.py::"
+        "test_every_label_with_enough_recordings_is_on_every_side_and_clusters_stay_whole",
+    ),
+    Break(
+        "a recording on two sides of the split is not noticed",
+        "data/demo/split.py",
+        "if sides[pair.first] != sides[pair.second]:",
+        "if False:",
+        "tests/unit/test_demo_duplicates.py::test_a_near_duplicate_on_two_sides_is_caught_with_both_names",
+    ),
+    Break(
+        "a checkpoint is saved under the names of transformers 5",
+        "learner/hf.py",
+        '"model.language_model.": "language_model.model.",',
+        '"model.language_model.": "language_model.model.model.",',
+        "tests/integration/test_checkpoint_naming.py::test_a_sharded_export_is_one_model_in_vllm_and_transformers",
+    ),
+    Break(
+        "the gold answer stands first",
+        "data/demo/questions.py",
+        "position = (first_position + place) % CHOICES",
+        "position = 0",
+        "tests/unit/test_demo_questions.py::test_the_gold_position_is_uniform_overall_and_independent_of_the_answer",
+    ),
+    Break(
+        "the gold answer's position follows the answer",
+        "data/demo/questions.py",
+        "position = (first_position + place) % CHOICES",
+        "position = sum(answer.encode()) % CHOICES",
+        "tests/unit/test_demo_questions.py::test_the_gold_position_is_uniform_overall_and_independent_of_the_answer",
+    ),
+)

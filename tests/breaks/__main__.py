@@ -42,7 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for broken in chosen:
             print(f"{broken.name}: {broken.file} -> {broken.test}")
         return 0
-    survived = [broken.name for broken in chosen if not notices(broken)]
+    try:
+        for broken in chosen:
+            replaced(broken, CHECKOUT)
+        survived = [broken.name for broken in chosen if not notices(broken)]
+    except BreakError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(f"{len(chosen) - len(survived)} of {len(chosen)} breaks were noticed", flush=True)
     for name in survived:
         print(f"survived: {name}")
@@ -55,7 +61,7 @@ def notices(broken: Break) -> bool:
     with tempfile.TemporaryDirectory(prefix="auricle-break-") as folder:
         copy = Path(folder) / "checkout"
         copy_tracked(copy)
-        apply(broken, copy)
+        (copy / broken.file).write_text(replaced(broken, copy), encoding="utf-8")
         check_imports(copy)
         done = python(copy, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rfE", broken.test)
     seconds = time.monotonic() - started
@@ -80,16 +86,15 @@ def copy_tracked(to: Path) -> None:
             shutil.copy2(source, to / name)
 
 
-def apply(broken: Break, copy: Path) -> None:
-    """Replace the text, which stands exactly once."""
-    file = copy / broken.file
-    text = file.read_text(encoding="utf-8")
+def replaced(broken: Break, root: Path) -> str:
+    """The broken file's text; raises unless what is replaced stands exactly once."""
+    text = (root / broken.file).read_text(encoding="utf-8")
     if text.count(broken.text) != 1:
         raise BreakError(
             f"{broken.name}: {broken.file} holds {broken.text!r} {text.count(broken.text)} times, not once; "
             f"bring tests/breaks/catalogue.py up to date"
         )
-    file.write_text(text.replace(broken.text, broken.replacement), encoding="utf-8")
+    return text.replace(broken.text, broken.replacement)
 
 
 def check_imports(copy: Path) -> None:

@@ -6,9 +6,13 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.integration.commands import command, until
 from tests.integration.recordings import Questions
 from tests.integration.runs import START_SECONDS, metrics_lines, write_config
+
+pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
 
 END_SECONDS = 30.0
 GONE_SECONDS = 15.0

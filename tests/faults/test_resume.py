@@ -16,6 +16,8 @@ from tests.integration.commands import command, until
 from tests.integration.recordings import Questions
 from tests.integration.runs import RUN_SECONDS, START_SECONDS, metrics_lines, write_config
 
+pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+
 EVERY_STEPS = 3
 KILLED_AFTER = EVERY_STEPS + 2
 """Steps that are there when the run is killed: a checkpoint, and two steps that a resume has to take again."""

@@ -17,6 +17,8 @@ from tests.integration.live import live
 from tests.integration.recordings import Questions
 from tests.integration.runs import Finished
 
+pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+
 STEPS = (2, 4)
 TEXT = (".json", ".jinja", ".txt")
 

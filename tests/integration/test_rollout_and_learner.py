@@ -15,6 +15,8 @@ from data.types import ClipSource, Example
 from tests.integration.live import Live, live
 from tests.integration.recordings import Questions
 
+pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+
 AGREEMENT = 1e-4
 """Largest difference of a log-prob between engine and learner in float32."""
 VISIBLE = 1e-2

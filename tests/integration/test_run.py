@@ -6,11 +6,14 @@ import json
 import math
 
 import pandas as pd
+import pytest
 import yaml
 
 from cluster.runs import load
 from tests.integration.recordings import Questions
 from tests.integration.runs import Finished
+
+pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
 
 STEPS, PROMPTS, GROUP_SIZE = 4, 4, 4
 

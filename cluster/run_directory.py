@@ -152,9 +152,10 @@ def step_of(checkpoint: Path) -> int:
 
 
 def model_directory(path: str) -> str:
-    """The model of a checkpoint directory; anything else (a model directory, a hub id) as it is."""
+    """The model in a checkpoint or a model directory, absolute since actors start elsewhere; a hub id as it is."""
     inner = Path(path) / "hf"
-    return str(inner) if inner.is_dir() else path
+    found = inner if inner.is_dir() else Path(path)
+    return str(found.absolute()) if found.is_dir() else path
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

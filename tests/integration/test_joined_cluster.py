@@ -1,0 +1,44 @@
+"""A run joins the Ray cluster that RAY_ADDRESS names, from a folder that the cluster's workers do not start in."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import ray
+
+from cluster.placement import Node
+from tests.integration import plug_ins
+from tests.integration.commands import command, until
+from tests.integration.recordings import Questions
+from tests.integration.runs import RUN_SECONDS, metrics_lines, write_config
+
+FREE_SECONDS = 30.0
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_a_run_joins_the_cluster_with_relative_paths_and_gives_back_what_it_took(
+    tmp_path: Path, model: Path, questions: Questions, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model, tmp_path / "my model")
+    shutil.copytree(questions.folder, tmp_path / "my questions")
+    shutil.copy(plug_ins.__file__, tmp_path / "my_rewards.py")
+    config = write_config(
+        tmp_path / "joined.yaml", Path("my model"), Path("my questions/train.jsonl"), run={"max_steps": 2}
+    )
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    rewards = "rewards=[{use: 'my_rewards:vowels'}]"
+    with command("cluster.launch", "--config", config.name, rewards, cwd=tmp_path) as started:
+        status = started.wait(RUN_SECONDS)
+        assert status == 0, started.output
+        assert "joining the Ray cluster at" in started.output
+    lines = metrics_lines(tmp_path / "runs" / "joined")
+    assert [line["step"] for line in lines] == [1, 2]
+    assert lines[1]["kl"] > 0
+    until(
+        lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"],
+        "every CPU of the cluster free again",
+        FREE_SECONDS,
+    )

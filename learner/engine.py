@@ -64,6 +64,10 @@ class Engine:
             model=policy, model_parameters=trained, config=_deepspeed_config(settings, dtype)
         )
         self.policy: Policy = self.deepspeed.module
+        self._inner: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        self._masters = _masters(self.optimizer)
+        if self._masters:
+            self._inner.state.clear()  # DeepSpeed has stepped once on zeros, and AdamW would count that step
         self._norm: float | None = None
         if self._plain:
             self.optimizer.register_step_pre_hook(lambda *_: self._clip(trained, settings.max_grad_norm))
@@ -112,12 +116,8 @@ class Engine:
                 if key not in stored:
                     raise ValueError(f"the checkpoint's {moment or 'master'} state has no {key}: was it another model?")
                 self._write(parameter, moment, stored[key])
-            if not self._sharded(parameter):
-                self.optimizer.state[parameter]["step"] = torch.tensor(float(updates))
-        inner = getattr(self.optimizer, "optimizer", self.optimizer)
-        for entry in inner.state.values():
-            if "step" in entry:
-                entry["step"] = torch.tensor(float(updates))
+        for entry in self._inner.state.values():
+            entry["step"] = torch.tensor(float(updates))
 
     def _clip(self, parameters: list[nn.Parameter], max_norm: float) -> None:
         """Clip the reduced gradients; DeepSpeed keeps no norm where it wraps a plain optimizer."""
@@ -143,15 +143,18 @@ class Engine:
         if self._sharded(parameter):
             value = safe_get_full_optimizer_state(parameter, moment) if moment else safe_get_full_fp32_param(parameter)
         else:
-            value = self.optimizer.state[parameter].get(moment) if moment else parameter.detach()
+            master = self._masters.get(parameter, parameter)
+            value = self._inner.state[master].get(moment) if moment else master.detach()
         return torch.zeros_like(parameter, dtype=torch.float32) if value is None else value
 
     def _write(self, parameter: nn.Parameter, moment: str | None, value: Tensor) -> None:
         value = value.to(parameter.device)
         if not self._sharded(parameter):
+            master = self._masters.get(parameter, parameter)
             if moment:
-                self.optimizer.state[parameter][moment] = value.clone()
+                self._inner.state[master][moment] = value.clone()
             else:
+                master.data.copy_(value)
                 parameter.data.copy_(value)
         elif hasattr(parameter, "ds_id"):
             shard = _own_shard(value, parameter)
@@ -169,19 +172,27 @@ class Engine:
 
     def _start_moments(self) -> None:
         """Make what DeepSpeed's optimizers make at their first step, so that there is a place to write moments to."""
-        inner = self.optimizer.optimizer
+        inner = self._inner
         sharded = getattr(self.optimizer, "fp32_partitioned_groups_flat", None)  # ZeRO-3 empties its parameter groups
         for partition in sharded or [parameter for group in inner.param_groups for parameter in group["params"]]:
             if not inner.state[partition]:
                 zeros = {moment: torch.zeros_like(partition) for moment in MOMENTS}
                 inner.state[partition] = {"step": torch.tensor(0.0), **zeros}
-        if not sharded:
+        if hasattr(self.optimizer, "_lazy_init_hp_params_optimizer_state"):
             self.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def plain_optimizer(settings: Learner, dtype: torch.dtype) -> bool:
     """Whether DeepSpeed steps torch's optimizer as it is: no sharding, and weights that are their own masters."""
     return settings.zero_stage == 0 and dtype is torch.float32
+
+
+def _masters(optimizer: object) -> dict[nn.Parameter, Tensor]:
+    """Float32 weights by parameter where DeepSpeed keeps them whole, beside bfloat16 without sharding."""
+    if not hasattr(optimizer, "fp32_groups"):
+        return {}
+    groups = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+    return {parameter: master for own, masters in groups for parameter, master in zip(own, masters, strict=True)}
 
 
 def _own_shard(value: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -46,6 +46,7 @@ class Job:
     """A checkpoint to go on from."""
     save: str | None = None
     """Where to write a checkpoint after the first update."""
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _rank(folder: Path, rank: int) -> None:
         job = Job(**values)
         config = Config.model_validate(
             {
-                "model": {"path": plan["model"]},
+                "model": {"path": plan["model"], "dtype": job.dtype},
                 "data": {"train": "unused"},
                 "learner": {
                     "ranks": plan["ranks"],

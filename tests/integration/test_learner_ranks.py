@@ -44,7 +44,13 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     folder = tmp_path_factory.mktemp("ranks")
     saved = str(folder / "checkpoint")
-    alone = [Job("whole", 0, 100_000), Job("saved", 0, SMALL, updates=2, save=saved)]
+    coarse = str(folder / "bfloat16")
+    alone = [
+        Job("whole", 0, 100_000),
+        Job("saved", 0, SMALL, updates=2, save=saved),
+        Job("saved in bfloat16", 0, SMALL, updates=2, save=coarse, dtype="bfloat16"),
+        Job("resumed in bfloat16", 0, SMALL, load=coarse, dtype="bfloat16"),
+    ]
     together = [
         *(Job(f"two ranks, ZeRO {stage}", stage, SMALL) for stage in (0, 2, 3)),
         *(Job(f"resumed, ZeRO {stage}", stage, SMALL, load=saved) for stage in (2, 3)),
@@ -134,3 +140,12 @@ def test_two_sharded_ranks_go_on_from_what_one_rank_saved(outcomes: dict[str, Ou
     assert resumed.grad_norms == pytest.approx(uninterrupted.grad_norms[1:], rel=ROUNDING)
     assert_equal(uninterrupted, resumed)
     assert resumed.grad_norms[0] != pytest.approx(uninterrupted.grad_norms[0], rel=1e-3)
+
+
+def test_a_rank_in_bfloat16_goes_on_with_its_float32_weights_and_moments(outcomes: dict[str, Outcome]) -> None:
+    uninterrupted, resumed = outcomes["saved in bfloat16"], outcomes["resumed in bfloat16"]
+    assert resumed.grad_norms == uninterrupted.grad_norms[1:]
+    for name, tensor in uninterrupted.state.items():
+        assert torch.equal(tensor, resumed.state[name]), name
+    masters = [tensor for name, tensor in resumed.state.items() if name.startswith("master/")]
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in masters)

@@ -34,6 +34,10 @@ BATCHED_TOKENS = 8192
 """Tokens that an engine computes in one step at most."""
 
 
+CPU_BLOCK_TOKENS = 32
+"""Tokens of a block of the key-value cache on CPU, the smallest that its attention kernel is fast with."""
+
+
 class EngineError(RuntimeError):
     """The engine failed, refused a request or could not take new weights."""
 
@@ -228,6 +232,8 @@ def build_engine(config: Config, model_path: str, version: int) -> LLMEngine:
             max_num_seqs=rollout.max_running,
             gpu_memory_utilization=rollout.gpu_memory_utilization,
             enable_prefix_caching=rollout.prefix_cache,
+            # completions of a group share whole blocks only, and the CPU default of 128 leaves most of a prompt out
+            block_size=None if on_gpu else CPU_BLOCK_TOKENS,
             max_num_batched_tokens=max(rollout.max_model_tokens, BATCHED_TOKENS),
             enforce_eager=not on_gpu,
             # a prompt in chunks discards samples, and vLLM cannot rewind a CPU's seeded generator for that

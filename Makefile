@@ -6,7 +6,9 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
-BENCHES := $(sort $(patsubst bench/%.py,%,$(filter-out bench/_%.py,$(wildcard bench/*.py))))
+# what the benchmarks share is no benchmark
+BENCH_HELPERS := models reference rewards
+BENCHES := $(filter-out $(BENCH_HELPERS),$(sort $(patsubst bench/%.py,%,$(filter-out bench/_%.py,$(wildcard bench/*.py)))))
 
 .PHONY: help setup train test test-unit test-breaks lint bench clean
 

@@ -1,0 +1,123 @@
+"""The model, the clips and the questions of the benchmarks, made from seeds: nothing is downloaded.
+
+The model is a Qwen2-Audio of 17 M parameters with random weights: large enough that arithmetic, not overhead, takes the
+time on a few cores, small enough that a benchmark ends in minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import WhisperConfig, WhisperModel
+
+from data.audio import SAMPLE_RATE
+from data.prompts import TEMPLATES
+from learner import demo_model
+from learner.hf import EMBEDDINGS, HEAD, export_checkpoint, load_config, load_tensors
+
+VOCABULARY = 1500
+"""Tokens of the tokenizer, and rows of the embeddings unless more are asked for."""
+
+ENCODER = WhisperConfig(
+    vocab_size=60,
+    num_mel_bins=80,
+    d_model=256,
+    encoder_layers=4,
+    encoder_attention_heads=4,
+    encoder_ffn_dim=1024,
+    decoder_layers=1,
+    decoder_attention_heads=4,
+    decoder_ffn_dim=32,
+    pad_token_id=0,
+    bos_token_id=0,
+    eos_token_id=0,
+    decoder_start_token_id=0,
+)
+
+LANGUAGE = demo_model.LanguageSizes(
+    hidden_size=384,
+    num_hidden_layers=8,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    intermediate_size=1024,
+    vocabulary_tokens=VOCABULARY - len(demo_model.SPECIAL_TOKENS + demo_model.ANSWER_TAGS),
+)
+
+SYLLABLES = tuple(consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou")
+"""What the words of questions and choices are made of."""
+
+
+def build(directory: Path, vocabulary: int = VOCABULARY, seed: int = 0) -> Path:
+    """Write the checkpoint to `directory`, which is returned; rows beyond the tokenizer have random weights too."""
+    if vocabulary < VOCABULARY:
+        raise ValueError(f"vocabulary is {vocabulary}; the tokenizer alone has {VOCABULARY} tokens")
+    with tempfile.TemporaryDirectory() as temporary, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        ear, small = Path(temporary) / "ear", Path(temporary) / "model"
+        WhisperModel(ENCODER).save_pretrained(ear)
+        texts = [TEMPLATES["answer"].format(question=q, choices=list(c)) for q, c in questions(1000, seed)]
+        demo_model.build(small, texts, seed, LANGUAGE, ear)
+        config = load_config(str(small))
+        config.text_config.vocab_size = vocabulary
+        export_checkpoint(directory, config, _with_rows(load_tensors(str(small)), vocabulary), str(small))
+    return directory
+
+
+def clips(seconds: float, count: int, seed: int = 0) -> list[NDArray[np.float32]]:
+    """Waveforms, float32 (samples,) at 16 kHz: chords that fade in and out over noise, each another."""
+    generator = np.random.default_rng(seed)
+    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE  # (samples,)
+    waveforms = []
+    for _ in range(count):
+        pitches, rates = generator.uniform(80, 3000, (5, 1)), generator.uniform(0.2, 4, (5, 1))
+        tones = np.sin(2 * np.pi * pitches * time) * np.sin(np.pi * rates * time) ** 2  # (5, samples)
+        noise = generator.standard_normal(len(time))
+        waveforms.append((0.15 * tones.sum(axis=0) + 0.02 * noise).astype(np.float32))
+    return waveforms
+
+
+def questions(count: int, seed: int = 0) -> list[tuple[str, tuple[str, ...]]]:
+    """Questions with four choices, in words without meaning; about 80 tokens with template and system line."""
+    generator = np.random.default_rng(seed)
+
+    def words(number: int) -> str:
+        return " ".join("".join(generator.choice(SYLLABLES, generator.integers(2, 4))) for _ in range(number))
+
+    return [
+        (f"Which {words(1)} is heard when the {words(2)} ends?", tuple(words(2) for _ in range(4)))
+        for _ in range(count)
+    ]
+
+
+def write_questions(directory: Path, seconds: float, count: int, seed: int = 0) -> Path:
+    """Clips as WAV files and a JSONL file that asks one question about each; gives the file."""
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, (waveform, (question, choices)) in enumerate(
+        zip(clips(seconds, count, seed), questions(count, seed), strict=True)
+    ):
+        name = f"clip-{number}.wav"
+        soundfile.write(directory / name, waveform, SAMPLE_RATE, subtype="FLOAT")
+        row = {"id": f"question-{number}", "audio": name, "question": question, "choices": choices}
+        rows.append(json.dumps({**row, "answer": choices[0]}) + "\n")
+    file = directory / "questions.jsonl"
+    file.write_text("".join(rows))
+    return file
+
+
+def _with_rows(tensors: Iterator[tuple[str, Tensor]], rows: int) -> Iterator[tuple[str, Tensor]]:
+    """The tensors, embeddings and `lm_head` with random rows added up to `rows`."""
+    for name, tensor in tensors:
+        if name in (EMBEDDINGS, HEAD):
+            added = demo_model.INITIALIZER_RANGE * torch.randn(rows - len(tensor), tensor.shape[1])
+            yield name, torch.cat([tensor, added])
+        else:
+            yield name, tensor

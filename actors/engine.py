@@ -160,7 +160,8 @@ class EngineThread:
             seed=request.prompt.seed if trained else None,
             logprobs=0 if trained else None,
             flat_logprobs=trained,
-            stop_token_ids=self._stop_token_ids,
+            stop_token_ids=None if sampling.ignore_stop else self._stop_token_ids,
+            ignore_eos=sampling.ignore_stop,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         name = f"{request.prompt.group_id}#{next(self._numbers)}"  # a prompt may be asked twice at a time

@@ -169,8 +169,9 @@ class Controller:
         prompt = await self.asker.prompt(example, group_id, draw.epoch)
         if isinstance(prompt, Unusable):
             return self._drop(group_id, example, prompt.reason, prompt.detail)
+        rollout = self.config.rollout
         sampling = Sampling(
-            self.config.algorithm.group_size, self.config.rollout.temperature, self.config.rollout.max_completion_tokens
+            self.config.algorithm.group_size, rollout.temperature, rollout.max_completion_tokens, rollout.ignore_stop
         )
         reference, summary = await self.workers.rollout.sample_and_score(prompt, sampling)
         if summary.completions < 2:

@@ -108,6 +108,8 @@ class Rollout(Section):
     """Sampling temperature; the learner's log-prob is of logits / temperature."""
     max_completion_tokens: PositiveInt = 256
     """Longest completion; longer ones are cut with finish reason `length`."""
+    ignore_stop: bool = False
+    """Sample every completion to `max_completion_tokens`, for benchmarks that compare equal work."""
     max_model_tokens: PositiveInt = 2048
     """Longest prompt and completion together that an engine takes."""
     max_running: PositiveInt = 64

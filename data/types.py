@@ -128,6 +128,8 @@ class Sampling:
     completions: int
     temperature: float
     max_tokens: int
+    ignore_stop: bool = False
+    """Sample on to `max_tokens`, whatever is sampled."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
-# what the benchmarks share is no benchmark
-BENCH_HELPERS := models reference rewards
-BENCHES := $(filter-out $(BENCH_HELPERS),$(sort $(patsubst bench/%.py,%,$(filter-out bench/_%.py,$(wildcard bench/*.py)))))
+# what they share has no main
+BENCHES := $(sort $(patsubst bench/%.py,%,$(shell grep -l '^if __name__' bench/*.py)))
 
 .PHONY: help setup train test test-unit test-breaks lint bench clean
 

@@ -56,15 +56,18 @@ SYLLABLES = tuple(consonant + vowel for consonant in "bdfgklmnprstvz" for vowel 
 
 
 def build(directory: Path, vocabulary: int = VOCABULARY, seed: int = 0) -> Path:
-    """Write the checkpoint to `directory`, which is returned; rows beyond the tokenizer have random weights too."""
+    """Write the checkpoint to `directory`, which is returned.
+
+    The tokenizer is the same for all; embeddings beyond it have random weights too.
+    """
     if vocabulary < VOCABULARY:
         raise ValueError(f"vocabulary is {vocabulary}; the tokenizer alone has {VOCABULARY} tokens")
     with tempfile.TemporaryDirectory() as temporary, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ear, small = Path(temporary) / "ear", Path(temporary) / "model"
         WhisperModel(ENCODER).save_pretrained(ear)
-        texts = [TEMPLATES["answer"].format(question=q, choices=list(c)) for q, c in questions(1000, seed)]
-        demo_model.build(small, texts, seed, LANGUAGE, ear)
+        texts = [TEMPLATES["answer"].format(question=q, choices=list(c)) for q, c in questions(1000)]
+        demo_model.build(small, texts, seed, LANGUAGE, ear)  # the seed of weights only
         config = load_config(str(small))
         config.text_config.vocab_size = vocabulary
         export_checkpoint(directory, config, _with_rows(load_tensors(str(small)), vocabulary), str(small))

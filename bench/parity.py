@@ -1,0 +1,95 @@
+"""The gradient of the reference method against the learner's, on the same completions."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bench.reference import MAX_SECONDS, MIN_SECONDS, Reference
+from bench.rewards import drawn
+from configs.schema import Config
+from data.audio import SAMPLE_RATE, audio_tokens, log_mel, mel_frames, read_clip
+from data.prompts import PromptEncoder
+from data.types import Clip, ClipFeatures, Completion, Example, Group, Prompt
+from learner.hf import checkpoint_name
+from learner.hf_files import load_processor
+from learner.learner import Learner
+
+
+def gradient_difference(config: Config, reference_path: str, examples: Sequence[Example]) -> tuple[float, str]:
+    """Largest difference of any parameter's gradient, relative to the gradient's norm, and that parameter's name.
+
+    Before clipping, from completions that the reference method samples. `reference_path` holds other weights than the
+    policy, so that the KL has a gradient too.
+    """
+    torch.set_num_threads(config.learner.threads or 1)
+    method = Reference(config.model.path, reference_path, config.algorithm.group_size)
+    groups = []
+    maker = GroupMaker(config.model.path)
+    for example in examples:
+        inputs = method.inputs(example)
+        completions = method.sample(inputs)
+        groups.append(maker.group(example, completions))
+        method.backward(inputs, completions, groups[-1].total, share=1 / len(examples))
+    expected = _gradients(method.policy.named_parameters())
+    found = learner_gradients(config, reference_path, groups)
+    if found.keys() != expected.keys():
+        raise AssertionError(f"trained by one side only: {sorted(found.keys() ^ expected.keys())}")
+    differences = {name: float((found[name] - expected[name]).norm() / expected[name].norm()) for name in expected}
+    worst = max(differences, key=lambda name: differences[name])
+    return differences[worst], worst
+
+
+def learner_gradients(config: Config, reference_path: str, groups: Sequence[Group]) -> dict[str, Tensor]:
+    """The learner's gradient of each parameter from one update, before clipping."""
+    unclipped = config.learner.model_copy(update={"max_grad_norm": 1e30})
+    learner = join_alone(config.model_copy(update={"learner": unclipped}), reference_path)
+    kept: dict[str, Tensor] = {}
+    learner.engine.optimizer.register_step_pre_hook(
+        lambda *_: kept.update(_gradients(learner.engine.policy.model.named_parameters()))
+    )
+    learner.update(groups, features, step=0)
+    return kept
+
+
+def join_alone(config: Config, reference_path: str) -> Learner:
+    """A learner of one rank in this process."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        rendezvous = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+    return Learner(config, 0, 1, rendezvous, config.model.path, reference_path)
+
+
+class GroupMaker:
+    """Makes scored groups of given completions, as the rollout would."""
+
+    def __init__(self, model_path: str) -> None:
+        processor = load_processor(model_path)
+        self._encoder = PromptEncoder(processor.tokenizer, processor.chat_template, "answer")
+        self._extractor = processor.feature_extractor
+
+    def group(self, example: Example, completions: Tensor) -> Group:
+        """The group of completions (G, C), with rewards drawn; their log-probs are not known."""
+        waveform, sha256 = read_clip(example.clip, MAX_SECONDS, MIN_SECONDS)
+        kept = ClipFeatures(waveform=waveform, mel=log_mel(waveform, self._extractor))
+        clip = Clip(sha256, len(waveform) / SAMPLE_RATE, audio_tokens(mel_frames(len(waveform))), kept)
+        prompt = Prompt(example.id, example, self._encoder.encode(example), clip, seed=0)
+        sampled = tuple(
+            Completion(tuple(ids), "", (0.0,) * len(ids), (0,) * len(ids), "length") for ids in completions.tolist()
+        )
+        return Group(prompt, sampled, total=tuple(drawn([""] * len(sampled), example)))
+
+
+def features(group: Group) -> ClipFeatures:
+    """What `GroupMaker` put into the group's clip."""
+    kept: ClipFeatures = group.prompt.clip.features
+    return kept
+
+
+def _gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
+    return {
+        checkpoint_name(name): parameter.grad.clone() for name, parameter in parameters if parameter.grad is not None
+    }

@@ -36,7 +36,7 @@ class LearnerActor:
 
         Args:
             rendezvous: address of rank 0.
-            model_path: weights to train.
+            model_path: weights to train; with LoRA those of the base model.
             reference_path: weights of the KL's reference policy.
             trainer_state: the `trainer/` directory of a checkpoint, or None for a fresh optimizer.
         """
@@ -73,3 +73,18 @@ class LearnerActor:
     def save(self, directory: str, facts: Mapping[str, Any]) -> None:
         """Write `hf/` and `trainer/` under `directory`; `facts` go into `trainer/state.json`."""
         self._learner.save(Path(directory), facts)
+
+    def start_profile(self) -> None:
+        """Record operators on rank 0 from now on."""
+        from torch.profiler import profile
+
+        self._profiler = profile() if self.rank == 0 else None
+        if self._profiler is not None:
+            self._profiler.start()
+
+    def stop_profile(self, path: str) -> None:
+        """Write what was recorded as a Chrome trace."""
+        if self._profiler is not None:
+            self._profiler.stop()
+            self._profiler.export_chrome_trace(path)
+            self._profiler = None

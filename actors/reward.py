@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import ray
 
 from configs.schema import Reward
@@ -22,6 +24,7 @@ class RewardActor:
 
     def score(self, group: Group) -> tuple[Group, GroupSummary]:
         """The group with its rewards, and what the control loop needs to know of it."""
+        started = time.perf_counter()
         scored, problems = score_group(group, self._terms)
         kept = [total for total in scored.total if total is not None]
         means = {
@@ -36,6 +39,7 @@ class RewardActor:
             rewards=means,
             total=sum(kept) / max(len(kept), 1),
             oldest_version=group.oldest_version,
+            score_seconds=time.perf_counter() - started,
             problems=problems,
         )
         return scored, summary

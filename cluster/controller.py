@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from cluster.asking import Asker, Unusable
 from cluster.evaluation import ask_all
 from cluster.ledger import Ledger
 from cluster.metrics import Metrics
+from cluster.phases import PROFILED_STEPS, Profile, StepClock
 from cluster.progress import Reporter
 from cluster.run_directory import RunDirectory
 from cluster.scoring import score, without_rows
@@ -62,6 +64,7 @@ class Controller:
         reporter: Reporter,
         metrics: Metrics,
         state: dict[str, Any] | None = None,
+        profile: Profile | None = None,
     ) -> None:
         self.config = config
         self.run_directory = run
@@ -76,6 +79,8 @@ class Controller:
         self.order = DataOrder(len(questions.train), config.run.seed, position)
         self._dropped: list[tuple[str, Example, str]] = []
         self._log: Any = None
+        self._clock = StepClock()
+        self._profile = profile
 
     async def run(self) -> dict[str, Any]:
         """Train to the end; returns what `summary.json` holds."""
@@ -87,6 +92,7 @@ class Controller:
                 self.run_directory.append_metrics(line)
                 self.metrics.record(line)
                 lines.show(line)
+                await self._profiled(line)
                 if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
                     await self.checkpoint()
         train_seconds = time.monotonic() - started
@@ -98,9 +104,8 @@ class Controller:
 
     async def step(self) -> dict[str, Any]:
         """One optimizer step; returns its line of `metrics.jsonl`."""
-        started = time.perf_counter()
+        self._clock = StepClock()
         ready = await self._sample()
-        sampled = time.perf_counter()
         staleness = self.version - min(group.summary.oldest_version for group in ready)
         if staleness > self.config.algorithm.max_staleness:
             raise AssertionError(f"a token is {staleness} versions old, algorithm.max_staleness is less")
@@ -108,20 +113,35 @@ class Controller:
         result, _ = await asyncio.gather(self.workers.learner.step(references, self.version), self._prefetch())
         self.ledger.train(group.group_id for group in ready)
         self.version += 1
-        stepped = time.perf_counter()
+        self._clock.stepped()
         update = await self.workers.learner.publish(self.version)
         await self.workers.rollout.update(update)
-        synced = time.perf_counter()
+        seconds = self._clock.synced(result.seconds)
         await self._write_log(references, result)
         validation = None
         if self._due(self.config.evaluate.every_steps) and self.questions.validation:
             validation = await self._evaluate_validation()
         self.ledger.check()
-        seconds = {"sample": sampled - started, **result.seconds, "sync": synced - stepped}
-        return self._line(ready, result, synced - started, seconds, update.size_bytes) | {
+        return self._line(ready, result, seconds, update.size_bytes) | {
             "staleness_max": staleness,
             "validation_accuracy": validation,
         }
+
+    async def _profiled(self, line: Mapping[str, Any]) -> None:
+        """Note a step in the trace, which begins after the first and ends with the last that it has room for."""
+        profile = self._profile
+        if profile is None:
+            return
+        if profile.recording:
+            profile.step(line["step"], line["seconds"])
+        last = profile.steps == PROFILED_STEPS or (profile.recording and self.version == self.config.run.max_steps)
+        if profile.steps == 0:
+            await self.workers.learner.start_profile()
+        elif last:
+            await self.workers.learner.stop_profile(str(profile.learner_path.absolute()))
+            self.reporter.say(f"profile: {profile.write()} opens in Perfetto")
+            self._profile = None
+        profile.steps += 1
 
     async def evaluate_test(self, name: str) -> dict[str, Any] | None:
         """Greedy and sampled accuracy on the held-out questions; read once, kept in `eval/NAME.json`."""
@@ -167,13 +187,18 @@ class Controller:
         group_id = f"{draw.epoch}-{draw.index}"
         self.ledger.admit(group_id)
         prompt = await self.asker.prompt(example, group_id, draw.epoch)
+        self._clock.encoded()
         if isinstance(prompt, Unusable):
             return self._drop(group_id, example, prompt.reason, prompt.detail)
         rollout = self.config.rollout
         sampling = Sampling(
             self.config.algorithm.group_size, rollout.temperature, rollout.max_completion_tokens, rollout.ignore_stop
         )
+        asked = time.perf_counter()
         reference, summary = await self.workers.rollout.sample_and_score(prompt, sampling)
+        self._clock.scored(summary.score_seconds)
+        if self._profile is not None and self._profile.recording:
+            self._profile.group(group_id, time.perf_counter() - asked)
         if summary.completions < 2:
             return self._drop(group_id, example, "unscored", "; ".join(summary.problems))
         return Ready(group_id, reference, summary)
@@ -222,9 +247,10 @@ class Controller:
         return every > 0 and self.version % every == 0
 
     def _line(
-        self, ready: list[Ready], result: UpdateResult, elapsed: float, seconds: dict[str, float], sync_bytes: int
+        self, ready: list[Ready], result: UpdateResult, seconds: dict[str, float], sync_bytes: int
     ) -> dict[str, Any]:
         summaries = [group.summary for group in ready]
+        elapsed = sum(seconds.values())
         completions = sum(summary.completions for summary in summaries)
         sampled = len(summaries) * self.config.algorithm.group_size
         tokens = sum(summary.completion_tokens for summary in summaries)

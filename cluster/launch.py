@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--dry-run", action="store_true", help="print the configuration and the plan; start nothing")
     arguments.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     arguments.add_argument("--fresh", action="store_true", help="move an existing run of this name aside")
+    arguments.add_argument("--profile", action="store_true", help="write a trace of three steps, for Perfetto")
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys, dotted")
     return arguments
 
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.dry_run:
         dry_run(config, reporter)
     else:
-        train(config, reporter, resume=options.resume, fresh=options.fresh)
+        train(config, reporter, resume=options.resume, fresh=options.fresh, profile=options.profile)
     return 0
 
 
@@ -91,7 +92,9 @@ def print_plan(roles: Any, reporter: Reporter) -> None:
     reporter.table("placement", rows, ("actor", "count", "CPUs", "GPUs", "strategy", ""))
 
 
-def train(config: Config, reporter: Reporter, resume: bool = False, fresh: bool = False) -> dict[str, Any]:
+def train(
+    config: Config, reporter: Reporter, resume: bool = False, fresh: bool = False, profile: bool = False
+) -> dict[str, Any]:
     """Train as configured; returns the summary."""
     from cluster.nodes import connected, existing_address
     from cluster.placement import plan
@@ -113,7 +116,7 @@ def train(config: Config, reporter: Reporter, resume: bool = False, fresh: bool 
         roles = plan(config, nodes)
         print_plan(roles, reporter)
         outcome = asyncio.run(
-            _interruptible(_train(config, reporter, run, questions, roles, initial, checkpoint, state))
+            _interruptible(_train(config, reporter, run, questions, roles, initial, checkpoint, state, profile))
         )
     return finish(run, outcome, reporter)
 
@@ -169,9 +172,11 @@ async def _train(
     initial: str,
     checkpoint: Any,
     state: dict[str, Any] | None,
+    profile: bool,
 ) -> dict[str, Any]:
     from cluster.controller import Controller
     from cluster.metrics import Metrics
+    from cluster.phases import Profile
     from cluster.session import workers
     from cluster.workers import Workers
 
@@ -185,11 +190,13 @@ async def _train(
     trainer = str((checkpoint / "trainer").absolute()) if checkpoint else None
 
     async def join(started: Workers) -> None:
-        await started.learner.join(started.model_path, initial, trainer)
+        base = initial if config.model.lora is not None else started.model_path  # the engines' weights are merged
+        await started.learner.join(base, initial, trainer)
 
     async with workers(config, roles, model_path, version, run.engine_model, join) as (started, asker, places):
         reporter.say(", ".join(f"{place['name']} on node {place['node'][:8]}" for place in places))
-        controller = Controller(config, run, started, asker, questions, reporter, metrics, state)
+        trace = Profile(run.path / "profile.json") if profile else None
+        controller = Controller(config, run, started, asker, questions, reporter, metrics, state, trace)
         return await controller.run()
 
 

@@ -126,6 +126,14 @@ class LearnerGroup:
         """Write a checkpoint's `hf/` and `trainer/`."""
         await self._all("save", directory, facts)
 
+    async def start_profile(self) -> None:
+        """Record what the ranks compute from now on."""
+        await self._all("start_profile")
+
+    async def stop_profile(self, path: str) -> None:
+        """Write what rank 0 recorded."""
+        await self._all("stop_profile", path)
+
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
         calls = [getattr(actor, method).remote(*arguments) for actor in self.actors]
         try:

@@ -31,6 +31,11 @@ SAMPLING_REFUSED = (
 )
 """Sampling settings that change the sampled distribution in a way that the learner's log-prob does not follow."""
 
+LANGUAGE_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Linear layers of the language model's attention and MLP."""
+TOWER_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+"""Linear layers of the audio tower's attention and MLP."""
+
 
 class Section(BaseModel):
     """A part of the configuration: strict, immutable, documented by the docstring under each field."""
@@ -53,6 +58,50 @@ class Run(Section):
     """Start from the weights of this checkpoint or model directory instead of `model.path`; the optimizer is new."""
 
 
+class Lora(Section):
+    """Low-rank adapters in place of full training. What is trained is the adapters, and the projector where
+    `model.projector` says so; engines get merged weights.
+    """
+
+    rank: PositiveInt = 16
+    """Rank of an adapter."""
+    alpha: PositiveInt = 32
+    """An adapter's output is scaled by alpha / rank."""
+    targets: tuple[str, ...] | None = None
+    """Names of the linear layers that get an adapter, such as `q_proj`; default: all of attention and MLP."""
+    tower: bool = False
+    """Adapters in the audio tower too. Needs `model.audio_tower: trained`, as that needs this."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_dropout(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "dropout" in values:
+            raise ValueError(
+                "model.lora.dropout is refused: the learner's log-prob would be of another policy in every forward, "
+                "and never of the one that sampled. Use learner.weight_decay or algorithm.beta."
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _targets_exist(self) -> Self:
+        if self.targets is None:
+            return self
+        known = LANGUAGE_LAYERS + tuple(name for name in TOWER_LAYERS if self.tower and name not in LANGUAGE_LAYERS)
+        unknown = [name for name in self.targets if name not in known]
+        if unknown or not self.targets:
+            hint = "; those of the tower need model.lora.tower: true" if set(unknown) & set(TOWER_LAYERS) else ""
+            raise ValueError(
+                f"model.lora.targets: {', '.join(map(repr, unknown)) or 'an empty list'} names no layer that can be "
+                f"adapted; there are {', '.join(known)}{hint}"
+            )
+        if self.tower and not set(self.targets) & set(TOWER_LAYERS):
+            raise ValueError(
+                f"model.lora.tower: true adapts nothing, since model.lora.targets names no layer of the tower; "
+                f"it has {', '.join(TOWER_LAYERS)}"
+            )
+        return self
+
+
 class Model(Section):
     """The policy."""
 
@@ -64,12 +113,28 @@ class Model(Section):
     """Whether `multi_modal_projector` is trained. A frozen projector needs a frozen tower."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of learner and engines."""
+    lora: Lora | None = None
+    """Train low-rank adapters and not the weights themselves; see `model.lora`. Full training when empty."""
 
     @model_validator(mode="after")
     def _frozen_from_the_bottom(self) -> Self:
         if self.projector == "frozen" and self.audio_tower == "trained":
             raise ValueError("model.projector: frozen needs model.audio_tower: frozen (freezing starts at the bottom)")
         return self
+
+    @model_validator(mode="after")
+    def _adapters_train_the_tower_or_leave_it_frozen(self) -> Self:
+        if self.lora is None or self.lora.tower == (self.audio_tower == "trained"):
+            return self
+        if self.lora.tower:
+            raise ValueError(
+                "model.lora.tower: true needs model.audio_tower: trained; a frozen tower's output is kept by clip and "
+                "would stay that of the tower without adapters"
+            )
+        raise ValueError(
+            "model.lora leaves the audio tower as it is, and model.audio_tower is trained: set model.audio_tower: "
+            "frozen (each clip is encoded once), or model.lora.tower: true for adapters in the tower"
+        )
 
 
 class Data(Section):
@@ -93,6 +158,8 @@ class Data(Section):
     """Longer clips are cut to this length; the audio tower hears 30 seconds."""
     feature_cache: str | None = None
     """Directory that keeps a frozen tower's output between runs, by tower and clip; none when empty."""
+    feature_cache_bytes: PositiveInt = 100_000_000
+    """Memory of each audio actor for what it reads from and writes to `data.feature_cache`."""
     encoders: PositiveInt = 1
     """Audio actors that decode and encode clips."""
     cache_bytes: PositiveInt = 2_000_000_000
@@ -115,7 +182,8 @@ class Rollout(Section):
     max_running: PositiveInt = 64
     """Completions that an engine decodes at once."""
     audio: Literal["auto", "waveform"] = "auto"
-    """`auto`: embeddings with a frozen tower, else waveforms; `waveform` forces vLLM's own path."""
+    """`auto`: embeddings that the rollout actor makes, from each clip's own length; `waveform`: vLLM's own path, which
+    pads every clip to 30 seconds."""
     kv_cache_gib: PositiveInt = 1
     """Memory for the key-value cache on CPU."""
     gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
@@ -173,12 +241,25 @@ class Learner(Section):
     """AdamW's moment decay rates."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this global norm."""
-    offload: bool = False
-    """Keep optimizer state in CPU memory (ZeRO 1 to 3 on GPUs)."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What lives in CPU memory: `optimizer` states (ZeRO 1 to 3), or with `all` the parameters too (ZeRO 3)."""
+    activation_checkpointing: bool = False
+    """Compute the layers' activations again in the backward instead of keeping them."""
+    attention: Literal["auto", "sdpa", "flex"] = "auto"
+    """Kernel of the packed attention; `auto` takes FlexAttention on GPUs and SDPA elsewhere."""
     threads: PositiveInt | None = None
     """CPU threads of a rank; default: the CPUs of the machine over the ranks."""
     step_timeout_seconds: PositiveFloat = 1800.0
     """A rank that has not finished a step by then is an error."""
+
+    @model_validator(mode="after")
+    def _offload_needs_shards(self) -> Self:
+        least = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
+        if self.zero_stage < least:
+            raise ValueError(
+                f"learner.offload: {self.offload} needs learner.zero_stage {least} or more, and it is {self.zero_stage}"
+            )
+        return self
 
 
 class Algorithm(Section):

@@ -62,7 +62,9 @@ class ClipFeatures:
     waveform: Any = None
     """float32 (samples,), 16 kHz mono."""
     mel: Any = None
-    """float32 (mel_bins, valid_frames + margin), with valid_frames = ceil(samples / 160)."""
+    """float32 (mel_bins, valid_frames + margin)."""
+    valid_frames: int = 0
+    """Mel frames that hold the clip, ceil(samples / 160); given with `mel`."""
     pooled: Any = None
     """float32 (audio_tokens, d_model): output of the audio tower, before `multi_modal_projector`."""
 
@@ -106,6 +108,8 @@ class Group:
     completions: tuple[Completion, ...]
     engine: str = ""
     """Name of the engine that sampled them."""
+    audio_version: int = 0
+    """Policy version that made the clip's embeddings; what is frozen never ages and counts as sampled."""
     rewards: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     """By reward name, unweighted, one value a completion; None dropped the completion."""
     total: tuple[float | None, ...] = ()
@@ -113,8 +117,8 @@ class Group:
 
     @property
     def oldest_version(self) -> int:
-        """Lowest policy version of any token in the group."""
-        return min(version for completion in self.completions for version in completion.versions)
+        """Lowest policy version of any token in the group, and of the clip's embeddings."""
+        return min([self.audio_version, *(version for one in self.completions for version in one.versions)])
 
     @property
     def completion_tokens(self) -> int:
@@ -147,5 +151,7 @@ class GroupSummary:
     total: float
     """Mean weighted reward."""
     oldest_version: int
+    score_seconds: float = 0.0
+    """What the reward functions took."""
     problems: tuple[str, ...] = ()
     """What went wrong in scoring, a line each."""

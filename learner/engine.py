@@ -7,7 +7,7 @@ over micro-batches and ranks is the gradient of the mean, however the work was s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import deepspeed
@@ -24,8 +24,8 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from configs.schema import Learner
-from learner.hf import checkpoint_name
 from learner.policy import Policy
+from learner.weights import changed, released_name, weights_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -59,9 +59,10 @@ class Engine:
             raise ValueError("nothing to train: every parameter of the model is frozen")
         self.zero_stage = settings.zero_stage
         self._plain = plain_optimizer(settings, dtype)
+        on_cpu = trained[0].device.type == "cpu"
         self.world_size = dist.get_world_size()
         self.deepspeed, self.optimizer, _, _ = deepspeed.initialize(
-            model=policy, model_parameters=trained, config=_deepspeed_config(settings, dtype)
+            model=policy, model_parameters=trained, config=_deepspeed_config(settings, dtype, on_cpu)
         )
         self.policy: Policy = self.deepspeed.module
         self._inner: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
@@ -89,17 +90,19 @@ class Engine:
         return float(self.deepspeed.get_global_grad_norm() if self._norm is None else self._norm)
 
     def weights(self, trained_only: bool = True) -> Iterator[tuple[str, Tensor]]:
-        """Released checkpoint name and whole tensor of each parameter, in the dtype of the forward."""
-        for name, parameter in self._parameters():
-            if parameter.requires_grad or not trained_only:
-                with self._gathered(parameter):
-                    yield checkpoint_name(name), parameter.detach()
+        """Released checkpoint name and whole tensor of each weight, adapters merged, in the dtype of the forward.
+
+        With `trained_only` those that an engine needs after an update. One tensor is whole at a time.
+        """
+        weights = weights_of(self.policy.model)
+        for weight in changed(weights) if trained_only else weights:
+            with self._gathered(weight.parameters):
+                yield weight.name, weight.value()
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Float32 master weights and optimizer moments on CPU, each by released checkpoint name."""
+        """Float32 master weights and optimizer moments on CPU, each by `released_name` of the parameter."""
         state: dict[str, dict[str, Tensor]] = {"master": {}} | {moment: {} for moment in MOMENTS}
-        for name, parameter in self._trained():
-            key = checkpoint_name(name)
+        for key, parameter in self._trained():
             state["master"][key] = _copy(self._read(parameter, None))
             for moment in MOMENTS:
                 state[moment][key] = _copy(self._read(parameter, moment))
@@ -109,8 +112,7 @@ class Engine:
         """Put back what `state` gave after `updates` optimizer steps, on any number of ranks."""
         if not self._plain:
             self._start_moments()
-        for name, parameter in self._trained():
-            key = checkpoint_name(name)
+        for key, parameter in self._trained():
             for moment in (None, *MOMENTS):
                 stored = state[moment or "master"]
                 if key not in stored:
@@ -123,15 +125,15 @@ class Engine:
         """Clip the reduced gradients; DeepSpeed keeps no norm where it wraps a plain optimizer."""
         self._norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
 
-    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        yield from self.policy.model.named_parameters()
-
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, parameter) for name, parameter in self._parameters() if parameter.requires_grad)
+        for name, parameter in self.policy.model.named_parameters():
+            if parameter.requires_grad:
+                yield released_name(name), parameter
 
-    def _gathered(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
-        if hasattr(parameter, "ds_id"):
-            return deepspeed.zero.GatheredParameters([parameter])
+    @staticmethod
+    def _gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+        if hasattr(parameters[0], "ds_id"):
+            return deepspeed.zero.GatheredParameters(list(parameters))
         return nullcontext()
 
     @staticmethod
@@ -206,10 +208,12 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
 
 
-def _deepspeed_config(settings: Learner, dtype: torch.dtype) -> dict[str, object]:
+def _deepspeed_config(settings: Learner, dtype: torch.dtype, on_cpu: bool) -> dict[str, object]:
     zero: dict[str, object] = {"stage": settings.zero_stage}
-    if settings.offload and settings.zero_stage:
+    if settings.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
+    if settings.offload == "all":
+        zero["offload_param"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -217,6 +221,7 @@ def _deepspeed_config(settings: Learner, dtype: torch.dtype) -> dict[str, object
         "gradient_clipping": 0.0 if plain_optimizer(settings, dtype) else settings.max_grad_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # torch's AdamW steps on the CPU too
         "bf16": {"enabled": dtype is torch.bfloat16},
         "optimizer": {
             "type": "AdamW",
@@ -225,6 +230,7 @@ def _deepspeed_config(settings: Learner, dtype: torch.dtype) -> dict[str, object
                 "betas": list(settings.betas),
                 "weight_decay": settings.weight_decay,
                 "torch_adam": True,
+                "fused": on_cpu or settings.offload != "none",
             },
         },
         "steps_per_print": 1_000_000_000,

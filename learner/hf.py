@@ -110,6 +110,11 @@ def load_config(path: str) -> Qwen2AudioConfig:
             f"weights, or set it if the model was trained with tied embeddings"
         )
     config = Qwen2AudioConfig.from_pretrained(directory)
+    if "sliding_attention" in config.text_config.layer_types:
+        raise ModelError(
+            f"{file}: text_config.use_sliding_window is true; attention over a window is not supported, and no "
+            f"released Qwen2-Audio uses it"
+        )
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     return config
 

@@ -10,16 +10,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from configs.schema import Config
 from data.types import ClipFeatures, Group
+from learner import attention
 from learner.engine import MOMENTS, Engine, join_ranks
 from learner.hf import export_checkpoint, load_model
 from learner.policy import Policy
 from learner.result import UpdateResult
-from learner.update import Update
+from learner.update import Reference, Update
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ATTENTION = {"auto": None, "sdpa": attention.SDPA, "flex": attention.FLEX}
 
 
 class Learner:
@@ -42,14 +45,22 @@ class Learner:
         self.config = config
         self.rank = rank
         self.model_path = model_path
-        dtype = DTYPES[config.model.dtype]
-        policy = Policy(frozen_as_configured(load_model(model_path, dtype), config), config.rollout.temperature)
+        dtype, kind = DTYPES[config.model.dtype], ATTENTION[config.learner.attention]
+        model = trained_as_configured(load_model(model_path, dtype), config, model_path).to(device)
+        if config.learner.activation_checkpointing:
+            checkpoint_activations(model)
+        policy = Policy(model, config.rollout.temperature, kind)
         self.model_config = policy.model.config
-        self.engine = Engine(policy.to(device), config.learner, dtype)
-        reference = None
-        if config.algorithm.beta:
-            reference = Policy(load_model(reference_path, dtype).to(device), config.rollout.temperature)
-            reference.requires_grad_(False).eval()
+        self.engine = Engine(policy, config.learner, dtype)
+        reference: Reference | None = None
+        if config.algorithm.beta and config.model.lora is not None:
+            from learner.lora import base_policy
+
+            reference = base_policy(self.engine.forward, model)
+        elif config.algorithm.beta:
+            with_tower = config.model.audio_tower == "trained"  # a frozen one is the policy's, and has been run
+            frozen = load_model(reference_path, dtype, tower=with_tower).to(device)
+            reference = Policy(frozen, config.rollout.temperature, kind).requires_grad_(False).eval()
         self.updates = 0
         self._update = Update(config, self.engine, reference)
 
@@ -60,12 +71,20 @@ class Learner:
         return result
 
     def save(self, directory: Path, facts: Mapping[str, Any]) -> None:
-        """Write `hf/` (loads in transformers and vLLM) and `trainer/` (master weights, moments, facts)."""
+        """Write `hf/` (loads in transformers and vLLM) and `trainer/` (master weights, moments, facts).
+
+        With LoRA `hf/` holds merged weights, and `adapter/` what peft loads on the base model.
+        """
         trainer = directory / "trainer"
         state = self.engine.state()
         weights = [(name, tensor.to("cpu", copy=True)) for name, tensor in self.engine.weights(trained_only=False)]
         if self.rank == 0:
             export_checkpoint(directory / "hf", self.model_config, weights, self.model_path)
+            if self.config.model.lora is not None:
+                from learner.lora import export_adapter
+
+                dtype = DTYPES[self.config.model.dtype]
+                export_adapter(directory / "adapter", self.engine.policy.model, state["master"], dtype)
             trainer.mkdir(parents=True)
             for part, tensors in state.items():
                 save_file(tensors, trainer / f"{part}.safetensors")
@@ -82,11 +101,31 @@ class Learner:
         torch.set_rng_state(load_file(trainer / "random.safetensors")["torch"])
 
 
-def frozen_as_configured(model: torch.nn.Module, config: Config) -> Any:
-    """Switch off the gradients of what the configuration freezes; positions of the tower are never trained."""
+def trained_as_configured(model: Any, config: Config, path: str) -> Any:
+    """Switch off the gradients of what the configuration freezes, or with LoRA of all but adapters and projector.
+
+    Positions of the tower are never trained.
+    """
+    if config.model.lora is not None:
+        from learner.lora import add_adapters  # peft takes a second to import
+
+        add_adapters(model, config.model, base=path)
+        return model
     tower = model.get_submodule("model.audio_tower")
     if config.model.audio_tower == "frozen":
         tower.requires_grad_(False)
     if config.model.projector == "frozen":
         model.get_submodule("model.multi_modal_projector").requires_grad_(False)
     return model
+
+
+def checkpoint_activations(model: torch.nn.Module) -> None:
+    """Have every transformer layer compute its activations again in the backward.
+
+    transformers does so in training mode alone. The layers are put into it by themselves, so that what they hold, and
+    with it every dropout, stays in evaluation mode.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True

@@ -36,6 +36,11 @@ class Sequences:
         """Positions that the group takes in a micro-batch."""
         return len(self.prompt) + sum(max(len(completion) - 1, 0) for completion in self.completions)
 
+    @property
+    def targets(self) -> int:
+        """Completion tokens, which are what the group predicts."""
+        return sum(len(completion) for completion in self.completions)
+
 
 @dataclass(frozen=True, slots=True)
 class Packed:
@@ -48,6 +53,11 @@ class Packed:
     sources: Ints  # (N,) position whose hidden state predicts the target
     targets: Ints  # (N,) token id
     owners: Ints  # (N,) index of the completion, counted over all groups of the micro-batch
+
+    @property
+    def group_ends(self) -> list[int]:
+        """Position after the last of each group."""
+        return [*(np.flatnonzero(np.diff(self.segments)) + 1).tolist(), len(self.segments)]
 
 
 def pack(groups: Sequence[Sequences]) -> Packed:
@@ -107,12 +117,16 @@ def with_prompt_targets(packed: Packed, skipped_id: int) -> Packed:
     )
 
 
-def attention_allowed(packed: Packed) -> NDArray[np.bool_]:
-    """Which position (row) sees which (column), (T, T): its own group's prompt and its own completion, up to itself."""
-    order = np.arange(len(packed.token_ids))
-    same_group = packed.segments[:, None] == packed.segments[None, :]
-    in_prompt = packed.branches[None, :] == 0
-    same_branch = packed.branches[:, None] == packed.branches[None, :]
+def attention_allowed(packed: Packed, part: slice = slice(None)) -> NDArray[np.bool_]:
+    """Which position (row) sees which (column), (T, T): its own group's prompt and its own completion, up to itself.
+
+    `part` takes some positions alone, for example those of one group.
+    """
+    segments, branches = packed.segments[part], packed.branches[part]
+    order = np.arange(len(segments))
+    same_group = segments[:, None] == segments[None, :]
+    in_prompt = branches[None, :] == 0
+    same_branch = branches[:, None] == branches[None, :]
     not_later = order[:, None] >= order[None, :]
     allowed: NDArray[np.bool_] = same_group & (in_prompt | same_branch) & not_later
     return allowed

@@ -6,20 +6,17 @@ exact. `lm_head` and the softmax run only where a completion token is predicted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Qwen2AudioForConditionalGeneration
 
-from data.audio import mel_frames
 from data.types import ClipFeatures
-from learner import audio_tower
-from learner.packing import Packed, attention_allowed
-
-HEAD_CHUNK_TOKENS = 1024
-"""Predicted tokens whose logits are held at once."""
+from learner import attention, audio_tower, head
+from learner.packing import Packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,51 +26,60 @@ class MicroBatch:
     packed: Packed
     clips: Sequence[ClipFeatures]
     """One a group."""
+    most_targets: int = 0
+    """Predicted tokens of the rank that has most in this micro-batch; ranks with shards call the head equally often."""
 
 
 class Policy(nn.Module):
-    """A Qwen2-Audio model seen as a distribution over completion tokens."""
+    """A Qwen2-Audio model seen as a distribution over completion tokens.
 
-    def __init__(self, model: Qwen2AudioForConditionalGeneration, temperature: float) -> None:
+    Args:
+        model: on its device.
+        temperature: at which the completions are sampled.
+        attention_kind: `attention.SDPA` or `attention.FLEX`; default: FlexAttention on GPUs.
+    """
+
+    def __init__(
+        self, model: Qwen2AudioForConditionalGeneration, temperature: float, attention_kind: str | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
         self.audio_token_id: int = model.config.audio_token_id
+        self.attention_kind = attention_kind or (attention.FLEX if model.device.type == "cuda" else attention.SDPA)
+        attention.use(model.model.language_model, self.attention_kind)
 
-    def forward(self, batch: MicroBatch, with_entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: MicroBatch, entropy: head.Entropy = "value") -> tuple[Tensor, Tensor]:
         """Log-probability (N,) and entropy (N,) of each target, in float32 nats, at the sampling temperature."""
-        chunks = [self._head(states, wanted, with_entropy_gradient) for states, wanted in self._predicting(batch)]
-        logprobs, entropies = zip(*chunks, strict=True)
-        return torch.cat(logprobs), torch.cat(entropies)
+        states, targets = self._predicting(batch)
+        return head.score(self.model.lm_head, states, targets, self.temperature, entropy, batch.most_targets)
 
     @torch.no_grad()
     def most_likely(self, batch: MicroBatch) -> Tensor:
         """Whether each target is the most likely token, (N,); greedy decoding gives an answer whose targets all are."""
-        return torch.cat(
-            [self.model.lm_head(states).argmax(-1) == wanted for states, wanted in self._predicting(batch)]
-        )
+        layer = self.model.lm_head
+        parts = head.chunks(*self._predicting(batch), layer.out_features, batch.most_targets)
+        return torch.cat([layer(states).argmax(-1) == wanted for states, wanted in parts])
 
-    def _predicting(self, batch: MicroBatch) -> Iterator[tuple[Tensor, Tensor]]:
-        """Hidden states (n, H) that predict targets (n,), in chunks where weights are not gathered for each."""
+    def _predicting(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Hidden states (N, H) and the targets (N,) that they predict."""
         packed, device = batch.packed, self.model.lm_head.weight.device
         token_ids = torch.from_numpy(packed.token_ids).to(device)  # (T,)
         embeddings = self.model.get_input_embeddings()(token_ids)  # (T, H)
         audio = self._audio_embeddings(batch.clips, embeddings.dtype)  # (A, H)
-        in_prompt = torch.from_numpy(packed.branches == 0).to(device)  # a sampled placeholder id is a plain token
-        is_audio = (token_ids == self.audio_token_id) & in_prompt
-        if int(is_audio.sum()) != len(audio):
-            raise ValueError(f"{int(is_audio.sum())} audio positions in the prompts, {len(audio)} audio embeddings")
-        embeddings = embeddings.masked_scatter(is_audio.unsqueeze(-1), audio)
+        in_prompt = packed.branches == 0  # a sampled placeholder id is a plain token
+        places = np.flatnonzero((packed.token_ids == self.audio_token_id) & in_prompt)
+        if len(places) != len(audio):
+            raise ValueError(f"{len(places)} audio positions in the prompts, {len(audio)} audio embeddings")
+        embeddings = embeddings.index_copy(0, torch.from_numpy(places).to(device), audio)
         hidden = self.model.model.language_model(
             inputs_embeds=embeddings.unsqueeze(0),
-            attention_mask=torch.from_numpy(attention_allowed(packed)).to(device)[None, None],  # (1, 1, T, T)
+            attention_mask=attention.mask_for(packed, self.attention_kind, device),
             position_ids=torch.from_numpy(packed.positions).to(device)[None],
             use_cache=False,
         ).last_hidden_state[0]  # (T, H)
         predicting = hidden[torch.from_numpy(packed.sources).to(device)]  # (N, H)
-        targets = torch.from_numpy(packed.targets).to(device)
-        chunk = len(targets) if self._in_lockstep else HEAD_CHUNK_TOKENS
-        yield from zip(predicting.split(chunk), targets.split(chunk), strict=True)
+        return predicting, torch.from_numpy(packed.targets).to(device)
 
     @property
     def _in_lockstep(self) -> bool:
@@ -90,15 +96,7 @@ class Policy(nn.Module):
             pooled = audio_tower.encode(
                 self.model.model.audio_tower,
                 [torch.as_tensor(clip.mel, device=device, dtype=dtype) for clip in clips],
-                [mel_frames(len(clip.waveform)) for clip in clips],
+                [clip.valid_frames for clip in clips],
                 one_batch=self._in_lockstep,
             )
         return projector(torch.cat(pooled))
-
-    def _head(self, states: Tensor, targets: Tensor, with_entropy_gradient: bool) -> tuple[Tensor, Tensor]:
-        logits = self.model.lm_head(states).float() / self.temperature  # (n, V)
-        everything = torch.log_softmax(logits, dim=-1)
-        logprobs = everything.gather(-1, targets.unsqueeze(-1)).squeeze(-1)  # (n,)
-        if not with_entropy_gradient:
-            everything = everything.detach()
-        return logprobs, -(everything.exp() * everything).sum(-1)

@@ -19,10 +19,14 @@ from configs.schema import Config
 from data.types import ClipFeatures, Group
 from learner import advantage, losses
 from learner.engine import Engine
+from learner.head import Entropy
 from learner.packing import Packed, Sequences, pack, plan_micro_batches
-from learner.policy import MicroBatch, Policy
+from learner.policy import MicroBatch
 from learner.result import Advantages, UpdateResult
 from learner.schedule import learning_rate
+
+Reference = Callable[[MicroBatch, Entropy], tuple[Tensor, Tensor]]
+"""What the KL is measured against, called as a policy is: a frozen copy, or the policy with its adapters off."""
 
 
 class NotFinite(ArithmeticError):
@@ -32,7 +36,7 @@ class NotFinite(ArithmeticError):
 class Update:
     """Applies GRPO updates to an engine; holds the reference policy."""
 
-    def __init__(self, config: Config, engine: Engine, reference: Policy | None) -> None:
+    def __init__(self, config: Config, engine: Engine, reference: Reference | None) -> None:
         self.config = config
         self.engine = engine
         self.reference = reference
@@ -55,19 +59,24 @@ class Update:
         plan = plan_micro_batches(
             [sequences[index].packed_tokens for index in used], self.engine.world_size, settings.micro_batch_tokens
         )
+        predicted = [
+            max(sum(sequences[used[member]].targets for member in members) for members in parts)
+            for parts in zip(*plan, strict=True)
+        ]
         sums = _Sums()
         clock("pack")
-        for members in plan[dist.get_rank()]:
+        for members, most_targets in zip(plan[dist.get_rank()], predicted, strict=True):
             weighted = bool(members and useful)
             # a rank without work still takes part in the collectives of the forward
             indices = [used[member] for member in members] or [used[0]]
             packed = pack([sequences[index] for index in indices])
-            batch = MicroBatch(packed, [fetch(groups[index]) for index in indices])
+            batch = MicroBatch(packed, [fetch(groups[index]) for index in indices], most_targets)
             tokens = _TokenData.of([groups[i] for i in indices], [advantages[i] for i in indices], packed, counted)
+            tokens = tokens.to(self.engine.device)
             clock("pack")
             reference = self._reference_logprobs(batch)
             clock("reference")
-            logprobs, entropy = self.engine.forward(batch, bool(algorithm.entropy_coefficient))
+            logprobs, entropy = self.engine.forward(batch, "gradient" if algorithm.entropy_coefficient else "value")
             loss = losses.grpo(
                 logprobs,
                 entropy,
@@ -80,7 +89,7 @@ class Update:
             clock("forward")
             if not math.isfinite(loss.item()):
                 raise NotFinite(
-                    f"the loss of step {step} is {loss.item()}; last finite weights are those of version {step}"
+                    f"the loss of step {step + 1} is {loss.item()}; last finite weights are those of version {step}"
                 )
             self.engine.backward(loss)
             clock("backward")
@@ -114,7 +123,7 @@ class Update:
         if self.reference is None:
             return None
         with torch.no_grad():
-            return self.reference(batch)[0]
+            return self.reference(batch, "none")[0]
 
 
 def _sequences(group: Group, advantages: Advantages, audio_token_id: int) -> Sequences:

@@ -109,7 +109,7 @@ def one_completion(
     """The mean over the tokens of one completion, which is alone with its prompt."""
     prompt = expand_audio(group.prompt.token_ids, policy.audio_token_id, group.prompt.clip.audio_tokens)
     batch = MicroBatch(pack([Sequences(prompt, [completion.token_ids])]), [clip])
-    logprobs, entropy = (values.double() for values in policy(batch, with_entropy_gradient=True))
+    logprobs, entropy = (values.double() for values in policy(batch, entropy="gradient"))
     apart = reference(batch)[0].double() - logprobs
     ratio = (logprobs - logprobs.detach()).exp()
     return (-ratio * advantage + BETA * (apart.exp() - apart - 1) - ENTROPY_COEFFICIENT * entropy).mean()

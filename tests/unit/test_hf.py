@@ -182,6 +182,13 @@ def test_another_kind_of_model_is_refused(model: Path, tmp_path: Path) -> None:
         load_model(changed(model, tmp_path / "other", config={"model_type": "qwen2"}), torch.float32)
 
 
+def test_attention_over_a_sliding_window_is_refused(model: Path, tmp_path: Path) -> None:
+    text = json.loads((model / "config.json").read_text())["text_config"]
+    text |= {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0, "layer_types": None}
+    with pytest.raises(ModelError, match="use_sliding_window is true"):
+        load_model(changed(model, tmp_path / "windowed", config={"text_config": text}), torch.float32)
+
+
 def test_bfloat16_is_the_rounded_float32(model: Path) -> None:
     rounded = {name: tensor.bfloat16() for name, tensor in weights(model).items()}
     loaded = load_model(str(model), torch.bfloat16)

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from data.audio import log_mel, mel_frames
 from data.types import ClipFeatures
+from learner import attention
 from learner.audio_tower import audio_tokens
 from learner.hf import load_model
 from learner.hf_files import load_processor
+from learner.learner import checkpoint_activations
 from learner.packing import Sequences, pack
 from learner.policy import MicroBatch, Policy
 from tests.tiny_models import model_directory
@@ -34,13 +36,14 @@ def policy(directory: Path) -> Policy:
 
 def clip(directory: Path, seconds: float, seed: int) -> ClipFeatures:
     waveform = np.random.default_rng(seed).standard_normal(int(seconds * 16_000)).astype(np.float32) * 0.1
-    return ClipFeatures(waveform=waveform, mel=log_mel(waveform, load_processor(str(directory)).feature_extractor))
+    mel = log_mel(waveform, load_processor(str(directory)).feature_extractor)
+    return ClipFeatures(mel=mel, valid_frames=mel_frames(len(waveform)))
 
 
 def groups_of(policy: Policy, clips: Sequence[ClipFeatures]) -> list[Sequences]:
     completions = [[[5, 6, 7], [8], [], [9, 10, 11, 12]], [[13, 14], [15, 16, 17]]]
     return [
-        Sequences([20, *[policy.audio_token_id] * audio_tokens(mel_frames(len(c.waveform))), 21, 22], sampled)
+        Sequences([20, *[policy.audio_token_id] * audio_tokens(c.valid_frames), 21, 22], sampled)
         for c, sampled in zip(clips, completions, strict=True)
     ]
 
@@ -48,10 +51,11 @@ def groups_of(policy: Policy, clips: Sequence[ClipFeatures]) -> list[Sequences]:
 def naive(policy: Policy, group: Sequences, features: ClipFeatures) -> tuple[list[Tensor], list[Tensor]]:
     """Log-probabilities and entropies of each completion, from transformers' own forward on the padded clip."""
     model, frames = policy.model, 3000
+    attention.use(model.model.language_model, "sdpa")
     mel = torch.full((1, features.mel.shape[0], frames), float(features.mel.min()))
     mel[0, :, : features.mel.shape[1]] = torch.from_numpy(features.mel)
     mask = torch.zeros(1, frames, dtype=torch.long)
-    mask[0, : mel_frames(len(features.waveform))] = 1
+    mask[0, : features.valid_frames] = 1
     logprobs, entropies = [], []
     for completion in group.completions:
         if not completion:
@@ -63,6 +67,7 @@ def naive(policy: Policy, group: Sequences, features: ClipFeatures) -> tuple[lis
         distribution = torch.log_softmax(logits[len(group.prompt) - 1 : -1] / policy.temperature, -1)
         logprobs.append(distribution.gather(-1, torch.tensor(completion)[:, None]).squeeze(-1))
         entropies.append(-(distribution.exp() * distribution).sum(-1))
+    attention.use(model.model.language_model, policy.attention_kind)
     return logprobs, entropies
 
 
@@ -84,7 +89,7 @@ def gradients(policy: Policy, loss: Tensor) -> dict[str, Tensor]:
 def test_gradients_through_the_shared_prompt_are_those_of_separate_forwards(policy: Policy, directory: Path) -> None:
     clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
     groups = groups_of(policy, clips)
-    logprobs, entropies = policy(MicroBatch(pack(groups), clips), with_entropy_gradient=True)
+    logprobs, entropies = policy(MicroBatch(pack(groups), clips), entropy="gradient")
     scale = torch.linspace(-1, 1, len(logprobs))
     packed = gradients(policy, (scale * logprobs).sum() + 0.1 * entropies.sum())
     expected = [naive(policy, group, features) for group, features in zip(groups, clips, strict=True)]
@@ -130,3 +135,26 @@ def test_greedy_tokens_are_known_as_the_most_likely(policy: Policy, directory: P
     assert sum(hits) <= 1
     if any(hits):
         assert hits.index(True) == int(np.argmax(logprobs))
+
+
+def test_flex_attention_gives_the_same_log_probs(policy: Policy, directory: Path) -> None:
+    clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
+    batch = MicroBatch(pack(groups_of(policy, clips)), clips)
+    with torch.no_grad():
+        expected, _ = policy(batch)
+        logprobs, _ = Policy(policy.model, TEMPERATURE, attention.FLEX)(batch)
+    torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_gradients_are_the_same_when_activations_are_computed_again(policy: Policy, directory: Path) -> None:
+    clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
+    batch = MicroBatch(pack(groups_of(policy, clips)), clips)
+    kept = gradients(policy, policy(batch)[0].sum())
+    calls: list[int] = []
+    policy.model.model.language_model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(0))
+    checkpoint_activations(policy.model)
+    again = gradients(policy, policy(batch)[0].sum())
+    assert len(calls) == 2  # once more in the backward
+    assert kept.keys() == again.keys()
+    for name in kept:
+        torch.testing.assert_close(again[name], kept[name])

@@ -1,0 +1,79 @@
+"""Log-probabilities and entropies from the output layer in chunks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from learner import head
+
+VOCABULARY, WIDTH, TEMPERATURE = 500, 16, 0.7
+
+
+def layer_and_states(tokens: int = 37) -> tuple[nn.Linear, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(WIDTH, VOCABULARY, bias=False)
+    layer.weight.data = torch.randn(VOCABULARY, WIDTH, generator=generator)
+    states = torch.randn(tokens, WIDTH, generator=generator, requires_grad=True)
+    return layer, states, torch.randint(VOCABULARY, (tokens,), generator=generator)
+
+
+def by_hand(layer: nn.Linear, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """In float64, all at once."""
+    distribution = torch.log_softmax(states.double() @ layer.weight.double().T / TEMPERATURE, -1)
+    return distribution[torch.arange(len(targets)), targets], -(distribution.exp() * distribution).sum(-1)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1000, 10, 1])
+def test_values_and_gradients_are_those_of_all_logits_at_once(
+    chunk_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "CHUNK_LOGITS", chunk_tokens * VOCABULARY)
+    layer, states, targets = layer_and_states()
+    logprobs, entropy = head.score(layer, states, targets, TEMPERATURE, "gradient")
+    scale = torch.linspace(-1, 1, len(targets))
+    gradients = torch.autograd.grad((scale * logprobs + 0.3 * entropy).sum(), (states, layer.weight))
+    expected = by_hand(layer, states, targets)
+    torch.testing.assert_close((logprobs.double(), entropy.double()), expected, atol=1e-5, rtol=1e-5)
+    loss = (scale * expected[0] + 0.3 * expected[1]).sum()
+    wanted = torch.autograd.grad(loss, (states, layer.weight))
+    for gradient, other in zip(gradients, wanted, strict=True):
+        assert (gradient - other).norm() / other.norm() < 1e-5
+
+
+def test_an_entropy_without_gradient_leaves_that_of_the_log_probs_alone() -> None:
+    layer, states, targets = layer_and_states()
+    logprobs, entropy = head.score(layer, states, targets, TEMPERATURE, "value")
+    assert logprobs.requires_grad
+    assert not entropy.requires_grad
+    torch.testing.assert_close(entropy.double(), by_hand(layer, states, targets)[1].detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_kept_for_the_backward_does_not_grow_with_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, states, targets = layer_and_states()
+
+    def kept() -> int:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            head.score(layer, states, targets, TEMPERATURE, "value")
+        return max((size for size in sizes if size != layer.weight.numel()), default=0)
+
+    at_once = kept()
+    monkeypatch.setattr(head, "CHUNK_LOGITS", 4 * VOCABULARY)
+    assert at_once >= len(targets) * VOCABULARY
+    assert kept() < VOCABULARY
+
+
+def test_ranks_call_the_output_layer_equally_often_whatever_they_predict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "CHUNK_LOGITS", 4 * VOCABULARY)
+    calls = []
+    for tokens in (37, 5, 1):
+        layer, states, targets = layer_and_states(tokens)
+        seen: list[int] = []
+        layer.register_forward_hook(lambda _, inputs, __, seen=seen: seen.append(len(inputs[0])))
+        logprobs, _ = head.score(layer, states, targets, TEMPERATURE, "none", most_tokens=37)
+        assert len(logprobs) == tokens
+        assert max(seen) <= 4
+        calls.append(len(seen))
+    assert len(set(calls)) == 1

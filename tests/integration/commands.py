@@ -10,14 +10,11 @@ import sys
 import threading
 import time
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
-MARK = "AURICLE_TEST_COMMAND"
-"""Variable that every descendant of a command inherits."""
 POLL_SECONDS = 0.05
 
 
@@ -25,11 +22,10 @@ class Command:
     """`python -m MODULE ...` in a session of its own, with this checkout's packages."""
 
     def __init__(self, module: str, *arguments: str, cwd: Path) -> None:
-        self.mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1", MARK: self.mark},
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -61,8 +57,8 @@ class Command:
         assert happened(), f"{what} did not happen, the command ended:\n{self.output}"
 
     def left(self) -> dict[int, str]:
-        """Every live process that descends from it: command lines by process id."""
-        return {pid: name for pid, name in _processes() if _variable(pid, MARK) == self.mark}
+        """Every live process of its session, which what it starts stays in: command lines by process id."""
+        return dict(_processes(self.process.pid))
 
     def kill(self) -> None:
         """End whatever is left."""
@@ -100,22 +96,17 @@ def scrape(lines: Sequence[str]) -> dict[str, float]:
     return {name: float(value) for name, value in samples}
 
 
-def _processes() -> Iterator[tuple[int, str]]:
+def _processes(session: int) -> Iterator[tuple[int, str]]:
     for directory in Path("/proc").glob("[0-9]*"):
+        pid = int(directory.name)
         try:
+            if os.getsid(pid) != session:
+                continue
             line = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         except OSError:  # it ended meanwhile
             continue
-        yield int(directory.name), line
-
-
-def _variable(pid: int, name: str) -> str | None:
-    try:
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return None
-    prefix = f"{name}=".encode()
-    return next((entry.removeprefix(prefix).decode() for entry in variables if entry.startswith(prefix)), None)
+        if line:  # a zombie has none
+            yield pid, line
 
 
 def _signal(pid: int, number: int) -> None:

@@ -1,7 +1,7 @@
 """What a run writes, and where: configuration, environment, metrics, evaluations, summary, checkpoints.
 
 runs/NAME/  config.yaml  environment.json  metrics.jsonl  summary.json
-            rollouts/step_000001.parquet  eval/NAME.json  checkpoints/step_N/{hf,trainer}/
+            rollouts/step_000001.parquet  eval/NAME.json  checkpoints/step_N/{hf,trainer}/ and adapter/ with LoRA
             engine_model/ (where vLLM cannot load the model as it is stored)
 """
 

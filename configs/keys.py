@@ -18,6 +18,8 @@ from pydantic_core import PydanticUndefined
 
 from configs.schema import Config
 
+_UNIONS = (Union, types.UnionType)
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -73,9 +75,8 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[SectionKeys]:
         annotation = field.annotation
         section = _section_of(annotation)
         if section is not None:
-            is_list = section is not annotation
-            nested.extend(_sections(section, f"{dotted}[]" if is_list else dotted))
-            if not is_list:
+            nested.extend(_sections(section, f"{dotted}[]" if get_origin(annotation) is tuple else dotted))
+            if section is annotation:
                 continue
         keys.append(
             Key(
@@ -102,8 +103,8 @@ def _default(value: Any) -> Any:
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that the annotation is, or is a list of."""
-    candidates = (annotation, *(get_args(annotation) if get_origin(annotation) is tuple else ()))
+    """The section that the annotation is, may be, or is a list of."""
+    candidates = (annotation, *(get_args(annotation) if get_origin(annotation) in (tuple, *_UNIONS) else ()))
     for candidate in candidates:
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
@@ -112,7 +113,7 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 def _is_number(annotation: Any) -> bool:
     """Whether the annotation is one integer or float, bounded or not, optional or not."""
-    if get_origin(annotation) in (Annotated, Union, types.UnionType):
+    if get_origin(annotation) in (Annotated, *_UNIONS):
         return any(_is_number(argument) for argument in get_args(annotation))
     return annotation in (int, float)
 
@@ -128,7 +129,7 @@ def _describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return _describe(arguments[0], [*arguments[1:], *metadata])
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
-    if origin in (Union, types.UnionType):
+    if origin in _UNIONS:
         words = [_describe(item, metadata) for item in arguments if item is not type(None)]
         return " or ".join([*words, "null"] if type(None) in arguments else words)
     if origin is tuple:
@@ -138,6 +139,8 @@ def _describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return f"a list of {len(arguments)}, each {_describe(arguments[0])}"
     if origin is dict:
         return "a mapping"
+    if _section_of(annotation) is not None:
+        return "a section"
     words_of = {str: "text", bool: "true or false", int: "an integer", float: "a number"}
     return " ".join([words_of[annotation], *_bounds(metadata)])
 

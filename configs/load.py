@@ -159,7 +159,12 @@ def _apply(tree: dict[Any, Any], override: str) -> str | None:
     *parents, leaf = name.split(".")
     for depth, parent in enumerate(parents, start=1):
         above = ".".join(parents[:depth])
-        section = section.setdefault(parent, {}) if above not in keys_by_name() else None
+        if above not in keys_by_name() or above in section_names():
+            if section.get(parent) is None:
+                section[parent] = {}
+            section = section[parent]
+        else:
+            section = None
         if not isinstance(section, dict):
             example = f"{above}=[{{use: accuracy}}]" if above == "rewards" else f"{above}=VALUE"
             return f"{name}: {above} is not a section; set it whole, for example {example}"
@@ -196,8 +201,10 @@ def _booleans_for_numbers(tree: dict[Any, Any]) -> list[str]:
     """`true` counts as 1 in Python; nobody means it."""
     problems = []
     for key in keys_by_name().values():
-        section, _, leaf = key.name.partition(".")
-        holder = tree.get(section)
+        *parents, leaf = key.name.split(".")
+        holder: Any = tree
+        for parent in parents:
+            holder = holder.get(parent) if isinstance(holder, dict) else None
         if key.numeric and isinstance(holder, dict) and isinstance(holder.get(leaf), bool):
             problems.append(f"{key.name}: {_shown(holder[leaf])} is not {key.type}")
     return problems

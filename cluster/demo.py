@@ -1,43 +1,32 @@
 """The demo's paths: `demo:train`, `demo:validation`, `demo:test`, `demo:model` stand for what is made on this machine.
 
 The question set is built from Debian packages, the model is warmed up on it; both are kept in the user's cache by
-the hash of the code that makes them, so the second run starts at once.
+the hash of the code that makes them, so the second run starts at once. Several runs may do so side by side: each makes
+what is missing under a name of its own, and the first that is done gives it the name that all read.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from cluster.fingerprint import HOME, fingerprint
 from configs.schema import Config
+from data.cache import cache_directory
 
 SCHEME = "demo:"
-HOME = Path(__file__).resolve().parent.parent
 CONTINUED_LEARNING_RATE = 1e-3
-DATA_SOURCES = ("data/demo",)
-MODEL_SOURCES = (
-    "data/prompts.py",
-    "data/tokenizer.py",
-    "learner/demo_model.py",
-    "learner/warm_up.py",
-    "learner/sft.py",
-    "learner/whisper.py",
-)
+DATA_MAKER = "data.demo.__main__"
+MODEL_MAKER = "learner.warm_up"
 
 
 class DemoError(RuntimeError):
     """A part of the demo could not be made."""
-
-
-def cache() -> Path:
-    """Where downloads and what is made from them are kept: AURICLE_CACHE, else `auricle` in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("AURICLE_CACHE") or Path(base) / "auricle")
 
 
 def resolved(config: Config, say: Callable[[str], None], build: bool = True) -> Config:
@@ -46,9 +35,8 @@ def resolved(config: Config, say: Callable[[str], None], build: bool = True) -> 
     paths = [path for path in (data.train, data.validation, data.test, config.model.path) if path]
     if not any(path.startswith(SCHEME) for path in paths):
         return config
-    questions = cache() / "demo" / f"data-{_fingerprint(DATA_SOURCES)}"
-    name = f"model-{_fingerprint((*DATA_SOURCES, *MODEL_SOURCES))}-seed{config.run.seed}"
-    model = cache() / "demo" / name
+    questions = cache_directory() / "demo" / f"data-{fingerprint(DATA_MAKER)}"
+    model = cache_directory() / "demo" / f"model-{fingerprint(DATA_MAKER, MODEL_MAKER)}-seed{config.run.seed}"
     if build:
         make_data(questions, say)
         if config.model.path.startswith(SCHEME):
@@ -68,7 +56,7 @@ def resolved(config: Config, say: Callable[[str], None], build: bool = True) -> 
                     "train": real(data.train),
                     "validation": real(data.validation),
                     "test": real(data.test),
-                    "feature_cache": data.feature_cache or str(cache() / "features"),
+                    "feature_cache": data.feature_cache or str(cache_directory() / "features"),
                 }
             ),
         }
@@ -86,32 +74,41 @@ def make_model(out: Path, data: Path, seed: int, say: Callable[[str], None]) -> 
     """Warm up a model unless it is there."""
     if not out.exists():
         say(f"warming up the demo's model, seed {seed} (once)")
-        _make(out, "learner.warm_up", "--data", data, "--features", cache() / "features", "--seed", seed)
+        _make(out, MODEL_MAKER, "--data", data, "--features", cache_directory() / "features", "--seed", seed)
 
 
 def continue_fine_tuning(model: Path, out: Path, data: Path, steps: int, seed: int) -> None:
-    """Fine-tune a warm start further on the demo's questions, to compare with."""
+    """Fine-tune a warm start further on the demo's questions, to compare with; what is at `out` is replaced."""
     rate = ("--learning-rate", CONTINUED_LEARNING_RATE)
-    places = ("--data", data, "--features", cache() / "features", "--source", model)
-    _make(out, "learner.warm_up", *places, "--seed", seed, "--steps", steps, *rate)
+    places = ("--data", data, "--features", cache_directory() / "features", "--source", model)
+    shutil.rmtree(out, ignore_errors=True)
+    _make(out, MODEL_MAKER, *places, "--seed", seed, "--steps", steps, *rate)
 
 
 def _make(out: Path, module: str, *arguments: object) -> None:
-    """Run a module with `--out`, and give the result its name when it is complete."""
-    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    """Run a module with `--out`, and give the result its name when it is complete.
+
+    Where another process was faster its result stays, since somebody may be reading it.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(out.parent)
+    partial = out.with_name(f"{out.name}.{socket.gethostname()}.{os.getpid()}.partial")
     command = [sys.executable, "-m", module, "--out", str(partial), *map(str, arguments)]
-    if subprocess.run(command, cwd=HOME, check=False).returncode:
-        raise DemoError(f"`{' '.join(command[1:])}` failed; its last lines above say why")
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        if subprocess.run(command, cwd=HOME, check=False).returncode:
+            raise DemoError(f"`{' '.join(command[1:])}` failed; its last lines above say why")
+        try:
+            os.rename(partial, out)  # fails where `out` stands and holds anything
+        except OSError:
+            if not out.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _fingerprint(sources: tuple[str, ...]) -> str:
-    digest = hashlib.sha256()
-    for source in sources:
-        path = HOME / source
-        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
+def _remove_abandoned(directory: Path) -> None:
+    """Remove what processes of this machine were making when they were killed."""
+    for partial in directory.glob(f"*.{socket.gethostname()}.*.partial"):
+        if not Path("/proc", partial.name.split(".")[-2]).exists():
+            shutil.rmtree(partial, ignore_errors=True)

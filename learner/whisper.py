@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.cache import cache_directory
 from learner import ct2_file
 from learner.hf_files import ModelError, read_json, resolve, stored_tensors
 
@@ -63,13 +64,6 @@ def load_encoder(path_or_id: str | Path) -> tuple[dict[str, Tensor], EncoderSize
 def pretrained_encoder() -> tuple[dict[str, Tensor], EncoderSizes]:
     """The encoder that AURICLE_WHISPER names (directory, hub id or model.bin), else Whisper tiny.en, fetched once."""
     return load_encoder(os.environ.get("AURICLE_WHISPER") or fetch_tiny_en())
-
-
-def cache_directory() -> Path:
-    """Where downloads are kept between checkouts."""
-    if chosen := os.environ.get("AURICLE_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "auricle"
 
 
 def fetch_tiny_en() -> Path:

@@ -1,7 +1,8 @@
 """The Debian packages that the demo set is made of: pinned, downloaded once, verified.
 
 A package is known by its SHA-256, so a mirror need not be trusted. Files are looked for in the directory named by
-`AURICLE_DEBS` (or `--packages`), then in the cache, then downloaded into the cache.
+`AURICLE_DEBS` (or `--packages`), then in the cache
+(`AURICLE_CACHE` moves it), then downloaded into the cache.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from data.cache import cache_directory
 
 DIRECTORY_VARIABLE = "AURICLE_DEBS"
 MIRROR_VARIABLE = "AURICLE_DEBIAN_MIRROR"
@@ -181,8 +184,7 @@ def fetch(packages: Sequence[Package] = PACKAGES, directory: Path | None = None)
 
 
 def cache_dir() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "auricle" / "packages"
+    return cache_directory() / "packages"
 
 
 def _locate(package: Package, directory: Path | None) -> Path:

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 from scipy.stats import chisquare
 
+from data.cache import cache_directory
 from data.demo.build import SCHEMA, build_from
 from data.demo.duplicates import find_pairs
 from data.demo.packages import PACKAGES
@@ -34,9 +35,9 @@ def small(out: Path, seed: int = 0) -> Path:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a built set."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "auricle" / "demo"
+    cache = cache_directory() / "demo"
     given = os.environ.get("AURICLE_DEMO_DATA")
-    candidates = [Path(given)] if given else sorted(cache.glob("*")) if cache.is_dir() else []
+    candidates = [Path(given)] if given else sorted(cache.glob("data-*[0-9a-f]")) if cache.is_dir() else []
     for candidate in candidates:
         if all((candidate / f"{split}.parquet").is_file() for split in SPLITS):
             return candidate

@@ -38,10 +38,17 @@ class BadRow:
     """Empty where the row has no readable one."""
     reason: RowFault
     detail: str
+    above: int = 0
+    """Examples that stand above it in the file."""
+
+    @property
+    def place(self) -> str:
+        """Where it stands, and its id if it has one."""
+        at = f"line {self.line}" if self.line is not None else f"row {self.row}"
+        return f"{at} (id {self.id})" if self.id else at
 
     def __str__(self) -> str:
-        place = f"line {self.line}" if self.line is not None else f"row {self.row}"
-        return f"{place}{f' (id {self.id})' if self.id else ''}: {self.detail}"
+        return f"{self.place}: {self.detail}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,11 @@ class Loaded:
 
     examples: tuple[Example, ...]
     bad: tuple[BadRow, ...]
+
+    def first(self, rows: int) -> Loaded:
+        """What the first rows of the file hold, bad ones counted among them."""
+        bad = tuple(one for place, one in enumerate(self.bad) if place + one.above < rows)
+        return Loaded(self.examples[: rows - len(bad)], bad)
 
 
 def load_examples(path: str | os.PathLike[str], audio_dir: str | None = None, format: str = "auto") -> Loaded:
@@ -71,7 +83,8 @@ def load_examples(path: str | os.PathLike[str], audio_dir: str | None = None, fo
         format = _detect(path)
     root = os.path.abspath(audio_dir if audio_dir is not None else os.path.dirname(os.path.abspath(path)))
     if format == "auricle":
-        loaded = _collect(read_parquet_rows(path), lambda row, at: _from_auricle(row, at, path))
+        absolute = os.path.abspath(path)  # the actor that reads the clip starts in another directory
+        loaded = _collect(read_parquet_rows(path), lambda row, at: _from_auricle(row, at, absolute))
     else:
         convert = {"jsonl": _from_jsonl, "avqa": _from_avqa, "mmau": _from_mmau}[format]
         loaded = _collect(read_json_rows(path), lambda row, at: convert(row, root))
@@ -114,7 +127,8 @@ def _collect(
             if example.id in seen:
                 raise RowError("duplicate_id", f"id {example.id!r} stands above already; give each row its own")
         except RowError as error:
-            bad.append(BadRow(at.line, at.row, row_id, error.reason, error.detail[:SHOWN_CHARACTERS]))
+            detail = error.detail[:SHOWN_CHARACTERS]
+            bad.append(BadRow(at.line, at.row, row_id, error.reason, detail, len(examples)))
         else:
             seen.add(example.id)
             examples.append(example)
@@ -155,7 +169,6 @@ def _avqa_clip(row: Mapping[str, Any], root: str) -> str:
 def _from_mmau(row: Mapping[str, Any], root: str) -> Example:
     clip = ClipSource(_inside(root, _text(row, "audio_id"), "audio_id"))
     row = {**row, "sub_category": row.get("sub-category"), "source": row.get("dataset")}
-    _words(row, "category")
     return _example(row, clip, _choices(row, "choices", allow_twice=True), _text(row, "answer"))
 
 

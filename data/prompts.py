@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 Template = Literal["answer", "think"]
 
+_OPTIONS = "Please choose the answer from the following options: {choices}. "
+
 TEMPLATES: dict[str, str] = {
-    "answer": "{question} Please choose the answer from the following options: {choices}. "
-    "Output the final answer in <answer> </answer>.",
-    "think": "{question} Please choose the answer from the following options: {choices}. "
-    "Output the thinking process in <think> </think> and final answer in <answer> </answer>.",
+    "answer": "{question} " + _OPTIONS + "Output the final answer in <answer> </answer>.",
+    "think": "{question} "
+    + _OPTIONS
+    + "Output the thinking process in <think> </think> and final answer in <answer> </answer>.",
 }
 """R1-AQA's prompts (arXiv 2503.11197), byte for byte; the choices stand as Python prints a list."""
 
@@ -43,10 +45,11 @@ _SPECIAL = re.compile(r"<\|\w+\|>")
 
 
 def render_question(example: Example, template: Template) -> str:
-    """The text of the user's turn, after the audio."""
+    """The text of the user's turn, after the audio; an open question, without choices, names no options."""
     if template not in TEMPLATES:
         raise ValueError(f"data.prompt: {template!r} is not known; use one of {', '.join(TEMPLATES)}")
-    return TEMPLATES[template].format(question=example.question, choices=list(example.choices))
+    text = TEMPLATES[template] if example.choices else TEMPLATES[template].replace(_OPTIONS, "")
+    return text.format(question=example.question, choices=list(example.choices))
 
 
 class PromptEncoder:

@@ -122,6 +122,14 @@ def test_a_parquet_row_names_its_place_instead_of_holding_its_audio(tmp_path: Pa
     assert (first.task, second.task) == ("", "sound")
 
 
+def test_a_relative_parquet_path_is_absolute_in_its_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet(tmp_path, [{**JSONL, "audio": {"bytes": b"RIFF", "path": "a1.wav"}}])
+    (file,) = tmp_path.iterdir()
+    monkeypatch.chdir(tmp_path)
+    (example,) = load_examples(file.name).examples
+    assert example.clip == ClipSource(str(file), 0)
+
+
 def test_bad_rows_of_parquet_are_told_by_row(tmp_path: Path) -> None:
     rows = [
         JSONL,
@@ -234,6 +242,24 @@ def test_bad_rows_of_avqa_say_why(tmp_path: Path, change: dict[str, Any], reason
 def test_bad_rows_of_a_list_are_told_by_row(tmp_path: Path) -> None:
     bad = only_bad(write_list(tmp_path, MMAU, {**MMAU, "id": "m2", "answer": "Drum"}))
     assert (bad.line, bad.row, bad.id, bad.reason) == (None, 1, "m2", "answer_not_a_choice")
+    assert bad.place == "row 1 (id m2)"
+
+
+@pytest.mark.parametrize("category", [7, {"a": 1}, [None], None], ids=str)
+def test_what_is_not_used_of_a_row_of_mmau_does_not_cost_the_row(tmp_path: Path, category: object) -> None:
+    assert len(load_examples(write_list(tmp_path, {**MMAU, "category": category})).examples) == 1
+
+
+def test_the_first_rows_of_a_file_are_good_and_bad_ones(tmp_path: Path) -> None:
+    def row(name: str) -> dict[str, Any]:
+        return {**JSONL, "id": name}
+
+    loaded = load_examples(write_lines(tmp_path, row("a"), {}, row("b"), {}, {}, row("c")))
+    held = []
+    for rows in range(8):
+        first = loaded.first(rows)
+        held.append(("".join(example.id for example in first.examples), len(first.bad)))
+    assert held == [("", 0), ("a", 0), ("a", 1), ("ab", 1), ("ab", 2), ("ab", 3), ("abc", 3), ("abc", 3)]
 
 
 def test_the_detail_of_a_huge_row_is_short(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_audio.processing_qwen2_audio import Qwen2AudioProcessor
 
-from data.prompts import PromptEncoder, render_question
+from data.prompts import PromptEncoder, Template, render_question
 from data.types import ClipSource, Example
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
@@ -46,7 +46,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def example(question: str = "Which animal?", choices: tuple[str, ...] = ("Dog", "Cat's")) -> Example:
-    return Example("1", ClipSource("a.wav"), question, choices, choices[0])
+    return Example("1", ClipSource("a.wav"), question, choices, choices[0] if choices else "")
 
 
 def chat(text: str) -> str:
@@ -66,6 +66,13 @@ def test_the_question_is_worded_as_in_the_paper() -> None:
         "Which animal? Please choose the answer from the following options: ['Dog', \"Cat's\"]. "
         "Output the thinking process in <think> </think> and final answer in <answer> </answer>."
     )
+
+
+@pytest.mark.parametrize("template", ["answer", "think"])
+def test_an_open_question_speaks_of_no_options(template: Template) -> None:
+    rendered = render_question(example("Which animal?", ()), template)
+    assert rendered.startswith("Which animal? Output the ")
+    assert rendered.endswith("final answer in <answer> </answer>.")
 
 
 def test_braces_in_a_question_are_only_text() -> None:

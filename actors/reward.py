@@ -15,8 +15,8 @@ from rewards.score import load_terms, score_group
 class RewardActor:
     """Scores one group at a time, in its main thread (math-verify needs that)."""
 
-    def __init__(self, rewards: tuple[Reward, ...]) -> None:
-        self._terms = load_terms(rewards)
+    def __init__(self, rewards: tuple[Reward, ...], prompt: str) -> None:
+        self._terms = load_terms(rewards, prompt)
 
     def ready(self) -> bool:
         """Answers once the reward functions are loaded."""

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.arguments import count
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
 from cluster.evaluate import inference_config
@@ -21,6 +22,7 @@ from cluster.progress import Reporter
 from cluster.run_directory import model_directory
 from cluster.scoring import Answered
 from configs.schema import Config
+from data.audio import read_clip
 from data.types import ClipSource, Example
 from rewards.answers import extract_answer
 
@@ -33,10 +35,14 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--model", required=True, metavar="DIR", help="checkpoint, model directory or hub id")
     arguments.add_argument("clip", help="audio file")
     arguments.add_argument("question")
-    arguments.add_argument("--choice", action="append", default=[], metavar="TEXT", help="a choice; repeat for more")
-    arguments.add_argument("--samples", type=int, default=0, metavar="G", help="also sample G completions")
+    arguments.add_argument(
+        "--choice", action="append", default=[], metavar="TEXT", help="a choice; repeat for more, leave out for none"
+    )
+    arguments.add_argument("--samples", type=count(0), default=0, metavar="G", help="also sample G completions")
     arguments.add_argument("--prompt", default="answer", choices=["answer", "think"], help="prompt template")
-    arguments.add_argument("--max-tokens", type=int, default=256, metavar="N", help="longest completion (default 256)")
+    arguments.add_argument(
+        "--max-tokens", type=count(1), default=256, metavar="N", help="longest completion (default 256)"
+    )
     arguments.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     return arguments
 
@@ -51,13 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "question", ClipSource(str(Path(options.clip).absolute())), options.question, tuple(options.choice), ""
     )
     config = inference_config(options.model, options.prompt, dtype=options.dtype, max_tokens=options.max_tokens)
+    read_clip(example.clip, config.data.max_seconds, config.data.min_seconds)  # refused before anything is started
     answered = ask(config, example, options.samples, reporter)
     if answered.greedy is None:
-        raise UsageError(f"{options.clip}: {answered.problem}: the clip cannot be used")
+        raise UsageError(f"{options.clip}: {answered.problem}: the question cannot be asked")
     reporter.say(f"answer      {extract_answer(answered.greedy)}")
     reporter.say(f"completion  {answered.greedy}")
-    for text, count in Counter(answered.sampled).most_common():
-        reporter.say(f"sampled {count}x  {text}")
+    for text, times in Counter(answered.sampled).most_common():
+        reporter.say(f"sampled {times}x  {text}")
     return 0
 
 

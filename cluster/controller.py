@@ -49,6 +49,12 @@ class Questions:
     train: tuple[Example, ...]
     validation: tuple[Example, ...] = ()
     test: tuple[Example, ...] = ()
+    bad: tuple[Mapping[str, Any], ...] = ()
+    """Rows of the files that are none, as `bad_rows.jsonl` keeps them, each with its `split`."""
+
+    def bad_rows(self) -> dict[str, int]:
+        """How many there are, by split."""
+        return {split: sum(row["split"] == split for row in self.bad) for split in ("train", "validation", "test")}
 
 
 class Controller:
@@ -100,7 +106,8 @@ class Controller:
             await self._log
         trained = await self.evaluate_test("trained")
         silent = await self._evaluate_silent() if self.config.evaluate.silent and self.questions.test else None
-        return {"base": base, "trained": trained, "silent": silent, "train_seconds": train_seconds}
+        figures = {"base": base, "trained": trained, "silent": silent}
+        return figures | {"train_seconds": train_seconds, "bad_rows": self.questions.bad_rows()}
 
     async def step(self) -> dict[str, Any]:
         """One optimizer step; returns its line of `metrics.jsonl`."""
@@ -149,7 +156,8 @@ class Controller:
             return None
         kept = self.run_directory.read_evaluation(name) if name == "base" else None
         if kept is None:
-            kept = await self._evaluate(name, self.questions.test, self.config.evaluate.samples)
+            bad_rows = self.questions.bad_rows()["test"]
+            kept = await self._evaluate(name, self.questions.test, self.config.evaluate.samples, bad_rows=bad_rows)
         return without_rows(kept)
 
     async def checkpoint(self) -> None:
@@ -223,10 +231,11 @@ class Controller:
         return float(result["accuracy"])
 
     async def _evaluate_silent(self) -> dict[str, Any]:
-        return without_rows(await self._evaluate("silent", self.questions.test, samples=0, silent=True))
+        bad_rows = self.questions.bad_rows()["test"]
+        return without_rows(await self._evaluate("silent", self.questions.test, 0, silent=True, bad_rows=bad_rows))
 
     async def _evaluate(
-        self, name: str, examples: tuple[Example, ...], samples: int, silent: bool = False
+        self, name: str, examples: tuple[Example, ...], samples: int, silent: bool = False, bad_rows: int = 0
     ) -> dict[str, Any]:
         with self.reporter.questions(name, len(examples)) as advance:
             answers = await ask_all(
@@ -238,7 +247,7 @@ class Controller:
                 silent=silent,
                 advance=advance,
             )
-        result = {"step": self.version, **score(answers, self.config.data.prompt)}
+        result = {"step": self.version, **score(answers, self.config.data.prompt, bad_rows)}
         self.run_directory.write_evaluation(name, result)
         self.reporter.say(f"{name}: accuracy {result['accuracy']:.1%} on {result['questions']} questions")
         return result

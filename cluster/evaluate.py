@@ -3,6 +3,9 @@
 Asks every question greedily and, with --samples, by sampling at temperature 1; prints accuracy by task with 95%
 intervals that resample clips, and writes figures and predictions as JSON. Reads Auricle's Parquet, JSONL (id, audio,
 question, choices, answer), AVQA and MMAU.
+
+Accuracy is over all rows of the file: a row that is no question and a clip that cannot be used count as wrong. Beside
+it stands the accuracy over the questions that were answered.
 """
 
 from __future__ import annotations
@@ -11,16 +14,18 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster import bad_rows
+from cluster.arguments import count, replacing
 from cluster.environment import check_rooms
-from cluster.errors import report_errors
+from cluster.errors import UsageError, report_errors
 from cluster.placement import plan
-from cluster.progress import Reporter, accuracy_rows
+from cluster.progress import Reporter, evaluation_rows
 from cluster.run_directory import model_directory
-from cluster.scoring import score, without_rows
+from cluster.scoring import score
 from configs.schema import Algorithm, Cluster, Config, Data, Model, Rollout
 from data.formats import load_examples
 from data.types import Example
@@ -46,15 +51,17 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--format", default="auto", choices=["auto", "auricle", "jsonl", "avqa", "mmau"])
     arguments.add_argument("--prompt", default="answer", choices=["answer", "think"], help="prompt template")
     arguments.add_argument(
-        "--samples", type=int, default=0, metavar="N", help="completions at temperature 1 a question"
+        "--samples", type=count(0), default=0, metavar="N", help="completions at temperature 1 a question"
     )
     arguments.add_argument("--silent", action="store_true", help="control: replace every clip by silence")
-    arguments.add_argument("--max-tokens", type=int, default=256, metavar="N", help="longest completion (default 256)")
-    arguments.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
-    arguments.add_argument("--engines", type=int, metavar="N", help="vLLM engines (default one a node)")
-    arguments.add_argument("--nodes", type=int, metavar="N", help="Ray nodes, joined or started")
+    arguments.add_argument(
+        "--max-tokens", type=count(1), default=256, metavar="N", help="longest completion (default 256)"
+    )
+    arguments.add_argument("--limit", type=count(1), metavar="N", help="only the first N rows of FILE, bad ones too")
+    arguments.add_argument("--engines", type=count(1), metavar="N", help="vLLM engines (default one a node)")
+    arguments.add_argument("--nodes", type=count(1), metavar="N", help="Ray nodes, joined or started")
     arguments.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--seed", type=count(0), default=0)
     return arguments
 
 
@@ -65,9 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     reporter = Reporter()
     check_rooms()
     loaded = load_examples(options.data, options.audio_dir, options.format)
-    for bad in loaded.bad:
-        reporter.say(f"{options.data}: row {bad.line} ({bad.id}) left out: {bad.reason}: {bad.detail}")
-    examples = loaded.examples[: options.limit]
+    if options.limit is not None:
+        loaded = loaded.first(options.limit)
+    left_out = bad_rows.report(options.data, loaded.bad, reporter)
+    if not loaded.examples:
+        raise UsageError(f"--limit {options.limit}: none of the first rows of {options.data} is a question; raise it")
     config = inference_config(
         options.model,
         prompt=options.prompt,
@@ -77,19 +86,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=options.seed,
         max_tokens=options.max_tokens,
     )
-    result = evaluate(config, examples, reporter, samples=options.samples, silent=options.silent)
-    result |= {"model": options.model, "data": options.data, "silent": options.silent, "bad_rows": len(loaded.bad)}
-    out = Path(options.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    figures = without_rows(result)
-    header = ("", "questions", "greedy", *(("sampled",) if options.samples else ()))
-    rows = [(row[0], row[1], *row[2::2]) for row in accuracy_rows(figures, figures)]
-    reporter.table(f"accuracy of {options.model} (95% interval)", rows, header)
-    if result["unusable"]:
-        reporter.say(f"clips that could not be used, counted as wrong: {result['unusable']}")
-    reporter.say(f"format rate {result['format_rate']:.1%}, MMAU's rule {result['accuracy_mmau']:.1%}; {out}")
+    with replacing(Path(options.out), "--out") as partial:
+        result = evaluate(config, loaded.examples, reporter, options.samples, options.silent, len(left_out))
+        result |= {"model": options.model, "data": options.data, "silent": options.silent, "left_out": left_out}
+        partial.write_text(json.dumps(result, indent=1) + "\n")
+    show(result, reporter)
+    reporter.say(f"figures and predictions: {options.out}")
     return 0
+
+
+def show(result: Mapping[str, Any], reporter: Reporter) -> None:
+    """Print the figures."""
+    sampled = ("sampled",) if "accuracy_sampled" in result else ()
+    header = ("", "questions", "bad rows", "answered", "greedy", "greedy of answered", *sampled)
+    reporter.table(f"accuracy of {result['model']} (95% interval)", evaluation_rows(result), header)
+    if result["bad_rows"]:
+        reporter.say(f"bad rows, counted as wrong: {result['bad_rows']}")
+    if result["unusable"]:
+        reporter.say(f"questions that could not be asked, counted as wrong: {result['unusable']}")
+    reporter.say(
+        f"format rate {result['format_rate']:.1%}, MMAU's rule {result['accuracy_mmau']:.1%} "
+        f"({result['accuracy_mmau_answered']:.1%} of the answered)"
+    )
 
 
 def inference_config(
@@ -117,9 +135,14 @@ def inference_config(
 
 
 def evaluate(
-    config: Config, examples: Sequence[Example], reporter: Reporter, samples: int = 0, silent: bool = False
+    config: Config,
+    examples: Sequence[Example],
+    reporter: Reporter,
+    samples: int = 0,
+    silent: bool = False,
+    bad: int = 0,
 ) -> dict[str, Any]:
-    """Figures and rows of `model.path` on the examples; starts and ends a session."""
+    """Figures and rows of `model.path` on the examples, and on `bad` rows that are none; starts and ends a session."""
     from cluster.nodes import connected
     from cluster.session import workers
 
@@ -139,7 +162,7 @@ def evaluate(
                     silent=silent,
                     advance=advance,
                 )
-        return score(answers, config.data.prompt)
+        return score(answers, config.data.prompt, bad)
 
     with connected(config.cluster, reporter.say) as nodes:
         roles = [role for role in plan(config, nodes) if role.name in ("engine", "audio")]

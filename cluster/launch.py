@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cluster import demo
+from cluster import bad_rows, demo
 from cluster.environment import check_rooms, describe
 from cluster.errors import UsageError, report_errors
 from cluster.progress import Reporter, accuracy_rows
@@ -104,7 +104,7 @@ def train(
     initial = model_directory(config.run.init_from or config.model.path)
     questions = load_questions(config, load_examples, reporter)
     check_model(initial)
-    load_terms(config.rewards)
+    load_terms(config.rewards, config.data.prompt)
     if existing_address() is not None and not os.path.isabs(config.run.dir):
         raise UsageError(
             f"run.dir is {config.run.dir!r}: inside a Ray cluster it must be absolute and reachable from every node, "
@@ -112,6 +112,7 @@ def train(
         )
     run, checkpoint, state = open_run(config, reporter, resume, fresh)
     run.write_json("environment.json", describe())
+    run.write_text("bad_rows.jsonl", "".join(json.dumps(row) + "\n" for row in questions.bad))
     with connected(config.cluster, reporter.say) as nodes:
         roles = plan(config, nodes)
         print_plan(roles, reporter)
@@ -139,21 +140,19 @@ def open_run(
 
 
 def load_questions(config: Config, load_examples: Any, reporter: Reporter) -> Any:
-    """The examples of all files; bad rows are reported and left out."""
+    """The examples of all files; bad rows are reported and kept apart."""
     from cluster.controller import Questions
 
-    loaded = {}
+    loaded: dict[str, Any] = {}
+    left_out: list[dict[str, Any]] = []
     for split in ("train", "validation", "test"):
         path = getattr(config.data, split)
         if path is None:
             continue
         result = load_examples(path, config.data.audio_dir, config.data.format)
         loaded[split] = result.examples
-        for bad in result.bad[:5]:
-            reporter.say(f"{path}: row {bad.line} ({bad.id}) left out: {bad.reason}: {bad.detail}")
-        if len(result.bad) > 5:
-            reporter.say(f"{path}: {len(result.bad)} bad rows in all, the first 5 are above")
-    return Questions(**loaded)
+        left_out += ({"split": split, **row} for row in bad_rows.report(path, result.bad, reporter))
+    return Questions(**loaded, bad=tuple(left_out))
 
 
 def check_model(path: str) -> None:

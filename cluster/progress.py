@@ -98,6 +98,21 @@ def accuracy_rows(base: Mapping[str, Any], trained: Mapping[str, Any]) -> list[t
     return rows
 
 
+def evaluation_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """One evaluation, in all and by task: over all rows of the file, and over the questions that were answered."""
+    rows = []
+    for name, part, bad in [
+        ("all", figures, str(figures["bad_rows"])),
+        *((task or "no task", part, "") for task, part in figures["by_task"].items()),
+    ]:
+        cells = [name, str(part["questions"]), bad, str(part["answered"])]
+        cells += [_with_interval(part, measure) for measure in ("accuracy", "accuracy_answered")]
+        if "accuracy_sampled" in part:
+            cells.append(_with_interval(part, "accuracy_sampled"))
+        rows.append(tuple(cells))
+    return rows
+
+
 def _with_interval(figures: Mapping[str, Any], measure: str) -> str:
     low, high = figures[f"{measure}_interval"]
     return f"{figures[measure]:.1%} [{low:.1%}, {high:.1%}]"

@@ -70,18 +70,27 @@ class Answered:
         }
 
 
-def score(answers: Sequence[Answered], template: Literal["answer", "think"] = "answer") -> dict[str, Any]:
-    """The figures of an evaluation, `by_task` and the rows included."""
+def score(
+    answers: Sequence[Answered], template: Literal["answer", "think"] = "answer", bad_rows: int = 0
+) -> dict[str, Any]:
+    """The figures of an evaluation, `by_task` and the rows included.
+
+    Args:
+        answers: of every question that the file holds.
+        template: the form that the prompt asked for.
+        bad_rows: rows of the file that are no questions. They count as wrong, in all and not by task, since nobody
+            can tell theirs.
+    """
     sampled = any(answer.sampled for answer in answers)
     formatted = [
         value for answer in answers for value in format_reward([*_texts(answer)], answer.example, template=template)
     ]
     result: dict[str, Any] = {
-        "questions": len(answers),
+        "bad_rows": bad_rows,
         "recordings": len({answer.recording for answer in answers}),
-        **_accuracy(answers, "accuracy", lambda answer: answer.correct),
-        **(_accuracy(answers, "accuracy_sampled", lambda answer: answer.correct_sampled) if sampled else {}),
-        "accuracy_mmau": _mean([answer.correct_mmau for answer in answers]),
+        **_accuracies(answers, sampled, bad_rows),
+        "accuracy_mmau": _mean([*(answer.correct_mmau for answer in answers), *[0.0] * bad_rows]),
+        "accuracy_mmau_answered": _mean([answer.correct_mmau for answer in _answered(answers)]),
         "format_rate": _mean([value or 0.0 for value in formatted]),
         "in_choices": _mean([answer.in_choices for answer in answers]),
         "chance": _mean([1 / max(len(answer.example.choices), 1) for answer in answers]),
@@ -92,11 +101,7 @@ def score(answers: Sequence[Answered], template: Literal["answer", "think"] = "a
     for key, field in (("by_task", "task"), ("by_sub_category", "sub_category")):
         for name in sorted({getattr(answer.example, field) for answer in answers}):
             part = [answer for answer in answers if getattr(answer.example, field) == name]
-            result[key][name] = {
-                "questions": len(part),
-                **_accuracy(part, "accuracy", lambda answer: answer.correct),
-                **(_accuracy(part, "accuracy_sampled", lambda answer: answer.correct_sampled) if sampled else {}),
-            }
+            result[key][name] = _accuracies(part, sampled)
     result["rows"] = [answer.row() for answer in answers]
     return result
 
@@ -110,10 +115,31 @@ def _texts(answer: Answered) -> tuple[str, ...]:
     return answer.sampled if answer.greedy is None else (answer.greedy, *answer.sampled)
 
 
-def _accuracy(answers: Sequence[Answered], name: str, measure: Callable[[Answered], float]) -> dict[str, Any]:
-    values = [measure(answer) for answer in answers]
-    low, high = cluster_bootstrap(values, [answer.recording for answer in answers])
+def _accuracies(answers: Sequence[Answered], sampled: bool, bad_rows: int = 0) -> dict[str, Any]:
+    """Over all rows, and greedily over the questions that were answered."""
+    answered = _answered(answers)
+    figures = {
+        "questions": len(answers) + bad_rows,
+        "answered": len(answered),
+        **_accuracy(answers, "accuracy", lambda answer: answer.correct, bad_rows),
+        **_accuracy(answered, "accuracy_answered", lambda answer: answer.correct),
+    }
+    if sampled:
+        figures |= _accuracy(answers, "accuracy_sampled", lambda answer: answer.correct_sampled, bad_rows)
+    return figures
+
+
+def _accuracy(
+    answers: Sequence[Answered], name: str, measure: Callable[[Answered], float], bad_rows: int = 0
+) -> dict[str, Any]:
+    values = [*(measure(answer) for answer in answers), *[0.0] * bad_rows]
+    recordings = [*(answer.recording for answer in answers), *(f"bad row {number}" for number in range(bad_rows))]
+    low, high = cluster_bootstrap(values, recordings) if values else (0.0, 0.0)
     return {name: _mean(values), f"{name}_interval": [low, high]}
+
+
+def _answered(answers: Sequence[Answered]) -> list[Answered]:
+    return [answer for answer in answers if answer.greedy is not None]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -45,6 +45,7 @@ async def workers(
             this machine.
         meanwhile: what else is to be started while the engines compile.
     """
+    config = from_anywhere(config)
     processor = load_processor(model_path)
     encoder = PromptEncoder(processor.tokenizer, processor.chat_template, config.data.prompt)
     with tempfile.TemporaryDirectory(prefix="auricle-") as temporary:
@@ -56,6 +57,14 @@ async def workers(
             yield started, Asker(config, encoder, started.audio), places
         finally:
             started.stop()
+
+
+def from_anywhere(config: Config) -> Config:
+    """The configuration with `data.feature_cache` absolute: actors of a joined cluster start in other directories."""
+    if config.data.feature_cache is None:
+        return config
+    place = str(Path(config.data.feature_cache).expanduser().absolute())
+    return config.model_copy(update={"data": config.data.model_copy(update={"feature_cache": place})})
 
 
 def engine_model(model_path: str, export: Path) -> str:

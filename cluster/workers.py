@@ -156,7 +156,7 @@ class Workers:
         self._actors: list[Any] = []
         self.model_path = model_path
         encoders = self._create("audio", AudioActor, lambda _: (config, model_path, 1))
-        rewards = self._create("reward", RewardActor, lambda _: (config.rewards,))
+        rewards = self._create("reward", RewardActor, lambda _: (config.rewards, config.data.prompt))
         engines = {}
         if "engine" in self._roles:
             names = [f"engine-{number}" for number in range(self._roles["engine"].count)]

@@ -30,11 +30,18 @@ class RewardTerm:
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_terms(rewards: Sequence[Reward]) -> tuple[RewardTerm, ...]:
-    """The terms that a configuration names; raises `RewardError` for one that cannot be used."""
-    return tuple(
-        RewardTerm(reward.use, load_reward(reward.use, reward.args), reward.weight, reward.args) for reward in rewards
-    )
+def load_terms(rewards: Sequence[Reward], prompt: str) -> tuple[RewardTerm, ...]:
+    """The terms that a configuration names; raises `RewardError` for one that cannot be used.
+
+    Args:
+        rewards: `rewards` of the configuration.
+        prompt: `data.prompt`, whose form the built-in `format` asks for where its `args` do not say otherwise.
+    """
+    terms = []
+    for reward in rewards:
+        args = {"template": prompt, **reward.args} if reward.use == "format" else reward.args
+        terms.append(RewardTerm(reward.use, load_reward(reward.use, args), reward.weight, args))
+    return tuple(terms)
 
 
 def score_group(group: Group, terms: Sequence[RewardTerm]) -> tuple[Group, tuple[str, ...]]:

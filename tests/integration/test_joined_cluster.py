@@ -26,7 +26,11 @@ def test_a_run_joins_the_cluster_with_relative_paths_and_gives_back_what_it_took
     shutil.copytree(questions.folder, tmp_path / "my questions")
     shutil.copy(plug_ins.__file__, tmp_path / "my_rewards.py")
     config = write_config(
-        tmp_path / "joined.yaml", Path("my model"), Path("my questions/train.jsonl"), run={"max_steps": 2}
+        tmp_path / "joined.yaml",
+        Path("my model"),
+        Path("my questions/train.jsonl"),
+        run={"max_steps": 2},
+        data={"feature_cache": "my features"},
     )
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     rewards = "rewards=[{use: 'my_rewards:vowels'}]"
@@ -37,6 +41,7 @@ def test_a_run_joins_the_cluster_with_relative_paths_and_gives_back_what_it_took
     lines = metrics_lines(tmp_path / "runs" / "joined")
     assert [line["step"] for line in lines] == [1, 2]
     assert lines[1]["kl"] > 0
+    assert any(path.is_file() for path in (tmp_path / "my features").rglob("*"))
     until(
         lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"],
         "every CPU of the cluster free again",

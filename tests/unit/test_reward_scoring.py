@@ -48,7 +48,9 @@ LIMIT = 10
 
 @pytest.mark.parametrize("plug_in", [BREVITY], indirect=True)
 def test_a_plug_in_scores_with_its_arguments_and_none_drops_the_completion(plug_in: str) -> None:
-    terms = load_terms([Reward(use=f"{plug_in}:brevity", weight=0.5, args={"limit": 3}), Reward(use="accuracy")])
+    terms = load_terms(
+        [Reward(use=f"{plug_in}:brevity", weight=0.5, args={"limit": 3}), Reward(use="accuracy")], "answer"
+    )
     scored, problems = score_group(group("Dog", "a long one"), terms)
     assert scored.rewards == {f"{plug_in}:brevity": (1.0, None), "accuracy": (1.0, 0.0)}
     assert scored.total == (1.5, None)
@@ -109,10 +111,27 @@ def test_wrong_arguments_of_a_built_in_are_refused_when_it_is_loaded() -> None:
 
 
 def test_the_total_is_the_weighted_sum() -> None:
-    terms = load_terms([Reward(use="accuracy", weight=2.0), Reward(use="format", weight=0.5)])
+    terms = load_terms([Reward(use="accuracy", weight=2.0), Reward(use="format", weight=0.5)], "answer")
     scored, problems = score_group(group("<answer>Dog</answer>", "<answer>Cat</answer>", "Dog", "Cat"), terms)
     assert scored.total == (2.5, 0.5, 2.0, 0.0)
     assert problems == ()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "args", "expected"),
+    [
+        ("think", {}, (1.0, 0.0)),
+        ("answer", {}, (0.0, 1.0)),
+        ("think", {"template": "answer"}, (0.0, 1.0)),
+        ("answer", {"template": "think"}, (1.0, 0.0)),
+    ],
+)
+def test_the_format_reward_follows_the_prompt_unless_its_args_say_otherwise(
+    prompt: str, args: dict[str, str], expected: tuple[float, float]
+) -> None:
+    terms = load_terms([Reward(use="format", args=args)], prompt)
+    scored, _ = score_group(group("<think>It barks.</think><answer>Dog</answer>", "<answer>Dog</answer>"), terms)
+    assert scored.total == expected
 
 
 def test_numbers_of_numpy_and_booleans_become_floats() -> None:

@@ -1,5 +1,6 @@
 import pytest
 
+from cluster.progress import evaluation_rows
 from cluster.scoring import Answered, score, without_rows
 from data.types import ClipSource, Example
 
@@ -26,6 +27,36 @@ def test_a_clip_that_could_not_be_read_counts_as_wrong_in_every_figure() -> None
     assert result["accuracy_sampled"] == 0.5
     assert result["accuracy_mmau"] == 0.5
     assert result["unusable"] == {"clip_missing": 1}
+
+
+def test_accuracy_over_the_answered_questions_stands_beside_that_over_all_rows() -> None:
+    lost = Answered(example("a", task="music"), "a", None, (), "clip_missing")
+    result = score([lost, answered("b", "<answer>dog</answer>"), answered("c", "<answer>cat</answer>")])
+    assert (result["questions"], result["answered"], result["bad_rows"]) == (3, 2, 0)
+    assert result["accuracy"] == result["accuracy_mmau"] == pytest.approx(1 / 3)
+    assert result["accuracy_answered"] == result["accuracy_mmau_answered"] == 0.5
+    assert result["by_task"]["sound"]["accuracy"] == result["by_task"]["sound"]["accuracy_answered"] == 0.5
+    assert (result["by_task"]["music"]["questions"], result["by_task"]["music"]["answered"]) == (1, 0)
+
+
+def test_a_bad_row_counts_as_wrong_in_all_and_belongs_to_no_task() -> None:
+    right = answered("a", "<answer>dog</answer>", ("<answer>dog</answer>",))
+    result = score([right], bad_rows=3)
+    assert (result["questions"], result["answered"], result["bad_rows"]) == (4, 1, 3)
+    assert result["accuracy"] == result["accuracy_sampled"] == result["accuracy_mmau"] == 0.25
+    assert result["accuracy_answered"] == 1.0
+    assert result["by_task"]["sound"]["questions"] == len(result["rows"]) == 1
+    low, high = result["accuracy_interval"]
+    assert low < 0.25 < high
+
+
+def test_the_table_tells_rows_bad_rows_and_answers_and_both_accuracies() -> None:
+    lost = Answered(example("a", task="music"), "a", None, (), "clip_missing")
+    whole, music, sound = evaluation_rows(score([lost, answered("b", "<answer>dog</answer>")], bad_rows=2))
+    assert whole[:4] == ("all", "4", "2", "1")
+    assert whole[4].startswith("25.0% [")
+    assert whole[5].startswith("100.0% [")
+    assert (music[:4], sound[:4]) == (("music", "1", "", "0"), ("sound", "1", "", "1"))
 
 
 def test_format_rate_counts_greedy_and_sampled_completions() -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cluster.session import engine_model
+from cluster.session import engine_model, from_anywhere
+from configs.schema import Config
 from learner.hf import EMBEDDINGS, HEAD, load_model
 from tests.tiny_models import model_directory
 
@@ -57,3 +58,15 @@ def test_an_export_that_an_interrupted_run_left_is_written_anew(model: Path, tmp
     (tmp_path / "engine_model" / "model.safetensors").write_bytes(b"of another model")
     given = engine_model(str(model), tmp_path / "engine_model")
     assert HEAD in load_file(Path(given) / "model.safetensors")
+
+
+@pytest.mark.parametrize(("given", "found"), [("kept", "work/kept"), ("~/kept", "home/kept"), (None, None)])
+def test_the_feature_cache_is_found_from_any_directory(
+    given: str | None, found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    data = {"train": "questions.jsonl", "feature_cache": given}
+    config = from_anywhere(Config.model_validate({"model": {"path": "model"}, "data": data}))
+    assert config.data.feature_cache == (found and str(tmp_path / found))

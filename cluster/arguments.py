@@ -1,0 +1,47 @@
+"""What the arguments of commands have in common: counts that are refused by name, and a file to write."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.errors import UsageError
+
+
+def count(least: int) -> Callable[[str], int]:
+    """The type of an argument that is an integer of at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
+        return value
+
+    return parse
+
+
+@contextmanager
+def replacing(path: Path, argument: str) -> Iterator[Path]:
+    """A file beside `path` that takes its name when the block ends well, so that nobody ever reads half of it.
+
+    It is made at once: a place that cannot be written is refused before the work, not after it.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a directory")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+    except OSError as error:
+        raise UsageError(f"{argument} {path} cannot be written: {error.strerror}; name a file elsewhere") from error
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

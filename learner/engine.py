@@ -6,6 +6,7 @@ over micro-batches and ranks is the gradient of the mean, however the work was s
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -28,6 +29,10 @@ from learner.policy import Policy
 from learner.weights import changed, released_name, weights_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class NotFinite(ArithmeticError):
+    """The loss or the gradient is NaN or infinite. What has stepped on it is not to be published or saved."""
 
 
 def join_ranks(rank: int, world_size: int, rendezvous: str, device: str) -> None:
@@ -59,7 +64,8 @@ class Engine:
             raise ValueError("nothing to train: every parameter of the model is frozen")
         self.zero_stage = settings.zero_stage
         self._plain = plain_optimizer(settings, dtype)
-        on_cpu = trained[0].device.type == "cpu"
+        self.device = trained[0].device
+        on_cpu = self.device.type == "cpu"
         self.world_size = dist.get_world_size()
         self.deepspeed, self.optimizer, _, _ = deepspeed.initialize(
             model=policy, model_parameters=trained, config=_deepspeed_config(settings, dtype, on_cpu)
@@ -87,7 +93,7 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.deepspeed.step()
-        return float(self.deepspeed.get_global_grad_norm() if self._norm is None else self._norm)
+        return _finite(self.deepspeed.get_global_grad_norm() if self._norm is None else self._norm)
 
     def weights(self, trained_only: bool = True) -> Iterator[tuple[str, Tensor]]:
         """Released checkpoint name and whole tensor of each weight, adapters merged, in the dtype of the forward.
@@ -123,7 +129,7 @@ class Engine:
 
     def _clip(self, parameters: list[nn.Parameter], max_norm: float) -> None:
         """Clip the reduced gradients; DeepSpeed keeps no norm where it wraps a plain optimizer."""
-        self._norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
+        self._norm = _finite(nn.utils.clip_grad_norm_(parameters, max_norm))
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.policy.model.named_parameters():
@@ -202,6 +208,14 @@ def _own_shard(value: Tensor, parameter: nn.Parameter) -> Tensor:
     size = parameter.ds_tensor.numel()
     padded = torch.nn.functional.pad(value.flatten(), (0, size * dist.get_world_size() - value.numel()))
     return padded.narrow(0, size * dist.get_rank(), size)
+
+
+def _finite(norm: Tensor | float) -> float:
+    """The gradient's norm as a number, which all ranks share."""
+    value = float(norm)
+    if not math.isfinite(value):
+        raise NotFinite(f"the norm of the gradient is {value}; a lower learner.learning_rate may hold")
+    return value
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from configs.schema import Config
 from data.types import ClipFeatures, Group
 from learner import advantage, losses
-from learner.engine import Engine
+from learner.engine import Engine, NotFinite
 from learner.head import Entropy
 from learner.packing import Packed, Sequences, pack, plan_micro_batches
 from learner.policy import MicroBatch
@@ -27,10 +27,6 @@ from learner.schedule import learning_rate
 
 Reference = Callable[[MicroBatch, Entropy], tuple[Tensor, Tensor]]
 """What the KL is measured against, called as a policy is: a frozen copy, or the policy with its adapters off."""
-
-
-class NotFinite(ArithmeticError):
-    """The loss is NaN or infinite; no rank has stepped."""
 
 
 class Update:
@@ -63,7 +59,7 @@ class Update:
             max(sum(sequences[used[member]].targets for member in members) for members in parts)
             for parts in zip(*plan, strict=True)
         ]
-        sums = _Sums()
+        sums = _Sums(self.engine.device)
         clock("pack")
         for members, most_targets in zip(plan[dist.get_rank()], predicted, strict=True):
             weighted = bool(members and useful)
@@ -89,11 +85,12 @@ class Update:
             clock("forward")
             if not math.isfinite(loss.item()):
                 raise NotFinite(
-                    f"the loss of step {step + 1} is {loss.item()}; last finite weights are those of version {step}"
+                    f"the loss of step {step + 1} is {loss.item()}; a lower learner.learning_rate may hold, from the "
+                    f"last checkpoint with --resume or anew"
                 )
             self.engine.backward(loss)
             clock("backward")
-            if weighted:
+            if members and len(logprobs):
                 sums.add(loss, logprobs, entropy, reference, tokens, packed)
         rate = learning_rate(step, self.config.run.max_steps, settings)
         norm = self.engine.step(rate)
@@ -170,15 +167,19 @@ class _TokenData:
         sampled = [logprob for completion, value in flat if value is not None for logprob in completion.logprobs]
         return cls(by_completion[owners], weight[owners], torch.tensor(sampled))
 
+    def to(self, device: torch.device) -> _TokenData:
+        """Where the log-probs are."""
+        return _TokenData(*(getattr(self, name).to(device) for name in self.__slots__))
+
 
 class _Sums:
     """Sums over micro-batches, reduced over ranks once a step."""
 
     NAMES = ("loss", "kl", "entropy", "difference", "tokens", "packed")
 
-    def __init__(self) -> None:
-        self.values = torch.zeros(len(self.NAMES), dtype=torch.float64)
-        self.difference_max = torch.zeros(1, dtype=torch.float64)
+    def __init__(self, device: torch.device) -> None:
+        self.values = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
+        self.difference_max = torch.zeros(1, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(
@@ -202,6 +203,7 @@ class _Sums:
                 len(packed.token_ids),
             ],
             dtype=torch.float64,
+            device=self.values.device,
         )
         self.difference_max = torch.maximum(self.difference_max, difference.max().double().reshape(1))
 

@@ -151,7 +151,7 @@ class Data(Section):
     format: Literal["auto", "auricle", "jsonl", "avqa", "mmau"] = "auto"
     """Format of the files; `auto` tells it from the name and the first row."""
     prompt: Literal["answer", "think"] = "answer"
-    """Prompt template: the answer alone, or thinking first (both R1-AQA's)."""
+    """Prompt template: the answer alone, or thinking first (both R1-AQA's). The reward `format` asks for its form."""
     min_seconds: PositiveFloat = 0.05
     """Shorter clips are dropped and counted."""
     max_seconds: PositiveFloat = Field(default=30.0, le=30.0)

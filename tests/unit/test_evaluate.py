@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from cluster import ask, evaluate
+from cluster import ask, bad_rows, evaluate
 from cluster.arguments import replacing
 from cluster.errors import UsageError
+from cluster.progress import Reporter
+from data.formats import load_examples
 
 ROW = {"id": "a", "audio": "a.wav", "question": "Which animal?", "choices": ["Dog", "Cat"], "answer": "Dog"}
 
@@ -64,17 +66,37 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_evaluation(
     assert f"error: --out {tmp_path / out} cannot be written: " in capsys.readouterr().err
 
 
+def fail_half_way(out: Path) -> None:
+    with replacing(out, "--out") as partial:
+        partial.write_text("half")
+        raise UsageError("bad model")
+
+
 def test_a_result_takes_its_name_when_it_is_whole_and_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     out = tmp_path / "new" / "out.json"
     with replacing(out, "--out") as partial:
         partial.write_text("first")
         assert not out.exists()
     assert out.read_text() == "first"
-    with pytest.raises(UsageError), replacing(out, "--out") as partial:
-        partial.write_text("half")
-        raise UsageError("the model is bad")
+    with pytest.raises(UsageError, match="bad model"):
+        fail_half_way(out)
     assert out.read_text() == "first"
     assert [path.name for path in out.parent.iterdir()] == ["out.json"]
+
+
+def test_the_first_bad_rows_are_told_with_their_place_and_all_are_kept(
+    questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (questions.parent / "list.json").write_text(json.dumps([ROW, *({"id": f"bad {number}"} for number in range(7))]))
+    bad = load_examples(questions.parent / "list.json").bad
+    kept = bad_rows.report("list.json", bad, Reporter())
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "list.json: row 1 (id bad 0) left out: missing_key: has no audio; give it one"
+    assert len(said) == 6
+    assert "7 bad rows in all" in said[-1]
+    assert [(row["row"], row["id"], row["reason"]) for row in kept] == [
+        (number + 1, f"bad {number}", "missing_key") for number in range(7)
+    ]
 
 
 @pytest.mark.parametrize(

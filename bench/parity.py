@@ -74,8 +74,9 @@ class GroupMaker:
     def group(self, example: Example, completions: Tensor) -> Group:
         """The group of completions (G, C), with rewards drawn; their log-probs are not known."""
         waveform, sha256 = read_clip(example.clip, MAX_SECONDS, MIN_SECONDS)
-        kept = ClipFeatures(waveform=waveform, mel=log_mel(waveform, self._extractor))
-        clip = Clip(sha256, len(waveform) / SAMPLE_RATE, audio_tokens(mel_frames(len(waveform))), kept)
+        frames = mel_frames(len(waveform))
+        kept = ClipFeatures(waveform=waveform, mel=log_mel(waveform, self._extractor), valid_frames=frames)
+        clip = Clip(sha256, len(waveform) / SAMPLE_RATE, audio_tokens(frames), kept)
         prompt = Prompt(example.id, example, self._encoder.encode(example), clip, seed=0)
         sampled = tuple(
             Completion(tuple(ids), "", (0.0,) * len(ids), (0,) * len(ids), "length") for ids in completions.tolist()

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
-from learner.hf_files import ModelError, read_json, resolve, stored_tensors, tensor_names, write_shards
+from learner.hf_files import ModelError, read_json, resolve, stored_shapes, stored_tensors, tensor_names, write_shards
 
 HEAD = "language_model.lm_head.weight"
 EMBEDDINGS = "language_model.model.embed_tokens.weight"
@@ -151,6 +151,20 @@ def load_model(path: str, dtype: torch.dtype, tower: bool = True) -> Qwen2AudioF
     stored = (pair for pair in load_tensors(path) if tower or not pair[0].startswith(TOWER))
     _fill(targets, stored, path)
     return model.eval()
+
+
+def check_model(path: str) -> None:
+    """Raise the `ModelError` that `load_model` would, from the configuration and the headers of the weights alone."""
+    expected = expected_shapes(load_config(path))
+    stored = {_released(name): shape for name, shape in stored_shapes(resolve(path))}
+    if EMBEDDINGS in stored:
+        stored.setdefault(HEAD, stored[EMBEDDINGS])  # tied, or `load_config` would have refused
+    misshapen = [
+        f"{name} {shape} for {tuple(expected[name])}"
+        for name, shape in stored.items()
+        if name in expected and shape != tuple(expected[name])
+    ]
+    _refuse(path, sorted({*expected} - {*stored}), [name for name in stored if name not in expected], misshapen)
 
 
 def load_tower(path: str, dtype: torch.dtype) -> Qwen2AudioEncoder:

@@ -107,6 +107,14 @@ def tensor_names(directory: Path) -> set[str]:
     return {name for file in weight_files(directory) for name in sorted(_open(file).keys())}
 
 
+def stored_shapes(directory: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Stored (name, shape) pairs; only headers are read."""
+    for file in weight_files(directory):
+        content = _open(file)
+        for name in sorted(content.keys()):
+            yield name, tuple(content.get_slice(name).get_shape())
+
+
 def stored_tensors(directory: Path, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
     """Stored (name, tensor) pairs whose name is wanted, one in memory at a time."""
     for file in weight_files(directory):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 from learner.hf import (
     EMBEDDINGS,
     HEAD,
+    check_model,
     checkpoint_name,
     expected_shapes,
     export_checkpoint,
@@ -93,6 +95,7 @@ def test_a_checkpoint_saved_by_transformers_5_loads_unchanged(model: Path, tmp_p
 
 def test_a_checkpoint_with_the_parameters_own_names_loads_unchanged(model: Path, tmp_path: Path) -> None:
     renamed = changed(model, tmp_path / "inside", lambda all: {parameter_name(n): t for n, t in all.items()})
+    check_model(renamed)
     assert_same(weights(renamed), weights(model))
 
 
@@ -116,6 +119,7 @@ def test_tied_embeddings_are_untied_by_copying(model: Path, tmp_path: Path, leve
     text = json.loads((model / "config.json").read_text())["text_config"]
     says = {"tie_word_embeddings": True} if level == "top" else {"text_config": text | {"tie_word_embeddings": True}}
     tied = changed(model, tmp_path / "tied", lambda all: {n: t for n, t in all.items() if n != HEAD}, says)
+    check_model(tied)
     loaded = load_model(tied, torch.float32)
     assert torch.equal(loaded.lm_head.weight, loaded.get_input_embeddings().weight)
     assert loaded.lm_head.weight is not loaded.get_input_embeddings().weight
@@ -140,8 +144,11 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(model: Path, tmp_pat
         tensors["multi_modal_projector.linear.bias"] = torch.zeros(3)
         return tensors | {"audio_tower.extra": torch.zeros(1)}
 
+    path = changed(model, tmp_path / "damaged", damage)
     with pytest.raises(ModelError) as refused:
-        load_model(changed(model, tmp_path / "damaged", damage), torch.float32)
+        load_model(path, torch.float32)
+    with pytest.raises(ModelError, match=f"^{re.escape(str(refused.value))}$"):
+        check_model(path)
     assert "missing: audio_tower.conv1.bias;" in str(refused.value)
     assert "unexpected: audio_tower.extra;" in str(refused.value)
     assert "of another shape: multi_modal_projector.linear.bias (3,) for (64,)." in str(refused.value)

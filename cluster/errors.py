@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Sequence
 
 OURS = ("configs", "data", "rewards", "learner", "actors", "cluster")
+RAISED_BY_US = re.compile(rf"^(?:{'|'.join(OURS)})(?:\.\w+)+: (.+)", re.MULTILINE | re.DOTALL)
+"""The last part of a traceback of one of our errors, and its message."""
 
 
 class UsageError(ValueError):
@@ -22,10 +25,11 @@ def report_errors(
     def wrapped(argv: Sequence[str] | None = None) -> int:
         try:
             return command(argv)
-        except (ValueError, OSError, RuntimeError) as error:
-            if not is_for_the_user(error):
+        except Exception as error:
+            message = for_the_user(error)
+            if message is None:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {message}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("stopped: every actor and engine has been ended", file=sys.stderr)
@@ -34,6 +38,18 @@ def report_errors(
     return wrapped
 
 
-def is_for_the_user(error: Exception) -> bool:
-    """Whether one of our packages raised the error for the user to read, or the system tells what ails a file."""
-    return type(error).__module__.split(".")[0] in OURS or isinstance(error, OSError)
+def for_the_user(error: BaseException) -> str | None:
+    """The message of an error that one of our packages raised for the user to read, or in which the system tells what
+    ails a file; None for a defect.
+
+    What an actor raised counts as if it were raised here. Ray wraps it, as `cause`; of an error in an actor's
+    constructor only the text of the traceback is left.
+    """
+    cause = getattr(error, "cause", None)  # of a RayTaskError
+    if isinstance(cause, BaseException):
+        return for_the_user(cause)
+    if getattr(error, "actor_init_failed", False):  # of an ActorDiedError
+        raised = RAISED_BY_US.search(str(error))
+        return raised[1].strip() if raised else None
+    ours = type(error).__module__.split(".")[0] in OURS and isinstance(error, ValueError | RuntimeError)
+    return str(error) if ours or isinstance(error, OSError) else None

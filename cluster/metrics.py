@@ -42,6 +42,10 @@ PHASES = ("auricle_phase_seconds", "Seconds of the last step by phase")
 """Name and help of the gauge of `seconds`, with a label `phase`."""
 
 
+class MetricsError(ValueError):
+    """`/metrics` cannot be served."""
+
+
 class Metrics:
     """The run's Prometheus registry, served while the run goes on."""
 
@@ -56,13 +60,25 @@ class Metrics:
         self._phases = Gauge(*PHASES, ["run", "phase"], registry=self.registry)
         self._run_name = run_name
         self._seen: dict[str, float] = {}
-        self.port: int | None = None
+        self._server: Any = None
 
     def serve(self, host: str, port: int) -> int:
-        """Listen; port 0 takes a free one. Returns the port."""
-        server, _ = start_http_server(port, addr=host, registry=self.registry)
-        self.port = int(server.server_port)
-        return self.port
+        """Listen until `close`; port 0 takes a free one. Returns the port."""
+        try:
+            self._server, _ = start_http_server(port, addr=host, registry=self.registry)
+        except OSError as error:
+            raise MetricsError(
+                f"metrics.port {port} on metrics.host {host!r} cannot be listened on ({error.strerror}): choose "
+                f"another, metrics.port=0 takes a free one, metrics.port=null serves none"
+            ) from error
+        return int(self._server.server_port)
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
 
     def record(self, line: Mapping[str, Any]) -> None:
         """Show a line of `metrics.jsonl`."""

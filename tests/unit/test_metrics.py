@@ -13,7 +13,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster import metrics_reference
-from cluster.metrics import COUNTERS, GAUGES, Metrics
+from cluster.metrics import COUNTERS, GAUGES, Metrics, MetricsError
 from cluster.metrics_reference import PAGE, rows
 
 DEPLOY = Path(metrics_reference.__file__).parent.parent / "deploy"
@@ -64,6 +64,16 @@ def test_a_gauge_is_absent_until_it_has_a_value() -> None:
     metrics = Metrics("new")
     metrics.record(line(validation_accuracy=None))
     assert "auricle_validation_accuracy_ratio" not in scraped(metrics)
+
+
+def test_a_port_that_is_taken_is_named_with_the_mend_and_free_again_after_the_end() -> None:
+    first, second = Metrics("first"), Metrics("second")
+    port = first.serve("127.0.0.1", 0)
+    with pytest.raises(MetricsError, match=rf"metrics\.port {port} .*in use.*metrics\.port=0 takes a free one"):
+        second.serve("127.0.0.1", port)
+    first.close()
+    assert second.serve("127.0.0.1", port) == port
+    second.close()
 
 
 def test_the_page_names_exactly_what_is_served(samples: dict[str, Any]) -> None:

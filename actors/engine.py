@@ -71,7 +71,7 @@ class EngineThread:
         self.version = version
         self.ready: Future[None] = Future()
         self._stop_token_ids = list(stop_token_ids)
-        self._commands: queue.SimpleQueue[_Request | _WeightLoad | _Call | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[_Request | _WeightLoad | _Call] = queue.SimpleQueue()
         self._running: dict[str, _Request] = {}
         self._held: list[_Request] = []
         self._numbers = itertools.count()
@@ -106,10 +106,6 @@ class EngineThread:
         self._commands.put(command)
         return command.future
 
-    def stop(self) -> None:
-        """End the thread after the step that it is in."""
-        self._commands.put(None)
-
     def _main(self, config: Config, model_path: str) -> None:
         try:
             engine = build_engine(config, model_path, self.version)
@@ -118,7 +114,8 @@ class EngineThread:
             return
         self.ready.set_result(None)
         try:
-            while self._take_commands(engine):
+            while True:
+                self._take_commands(engine)
                 self._load_if_drained(engine)
                 if self._running:
                     for output in engine.step():
@@ -127,17 +124,15 @@ class EngineThread:
             self._fail_all(error)
             raise
 
-    def _take_commands(self, engine: LLMEngine) -> bool:
-        """Take what waits, or wait where there is nothing else to do; False when told to stop."""
+    def _take_commands(self, engine: LLMEngine) -> None:
+        """Take what waits, or wait where there is nothing else to do."""
         while True:
             idle = not self._running and self._load is None
             try:
                 command = self._commands.get(block=idle)
             except queue.Empty:
-                return True
+                return
             match command:
-                case None:
-                    return False
                 case _Request() if self._load is not None:
                     self._held.append(command)
                 case _Request():

@@ -55,11 +55,11 @@ class RolloutActor:
         await self._warm_up(prompt_token_ids)
         return {"name": self.name, "pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
 
-    async def generate(self, prompt: Prompt, features: ClipFeatures, sampling: Sampling) -> Group:
-        """The completions of one prompt, in one request."""
+    async def generate(self, prompt: Prompt, features: ClipFeatures, sampling: Sampling) -> tuple[Group, str]:
+        """The completions of one prompt, in one request; and the engine's name, to wait for without the group."""
         audio, audio_id = self._audio(prompt.clip, features)
         completions = await asyncio.wrap_future(self._engine.generate(prompt, audio, audio_id, sampling))
-        return Group(prompt, completions, engine=self.name)
+        return Group(prompt, completions, engine=self.name), self.name
 
     async def update_weights(self, update: WeightUpdate) -> int:
         """Drain, load and go on as `update.version`, which is returned."""
@@ -70,10 +70,6 @@ class RolloutActor:
             if sent:
                 self._projector = {name: tensor.clone() for name, tensor in sent.items()}
                 self._projector_version = update.version
-        return self._engine.version
-
-    async def version(self) -> int:
-        """Policy version of the next token."""
         return self._engine.version
 
     def _audio(self, clip: Clip, features: ClipFeatures) -> tuple[dict[str, Any], str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from cluster.ledger import Ledger
 from cluster.metrics import Metrics
 from cluster.phases import PROFILED_STEPS, Profile, StepClock
 from cluster.progress import Reporter
-from cluster.run_directory import RunDirectory
+from cluster.run_directory import RunDirectory, RunError
 from cluster.scoring import score, without_rows
 from cluster.workers import Workers
 from configs.schema import Config
@@ -28,9 +29,24 @@ from data.order import DataOrder, Draw
 from data.types import Example, GroupSummary, Sampling
 from learner.result import UpdateResult
 
+MENDS = {
+    "clip_": "data.audio_dir may name the wrong directory",
+    "prompt_": "raise rollout.max_model_tokens or lower rollout.max_completion_tokens",
+    "unscored": "the functions of `rewards` give None or raise",
+}
+"""What to look at, by how the most frequent reason of drops begins."""
+
 
 class NothingToTrain(ValueError):
-    """No question of the training file could be asked."""
+    """No question of the training file could be used."""
+
+    def __init__(self, reasons: Counter[str], last: str) -> None:
+        reason, count = reasons.most_common(1)[0]
+        mend = next((mend for start, mend in MENDS.items() if reason.startswith(start)), "")
+        super().__init__(
+            f"{reasons.total()} questions in a row could not be used, {count} of them for {reason}"
+            f"{f': {mend}' if mend else ''}. All reasons: {dict(reasons)}; the last: {last}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +100,15 @@ class Controller:
         position = int(state["position"]) if state else 0
         self.order = DataOrder(len(questions.train), config.run.seed, position)
         self._dropped: list[tuple[str, Example, str]] = []
-        self._log: Any = None
+        self._train_seconds = float(state["train_seconds"]) if state else 0.0
+        self._started = time.monotonic()
         self._clock = StepClock()
         self._profile = profile
 
     async def run(self) -> dict[str, Any]:
         """Train to the end; returns what `summary.json` holds."""
         base = await self.evaluate_test("base")
-        started = time.monotonic()
+        self._started = time.monotonic()
         with self.reporter.steps(self.version, self.config.run.max_steps) as lines:
             while self.version < self.config.run.max_steps:
                 line = await self.step()
@@ -101,11 +118,10 @@ class Controller:
                 await self._profiled(line)
                 if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
                     await self.checkpoint()
-        train_seconds = time.monotonic() - started
-        if self._log is not None:
-            await self._log
+        train_seconds = self.train_seconds
+        await self.workers.log.written()
         trained = await self.evaluate_test("trained")
-        silent = await self._evaluate_silent() if self.config.evaluate.silent and self.questions.test else None
+        silent = await self.evaluate_test("silent") if self.config.evaluate.silent else None
         figures = {"base": base, "trained": trained, "silent": silent}
         return figures | {"train_seconds": train_seconds, "bad_rows": self.questions.bad_rows()}
 
@@ -117,7 +133,9 @@ class Controller:
         if staleness > self.config.algorithm.max_staleness:
             raise AssertionError(f"a token is {staleness} versions old, algorithm.max_staleness is less")
         references = [group.reference for group in ready]
-        result, _ = await asyncio.gather(self.workers.learner.step(references, self.version), self._prefetch())
+        last = self.version + 1 == self.config.run.max_steps
+        prefetched = [] if last else [self._prefetch()]
+        result, *_ = await asyncio.gather(self.workers.learner.step(references, self.version), *prefetched)
         self.ledger.train(group.group_id for group in ready)
         self.version += 1
         self._clock.stepped()
@@ -151,37 +169,55 @@ class Controller:
         profile.steps += 1
 
     async def evaluate_test(self, name: str) -> dict[str, Any] | None:
-        """Greedy and sampled accuracy on the held-out questions; read once, kept in `eval/NAME.json`."""
+        """Figures on the held-out questions: `base`, `trained` or `silent`; asked once, kept in `eval/NAME.json`."""
         if not self.questions.test:
             return None
-        kept = self.run_directory.read_evaluation(name) if name == "base" else None
+        try:
+            kept = self.run_directory.read_evaluation(name)
+        except RunError as error:
+            self.reporter.say(f"what it told is lost: {error}")
+            kept = None
+        if kept is None and name == "base" and self.version > 0:
+            self.reporter.say(f"accuracy before training is unknown: the run goes on from step {self.version}")
+            return None
         if kept is None:
+            silent = name == "silent"
+            samples = 0 if silent else self.config.evaluate.samples
             bad_rows = self.questions.bad_rows()["test"]
-            kept = await self._evaluate(name, self.questions.test, self.config.evaluate.samples, bad_rows=bad_rows)
+            kept = await self._evaluate(name, self.questions.test, samples, silent, bad_rows)
         return without_rows(kept)
 
+    @property
+    def train_seconds(self) -> float:
+        """Seconds spent on training so far, before a resume and after it."""
+        return self._train_seconds + time.monotonic() - self._started
+
     async def checkpoint(self) -> None:
-        """Write `checkpoints/step_N`."""
+        """Write `checkpoints/step_N`, with every step up to it in the rollout log."""
         temporary = self.run_directory.begin_checkpoint(self.version)
-        facts = {"step": self.version, "position": self.order.position, "ledger": self.ledger.to_json()}
+        facts = {
+            "step": self.version,
+            "position": self.order.position,
+            "ledger": self.ledger.to_json(),
+            "train_seconds": self.train_seconds,
+        }
         await self.workers.learner.save(str(temporary.absolute()), facts)
+        await self.workers.log.written()
         self.run_directory.finish_checkpoint(temporary, self.config.checkpoint.keep)
 
     async def _sample(self) -> list[Ready]:
         """The groups of a step: as many as `prompts_per_step`, drawing again for each that is dropped."""
         wanted = self.config.algorithm.prompts_per_step
         ready: list[Ready] = []
-        fruitless = 0
+        fruitless: Counter[str] = Counter()
         while len(ready) < wanted:
             draws = [self.order.take() for _ in range(wanted - len(ready))]
+            before = self.ledger.dropped.copy()
             groups = [group for group in await asyncio.gather(*map(self._group, draws)) if group is not None]
             ready += groups
-            fruitless = 0 if groups else fruitless + len(draws)
-            if fruitless >= self.order.count:
-                raise NothingToTrain(
-                    f"{fruitless} questions in a row could not be used: {dict(self.ledger.dropped)}; "
-                    f"data.audio_dir may name the wrong directory"
-                )
+            fruitless = Counter() if groups else fruitless + (self.ledger.dropped - before)
+            if fruitless.total() >= self.order.count:
+                raise NothingToTrain(fruitless, self._dropped[-1][2])
         return ready
 
     async def _prefetch(self) -> None:
@@ -218,21 +254,15 @@ class Controller:
             self.reporter.say(f"dropped {example.id} ({reason}): {detail} [further ones are counted in metrics.jsonl]")
 
     async def _write_log(self, references: list[Any], result: UpdateResult) -> None:
-        """Have the step's groups written while the next step samples; at most one shard is on its way."""
-        if self._log is not None:
-            await self._log
+        """Have the step's groups written while the next step samples."""
         directory = str(self.run_directory.rollouts.absolute())
-        self._log = self.workers.log.write.remote(directory, self.version, references, result.advantages, self._dropped)
+        await self.workers.log.write(directory, self.version, references, result.advantages, self._dropped)
         self._dropped = []
 
     async def _evaluate_validation(self) -> float:
         questions = self.questions.validation[: self.config.evaluate.questions]
         result = await self._evaluate(f"validation_step_{self.version}", questions, samples=0)
         return float(result["accuracy"])
-
-    async def _evaluate_silent(self) -> dict[str, Any]:
-        bad_rows = self.questions.bad_rows()["test"]
-        return without_rows(await self._evaluate("silent", self.questions.test, 0, silent=True, bad_rows=bad_rows))
 
     async def _evaluate(
         self, name: str, examples: tuple[Example, ...], samples: int, silent: bool = False, bad_rows: int = 0

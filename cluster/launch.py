@@ -12,7 +12,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 from cluster import bad_rows, demo
@@ -46,8 +47,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--config", default="tiny", metavar="FILE", help="YAML file, or the name of a preset (tiny)")
     arguments.add_argument("--nodes", type=int, metavar="N", help="Ray nodes to wait for, or to start on this machine")
     arguments.add_argument("--dry-run", action="store_true", help="print the configuration and the plan; start nothing")
-    arguments.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
-    arguments.add_argument("--fresh", action="store_true", help="move an existing run of this name aside")
+    existing = arguments.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    existing.add_argument("--fresh", action="store_true", help="move an existing run of this name aside")
     arguments.add_argument("--profile", action="store_true", help="write a trace of three steps, for Perfetto")
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys, dotted")
     return arguments
@@ -96,13 +98,24 @@ def train(
     config: Config, reporter: Reporter, resume: bool = False, fresh: bool = False, profile: bool = False
 ) -> dict[str, Any]:
     """Train as configured; returns the summary."""
-    from cluster.nodes import connected, existing_address
+    from cluster.nodes import connected, embedded_nodes, existing_address
     from cluster.placement import plan
     from data.formats import load_examples
+    from learner.hf import check_model
+    from learner.hf_files import load_processor
     from rewards.score import load_terms
 
+    RunDirectory.check(config, resume, fresh)
+    found = RunDirectory.of(config)
+    if resume and (summary := found.finished(config.run.max_steps)) is not None:
+        reporter.say(
+            f"{found.path} is finished: it has taken {summary['steps']} steps, and run.max_steps is "
+            f"{config.run.max_steps}; a higher one goes on"
+        )
+        return show(found, summary, reporter)
     initial = model_directory(config.run.init_from or config.model.path)
     questions = load_questions(config, load_examples, reporter)
+    load_processor(initial)
     check_model(initial)
     load_terms(config.rewards, config.data.prompt)
     if existing_address() is not None and not os.path.isabs(config.run.dir):
@@ -110,16 +123,32 @@ def train(
             f"run.dir is {config.run.dir!r}: inside a Ray cluster it must be absolute and reachable from every node, "
             f"for example run.dir=/shared/runs"
         )
-    run, checkpoint, state = open_run(config, reporter, resume, fresh)
-    run.write_json("environment.json", describe())
-    run.write_text("bad_rows.jsonl", "".join(json.dumps(row) + "\n" for row in questions.bad))
-    with connected(config.cluster, reporter.say) as nodes:
+    if existing_address() is None:
+        plan(config, embedded_nodes(config.cluster))
+    with serving(config, reporter) as metrics, connected(config.cluster, reporter.say) as nodes:
         roles = plan(config, nodes)
         print_plan(roles, reporter)
-        outcome = asyncio.run(
-            _interruptible(_train(config, reporter, run, questions, roles, initial, checkpoint, state, profile))
-        )
-    return finish(run, outcome, reporter)
+        run, checkpoint, state = open_run(config, reporter, resume, fresh)  # only now nothing can refuse any more
+        with closing(run):
+            run.write_text("bad_rows.jsonl", "".join(json.dumps(row) + "\n" for row in questions.bad))
+            work = _train(config, reporter, metrics, run, questions, roles, initial, checkpoint, state, profile)
+            outcome = asyncio.run(_interruptible(work))
+            return finish(run, outcome, reporter)
+
+
+@contextmanager
+def serving(config: Config, reporter: Reporter) -> Iterator[Any]:
+    """The run's metrics, served for the length of the block where `metrics.port` says so."""
+    from cluster.metrics import Metrics
+
+    metrics = Metrics(config.run.name)
+    if config.metrics.port is not None:
+        port = metrics.serve(config.metrics.host, config.metrics.port)
+        reporter.say(f"metrics at http://{config.metrics.host}:{port}/metrics")
+    try:
+        yield metrics
+    finally:
+        metrics.close()
 
 
 def open_run(
@@ -127,14 +156,17 @@ def open_run(
 ) -> tuple[RunDirectory, Any, dict[str, Any] | None]:
     """The run's directory, and on a resume its last checkpoint and that checkpoint's facts."""
     if not resume:
-        return RunDirectory.create(config, fresh), None, None
+        run = RunDirectory.create(config, fresh)
+        run.write_environment(describe(), 0)
+        return run, None, None
     run, changed = RunDirectory.resume(config)
     for key, (before, now) in changed.items():
         reporter.say(f"changed on resume: {key}: {before!r} -> {now!r}")
     checkpoint = run.latest_checkpoint()
     state = json.loads((checkpoint / "trainer" / "state.json").read_text()) if checkpoint else None
     step = step_of(checkpoint) if checkpoint else 0
-    run.cut_after(step)
+    run.cut_after(step, config.run.max_steps)
+    run.write_environment(describe(), step)
     reporter.say(f"resuming {run.path} from step {step}")
     return run, checkpoint, state
 
@@ -155,16 +187,10 @@ def load_questions(config: Config, load_examples: Any, reporter: Reporter) -> An
     return Questions(**loaded, bad=tuple(left_out))
 
 
-def check_model(path: str) -> None:
-    """Raise where the model cannot be read, before anything is started."""
-    from learner.hf_files import load_processor
-
-    load_processor(path)
-
-
 async def _train(
     config: Config,
     reporter: Reporter,
+    metrics: Any,
     run: RunDirectory,
     questions: Any,
     roles: Any,
@@ -174,15 +200,10 @@ async def _train(
     profile: bool,
 ) -> dict[str, Any]:
     from cluster.controller import Controller
-    from cluster.metrics import Metrics
     from cluster.phases import Profile
     from cluster.session import workers
     from cluster.workers import Workers
 
-    metrics = Metrics(config.run.name)
-    if config.metrics.port is not None:
-        port = metrics.serve(config.metrics.host, config.metrics.port)
-        reporter.say(f"metrics at http://{config.metrics.host}:{port}/metrics")
     model_path = str(checkpoint / "hf") if checkpoint else initial
     version = int(state["step"]) if state else 0
     reporter.say("starting engines and learner")
@@ -221,6 +242,11 @@ def finish(run: RunDirectory, outcome: dict[str, Any], reporter: Reporter) -> di
         "ledger": {key: lines[-1][key] for key in ("admitted", "trained", "dropped", "in_flight", "dropped_by_reason")},
     }
     run.write_json("summary.json", summary)
+    return show(run, summary, reporter)
+
+
+def show(run: RunDirectory, summary: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Print a summary's table and last lines."""
     if summary["base"] is not None:
         header = ("held-out", "questions", "greedy before", "greedy after", "sampled before", "sampled after")
         reporter.table(

@@ -63,11 +63,6 @@ class Ledger:
         del self._issues[group_id]
         self.dropped[reason] += 1
 
-    @property
-    def in_flight(self) -> tuple[str, ...]:
-        """Ids of the groups that are neither trained nor dropped."""
-        return tuple(self._issues)
-
     def counts(self) -> dict[str, int]:
         """The four terms of the balance."""
         return {

@@ -33,7 +33,8 @@ def existing_address() -> str | None:
 
 def embedded_nodes(settings: Cluster) -> list[Node]:
     """The nodes that an embedded cluster will have."""
-    return [Node(f"embedded-{number}", settings.cpus_per_node) for number in range(settings.nodes or 1)]
+    count = settings.nodes or 1
+    return [Node(f"embedded-{number}", settings.cpus_per_node, _visible_gpus(count)) for number in range(count)]
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def connected(settings: Cluster, say: Callable[[str], None]) -> Iterator[list[No
         for node in nodes:
             local.add_node(
                 num_cpus=int(node.cpus),
-                num_gpus=_visible_gpus(len(nodes)),
+                num_gpus=int(node.gpus),
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
             )

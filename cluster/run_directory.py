@@ -3,6 +3,7 @@
 runs/NAME/  config.yaml  environment.json  metrics.jsonl  summary.json
             rollouts/step_000001.parquet  eval/NAME.json  checkpoints/step_N/{hf,trainer}/ and adapter/ with LoRA
             engine_model/ (where vLLM cannot load the model as it is stored)
+            environment_resume_N.json (a resume from step N in another environment)  .lock (held while it goes on)
 """
 
 from __future__ import annotations
@@ -17,15 +18,31 @@ from typing import Any
 
 import yaml
 
+from cluster.run_lock import RunLock
 from configs.load import dump_config
 from configs.schema import Config
 
-RESUMABLE = ("run.max_steps", "run.dir", "checkpoint.", "metrics.", "cluster.", "evaluate.", "rollout.engines")
-"""Keys (or, with a dot at the end, sections) that may differ between a run and its resume."""
+RESUMABLE_SECTIONS = ("checkpoint.", "metrics.", "cluster.", "evaluate.")
+RESUMABLE_KEYS = (
+    "run.max_steps",
+    "run.dir",
+    "rollout.engines",
+    "rollout.threads",
+    "rollout.gpu_memory_utilization",
+    "learner.ranks",
+    "learner.threads",
+    "learner.offload",
+    "data.encoders",
+)
+RESUMABLE_ENDING = "_timeout_seconds"
+"""What may differ between a run and its resume: how far it goes, what is kept and told of it, and what runs where."""
+
+RESULTS = ("summary.json", "eval/trained.json", "eval/silent.json")
+"""What tells of a run's end."""
 
 
 class RunError(ValueError):
-    """The run directory is taken, missing, or was made with another configuration."""
+    """The run directory is taken, missing or broken, or was made with another configuration."""
 
 
 class RunDirectory:
@@ -38,33 +55,60 @@ class RunDirectory:
         self.evaluations = path / "eval"
         self.checkpoints = path / "checkpoints"
         self.engine_model = path / "engine_model"
+        self.lock = RunLock(path)
+
+    @classmethod
+    def of(cls, config: Config) -> RunDirectory:
+        """The directory that the configuration names, there or not."""
+        return cls(Path(config.run.dir) / config.run.name)
+
+    @classmethod
+    def check(cls, config: Config, resume: bool, fresh: bool) -> None:
+        """Raise what `create` or `resume` would; changes nothing."""
+        run = cls.of(config)
+        if resume:
+            cls._changed(run.path, config)
+        elif run.path.exists() and not fresh:
+            raise _taken(run.path)
+        run.lock.check()
 
     @classmethod
     def create(cls, config: Config, fresh: bool) -> RunDirectory:
-        """A new run; an existing one is refused, or with `fresh` moved aside."""
-        path = Path(config.run.dir) / config.run.name
+        """A new run, locked; an existing one is refused, or with `fresh` moved aside."""
+        run = cls.of(config)
+        path = run.path
         if path.exists():
             if not fresh:
-                raise RunError(
-                    f"{path} holds a run already. --resume goes on with it, --fresh moves it aside, "
-                    f"run.name=OTHER writes elsewhere."
-                )
+                raise _taken(path)
+            run.lock.check()
             stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
             path.rename(path.with_name(f"{path.name}.{stamp}"))
-        run = cls(path)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise _taken(path) from None
+        run.lock.acquire()
         for directory in (run.rollouts, run.evaluations, run.checkpoints):
-            directory.mkdir(parents=True)
+            directory.mkdir()
         run.write_text("config.yaml", dump_config(config))
         return run
 
     @classmethod
     def resume(cls, config: Config) -> tuple[RunDirectory, dict[str, tuple[Any, Any]]]:
-        """An existing run, and the keys that differ from it as (before, now).
+        """An existing run, locked, and the keys that differ from it as (before, now).
 
         Raises:
             RunError: there is no such run, or a key differs that a resume may not change.
+            RunInUse: another process is at work on it.
         """
-        path = Path(config.run.dir) / config.run.name
+        run = cls.of(config)
+        changed = cls._changed(run.path, config)
+        run.lock.acquire()
+        run.write_text("config.yaml", dump_config(config))
+        return run, changed
+
+    @staticmethod
+    def _changed(path: Path, config: Config) -> dict[str, tuple[Any, Any]]:
         if not (path / "config.yaml").exists():
             raise RunError(f"{path} holds no run to resume: start it without --resume")
         before = _flat(yaml.safe_load((path / "config.yaml").read_text()))
@@ -72,21 +116,37 @@ class RunDirectory:
         changed = {
             key: (before.get(key), now.get(key)) for key in sorted({*before, *now}) if before.get(key) != now.get(key)
         }
-        refused = [key for key in changed if not key.startswith(RESUMABLE)]
+        refused = [key for key in changed if not _resumable(key)]
         if refused:
             lines = [f"  {key}: {changed[key][0]!r} in the run, {changed[key][1]!r} now" for key in refused]
             raise RunError(
                 "a resume cannot change these keys; start a new run with run.init_from:\n" + "\n".join(lines)
             )
-        run = cls(path)
-        run.write_text("config.yaml", dump_config(config))
-        return run, changed
+        return changed
+
+    def close(self) -> None:
+        """Let another process have the run."""
+        self.lock.release()
+
+    def finished(self, max_steps: int) -> dict[str, Any] | None:
+        """`summary.json` of a run that has taken so many steps, or None where it has not come to its end."""
+        summary = self._read_json("summary.json")
+        return summary if summary is not None and summary["steps"] >= max_steps else None
+
+    def write_environment(self, environment: Mapping[str, Any], step: int) -> None:
+        """Keep where the run was started; a resume from `step` is told of beside it where it differs."""
+        first = self._read_json("environment.json")
+        if first is None:
+            self.write_json("environment.json", environment)
+        elif first != environment:
+            self.write_json(f"environment_resume_{step}.json", environment)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file under a temporary name and rename it, so that readers never see half of it."""
-        temporary = self.path / f".{name}.tmp"
+        target = self.path / name
+        temporary = target.with_name(f".{target.name}.tmp")
         temporary.write_text(text)
-        os.replace(temporary, self.path / name)
+        os.replace(temporary, target)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """`write_text` of JSON."""
@@ -94,20 +154,24 @@ class RunDirectory:
 
     def write_evaluation(self, name: str, value: Mapping[str, Any]) -> None:
         """Keep an evaluation as `eval/NAME.json`."""
-        (self.evaluations / f"{name}.json").write_text(json.dumps(value) + "\n")
+        self.write_text(f"{self.evaluations.name}/{name}.json", json.dumps(value) + "\n")
 
     def read_evaluation(self, name: str) -> dict[str, Any] | None:
-        """An evaluation that was kept, or None."""
-        path = self.evaluations / f"{name}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        """An evaluation that was kept, or None; raises RunError where the file is broken."""
+        return self._read_json(f"{self.evaluations.name}/{name}.json")
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """One line a step."""
         with self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def cut_after(self, step: int) -> None:
-        """Drop what was written after `step`, so that every step stands once when a resume writes it again."""
+    def cut_after(self, step: int, max_steps: int) -> None:
+        """Drop what was written after `step`, so that every step stands once when a resume writes it again.
+
+        Where the run goes on, what told of its end goes too.
+        """
+        for name in RESULTS if step < max_steps else ():
+            (self.path / name).unlink(missing_ok=True)
         if self.metrics.exists():
             kept = []
             for line in self.metrics.read_text().splitlines():
@@ -145,6 +209,18 @@ class RunDirectory:
             shutil.rmtree(old)
         return final
 
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise RunError(f"{path} is broken ({error}); remove it, and it is made again") from error
+        if not isinstance(found, dict):
+            raise RunError(f"{path} is broken (no object); remove it, and it is made again")
+        return found
+
 
 def step_of(checkpoint: Path) -> int:
     """N of `step_N`."""
@@ -156,6 +232,17 @@ def model_directory(path: str) -> str:
     inner = Path(path) / "hf"
     found = inner if inner.is_dir() else Path(path)
     return str(found.absolute()) if found.is_dir() else path
+
+
+def _taken(path: Path) -> RunError:
+    return RunError(
+        f"{path} holds a run already. --resume goes on with it, --fresh moves it aside, run.name=OTHER writes "
+        f"elsewhere."
+    )
+
+
+def _resumable(key: str) -> bool:
+    return key.startswith(RESUMABLE_SECTIONS) or key in RESUMABLE_KEYS or key.endswith(RESUMABLE_ENDING)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -52,6 +52,7 @@ async def workers(
         path = engine_model(model_path, export or Path(temporary) / "engine_model")
         started = Workers(config, roles, path, version, processor.stop_token_ids)
         try:
+            await started.place()
             others = [meanwhile(started)] if meanwhile else []
             places, *_ = await asyncio.gather(started.ready(encoder.encode(WARM_UP)), *others)
             yield started, Asker(config, encoder, started.audio), places

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -18,29 +18,27 @@ from actors.reward import RewardActor
 from actors.rollout import RolloutActor, environment
 from actors.weights.buckets import WeightUpdate
 from cluster.placement import Role
+from cluster.waiting import WorkerError, bounded
 from configs.schema import Config
-from data.types import Clip, ClipSource, GroupSummary, Prompt, Sampling
+from data.types import Clip, ClipSource, Example, GroupSummary, Prompt, Sampling
 from learner.result import UpdateResult
 
-START_SECONDS = 600.0
-"""Longest wait for an actor to be placed, load its model and compile."""
-
-
-class WorkerError(RuntimeError):
-    """An actor could not be placed, or did not answer in time."""
+ANSWER_KEY = "cluster.actor_timeout_seconds"
 
 
 class AudioPool:
     """Decoding and encoding. A clip always goes to the same actor, which has it prepared once."""
 
-    def __init__(self, actors: Sequence[Any]) -> None:
+    def __init__(self, actors: Sequence[Any], config: Config) -> None:
         self.actors = actors
+        self.answer_seconds = config.cluster.actor_timeout_seconds
 
     async def prepare(self, source: ClipSource, silent: bool = False) -> Clip | str:
         """The prepared clip, or why it cannot be used."""
         home = zlib.crc32(str(source).encode()) % len(self.actors)
-        prepared: Clip | str = await self.actors[home].prepare.remote(source, silent)
-        return prepared
+        call: Awaitable[Clip | str] = self.actors[home].prepare.remote(source, silent)
+        what = f"audio actor {home} has not prepared {source}"
+        return await bounded(call, ANSWER_KEY, self.answer_seconds, what, "more data.encoders share the clips")
 
 
 class RolloutPool:
@@ -52,51 +50,43 @@ class RolloutPool:
         self.outstanding = dict.fromkeys(actors, 0)
         self.request_seconds = config.rollout.request_timeout_seconds
         self.update_seconds = config.rollout.update_timeout_seconds
+        self.answer_seconds = config.cluster.actor_timeout_seconds
         self._turn = 0
 
     async def sample(self, prompt: Prompt, sampling: Sampling) -> Any:
         """The completions of a prompt, as a `Group` value (evaluation, asking)."""
-        return await self._on_engine(prompt, sampling, lambda reference: reference)
+        group = await self._sampled(prompt, sampling)
+        return await bounded(group, ANSWER_KEY, self.answer_seconds, f"group {prompt.group_id} has not arrived")
 
     async def sample_and_score(self, prompt: Prompt, sampling: Sampling) -> tuple[Any, GroupSummary]:
         """Sample a group and score it; gives a reference to the scored group, and its summary."""
-        scored: list[Any] = []
-
-        def score(group: Any) -> Any:
-            self._turn += 1
-            reward = self.rewards[self._turn % len(self.rewards)]
-            reference, summary = reward.score.options(num_returns=2).remote(group)
-            scored.append(reference)
-            return summary
-
-        summary: GroupSummary = await self._on_engine(prompt, sampling, score)
-        return scored[0], summary
+        group = await self._sampled(prompt, sampling)
+        self._turn += 1
+        reward = self.rewards[self._turn % len(self.rewards)]
+        reference, summary = reward.score.options(num_returns=2).remote(group)
+        what = f"the reward actor has not scored group {prompt.group_id}"
+        mend = "a reward function of `rewards` may hang"
+        return reference, await bounded(summary, ANSWER_KEY, self.answer_seconds, what, mend)
 
     async def update(self, update: WeightUpdate) -> None:
         """Load a version into every engine; each must report it in time."""
         calls = {name: actor.update_weights.remote(update) for name, actor in self.actors.items()}
         for name, call in calls.items():
-            try:
-                version = await asyncio.wait_for(call, self.update_seconds)
-            except TimeoutError:
-                raise WorkerError(
-                    f"{name} did not take version {update.version} within rollout.update_timeout_seconds "
-                    f"({self.update_seconds:g})"
-                ) from None
+            what = f"{name} has not taken version {update.version}"
+            version = await bounded(call, "rollout.update_timeout_seconds", self.update_seconds, what)
             if version != update.version:
                 raise WorkerError(f"{name} reports version {version} after the update to {update.version}")
 
-    async def _on_engine(self, prompt: Prompt, sampling: Sampling, follow: Any) -> Any:
+    async def _sampled(self, prompt: Prompt, sampling: Sampling) -> Any:
+        """A reference to the completions of a prompt, once they are there; the group itself stays with its engine."""
         name = min(self.outstanding, key=lambda engine: (self.outstanding[engine], engine))
         self.outstanding[name] += sampling.completions
         try:
-            reference = self.actors[name].generate.remote(prompt, prompt.clip.features, sampling)
-            return await asyncio.wait_for(follow(reference), self.request_seconds)
-        except TimeoutError:
-            raise WorkerError(
-                f"{name} did not finish group {prompt.group_id} within rollout.request_timeout_seconds "
-                f"({self.request_seconds:g})"
-            ) from None
+            generate = self.actors[name].generate.options(num_returns=2)
+            group, done = generate.remote(prompt, prompt.clip.features, sampling)
+            what = f"{name} has not finished group {prompt.group_id}"
+            await bounded(done, "rollout.request_timeout_seconds", self.request_seconds, what)
+            return group
         finally:
             self.outstanding[name] -= sampling.completions
 
@@ -107,10 +97,12 @@ class LearnerGroup:
     def __init__(self, actors: Sequence[Any], config: Config) -> None:
         self.actors = actors
         self.step_seconds = config.learner.step_timeout_seconds
+        self.answer_seconds = config.cluster.actor_timeout_seconds
 
     async def join(self, model_path: str, reference_path: str, trainer_state: str | None) -> None:
         """Meet at rank 0 and load the model."""
-        rendezvous = await self.actors[0].address.remote()
+        call: Awaitable[str] = self.actors[0].address.remote()
+        rendezvous = await bounded(call, ANSWER_KEY, self.answer_seconds, "rank 0 has not started")
         await self._all("join", rendezvous, model_path, reference_path, trainer_state)
 
     async def step(self, groups: Sequence[Any], step: int) -> UpdateResult:
@@ -136,49 +128,84 @@ class LearnerGroup:
 
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
         calls = [getattr(actor, method).remote(*arguments) for actor in self.actors]
-        try:
-            return list(await asyncio.wait_for(asyncio.gather(*calls), self.step_seconds))
-        except TimeoutError:
-            raise WorkerError(
-                f"the learner did not finish {method!r} within learner.step_timeout_seconds ({self.step_seconds:g})"
-            ) from None
+        what = f"the learner has not finished {method!r}"
+        return list(await bounded(asyncio.gather(*calls), "learner.step_timeout_seconds", self.step_seconds, what))
+
+
+class RolloutLog:
+    """The writer of the rollout log; at most one shard is on its way."""
+
+    def __init__(self, actors: Sequence[Any], config: Config) -> None:
+        self.actors = actors
+        self.answer_seconds = config.cluster.actor_timeout_seconds
+        self._shard: tuple[int, Awaitable[int]] | None = None
+
+    async def write(
+        self,
+        directory: str,
+        step: int,
+        groups: Sequence[Any],
+        advantages: Sequence[tuple[float | None, ...]],
+        dropped: Sequence[tuple[str, Example, str]],
+    ) -> None:
+        """Have a step's groups written while the next step goes on."""
+        await self.written()
+        self._shard = step, self.actors[0].write.remote(directory, step, groups, advantages, dropped)
+
+    async def written(self) -> None:
+        """Wait until nothing is on its way."""
+        if self._shard is None:
+            return
+        (step, call), self._shard = self._shard, None
+        what = f"the rollout log has not written step {step}"
+        await bounded(call, ANSWER_KEY, self.answer_seconds, what, "the storage of run.dir may be slow or gone")
 
 
 class Workers:
-    """All actors of a run."""
+    """All actors of a run: planned when this is made, there once it has been placed."""
+
+    audio: AudioPool
+    rollout: RolloutPool
+    learner: LearnerGroup
+    log: RolloutLog
 
     def __init__(
         self, config: Config, roles: Sequence[Role], model_path: str, version: int, stop: tuple[int, ...]
     ) -> None:
         self.config = config
+        self.model_path = model_path
+        self.version = version
+        self._stop_token_ids = stop
         self._roles = {role.name: role for role in roles}
         self._groups: list[PlacementGroup] = []
         self._actors: list[Any] = []
-        self.model_path = model_path
-        encoders = self._create("audio", AudioActor, lambda _: (config, model_path, 1))
-        rewards = self._create("reward", RewardActor, lambda _: (config.rewards, config.data.prompt))
-        engines = {}
-        if "engine" in self._roles:
-            names = [f"engine-{number}" for number in range(self._roles["engine"].count)]
-            created = self._create(
-                "engine", RolloutActor, lambda n: (names[n], config, model_path, version, stop), environment(config)
-            )
-            engines = dict(zip(names, created, strict=True))
-        self.audio = AudioPool(encoders)
-        self.rollout = RolloutPool(engines, rewards, config)
-        learners = self._create("learner", LearnerActor, lambda rank: (config, rank), _learner_environment(config))
+
+    async def place(self) -> None:
+        """Reserve what each role needs and start its actors."""
+        config, path = self.config, self.model_path
+        encoders = await self._create("audio", AudioActor, lambda _: (config, path, 1))
+        rewards = await self._create("reward", RewardActor, lambda _: (config.rewards, config.data.prompt))
+        names = [f"engine-{number}" for number in range(self._roles["engine"].count)] if "engine" in self._roles else []
+        engines = await self._create(
+            "engine",
+            RolloutActor,
+            lambda number: (names[number], config, path, self.version, self._stop_token_ids),
+            environment(config),
+        )
+        self.audio = AudioPool(encoders, config)
+        self.rollout = RolloutPool(dict(zip(names, engines, strict=True)), rewards, config)
+        learners = await self._create(
+            "learner", LearnerActor, lambda rank: (config, rank), _learner_environment(config)
+        )
         self.learner = LearnerGroup(learners, config)
-        log = self._create("rollout log", RolloutLogActor, lambda _: ())
-        self.log = log[0] if log else None
+        self.log = RolloutLog(await self._create("rollout log", RolloutLogActor, lambda _: ()), config)
 
     async def ready(self, warm_up: tuple[int, ...]) -> list[dict[str, Any]]:
         """Wait until every engine has sampled once; gives where each lives."""
         waiting = [actor.ready.remote(warm_up) for actor in self.rollout.actors.values()]
         waiting += [actor.ready.remote() for actor in self.rollout.rewards]
-        try:
-            answers = await asyncio.wait_for(asyncio.gather(*waiting), START_SECONDS)
-        except TimeoutError:
-            raise WorkerError(f"the engines were not ready within {START_SECONDS:g} s") from None
+        seconds = self.config.cluster.actor_timeout_seconds
+        answers = await bounded(asyncio.gather(*waiting), ANSWER_KEY, seconds, "engines and rewards have not started")
         return [answer for answer in answers if isinstance(answer, dict)]
 
     def stop(self) -> None:
@@ -188,18 +215,16 @@ class Workers:
         for group in self._groups:
             remove_placement_group(group)
 
-    def _create(self, name: str, kind: Any, arguments: Any, variables: dict[str, str] | None = None) -> list[Any]:
+    async def _create(self, name: str, kind: Any, arguments: Any, variables: dict[str, str] | None = None) -> list[Any]:
         role = self._roles.get(name)
         if role is None:
             return []
         bundle = {"CPU": role.cpus} | ({"GPU": role.gpus} if role.gpus else {})
         group = placement_group([bundle] * role.count, strategy=role.strategy)
         self._groups.append(group)
-        if not group.wait(self.config.cluster.wait_seconds):
-            raise WorkerError(
-                f"{role.count} x {name} ({role.cpus:g} CPU, {role.gpus:g} GPU each) could not be placed within "
-                f"cluster.wait_seconds ({self.config.cluster.wait_seconds:g}): another run may hold the cluster"
-            )
+        what = f"{role.count} x {name} ({role.cpus:g} CPU, {role.gpus:g} GPU each) have not been placed"
+        seconds = self.config.cluster.wait_seconds
+        await bounded(group.ready(), "cluster.wait_seconds", seconds, what, "another run may hold the cluster")
         created = [
             kind.options(
                 num_cpus=role.cpus,

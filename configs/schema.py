@@ -327,7 +327,9 @@ class Cluster(Section):
     learner_nodes: PositiveInt = 1
     """Nodes that the learner ranks are packed on."""
     wait_seconds: PositiveFloat = 600.0
-    """Longest wait for the nodes of a joined cluster."""
+    """Longest wait for the nodes of a joined cluster, and for a place for each kind of actor."""
+    actor_timeout_seconds: PositiveFloat = 600.0
+    """An actor that has not started, prepared a clip, scored a group or written a shard by then is an error."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto` takes GPUs where Ray knows of any."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -42,6 +43,7 @@ class Killed:
     output: str
     after: list[dict[str, Any]]
     steps: int
+    train_seconds: float
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,11 @@ def killed(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Que
         with command("cluster.launch", *resume, cwd=folder) as resumed:
             status = resumed.wait(RUN_SECONDS)
             agents_left = left_after(started, max(killed_at + AGENT_SECONDS - time.monotonic(), 0.0))
-            yield Killed(left, agents_left, before, checkpoint, status, resumed.output, metrics_lines(run), steps)
+            summary = run / "summary.json"
+            train_seconds = json.loads(summary.read_text())["train_seconds"] if summary.exists() else 0.0
+            yield Killed(
+                left, agents_left, before, checkpoint, status, resumed.output, metrics_lines(run), steps, train_seconds
+            )
 
 
 def left_after(started: Command, seconds: float, beside: Collection[str] = ()) -> set[str]:
@@ -97,6 +103,10 @@ def test_every_step_stands_once_and_in_order_and_the_ledger_balances(killed: Kil
     for line in killed.after:
         assert line["admitted"] == line["trained"] + line["dropped"] + line["in_flight"]
         assert line["trained"] == 4 * line["step"]
+
+
+def test_the_summary_tells_of_the_time_before_the_kill_too(killed: Killed) -> None:
+    assert killed.train_seconds > sum(line["step_seconds"] for line in killed.after)
 
 
 def test_the_steps_after_the_checkpoint_are_taken_again_as_they_were(killed: Killed) -> None:

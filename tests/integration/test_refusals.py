@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from pathlib import Path
 
 import pytest
 import ray
+import torch
+from safetensors.torch import load_file, save_file
 
 from cluster.launch import main
+from cluster.placement import Node
+from tests.integration.commands import command
 from tests.integration.recordings import Questions, write_jsonl
+from tests.integration.runs import START_SECONDS, write_config
 
 
 @pytest.fixture
@@ -61,6 +68,64 @@ def test_a_model_with_a_broken_configuration_is_named(refuse, model: Path, tmp_p
     message = refuse(f"model.path={broken}")
     assert str(broken) in message
     assert "\n" not in message
+
+
+def copied(model: Path, out: Path) -> Path:
+    out.mkdir()
+    for file in model.iterdir():
+        (out / file.name).write_bytes(file.read_bytes())
+    return out
+
+
+def test_a_model_of_another_kind_is_named(refuse, model: Path, tmp_path: Path) -> None:
+    other = copied(model, tmp_path / "other")
+    stored = json.loads((other / "config.json").read_text()) | {"model_type": "qwen2"}
+    (other / "config.json").write_text(json.dumps(stored))
+    assert f"{other}/config.json: model_type is 'qwen2'" in refuse(f"model.path={other}")
+
+
+def test_weights_that_do_not_fit_the_models_configuration_are_named(refuse, model: Path, tmp_path: Path) -> None:
+    other = copied(model, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    tensors["multi_modal_projector.linear.bias"] = torch.zeros(3)
+    del tensors["audio_tower.conv1.bias"]
+    save_file(tensors, other / "model.safetensors")
+    message = refuse(f"model.path={other}")
+    assert "missing: audio_tower.conv1.bias; of another shape: multi_modal_projector.linear.bias (3,)" in message
+
+
+def test_a_port_of_metrics_that_is_taken_is_named(refuse) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        message = refuse(f"metrics.port={port}")
+    assert f"metrics.port {port}" in message
+    assert "metrics.port=0 takes a free one" in message
+
+
+def test_a_plan_that_does_not_fit_an_embedded_cluster_is_refused_with_the_mend(refuse) -> None:
+    assert "raise cluster.cpus_per_node" in refuse("rollout.engines=9")
+
+
+def test_a_plan_that_does_not_fit_a_joined_cluster_claims_no_run(
+    nodes: list[Node],
+    model: Path,
+    questions: Questions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    config = write_config(tmp_path / "large.yaml", model, questions.train)
+    with command("cluster.launch", "--config", config.name, "rollout.engines=99", cwd=tmp_path) as started:
+        assert started.wait(START_SECONDS) == 2, started.output
+        assert "error: the run needs 101" in started.output
+    assert not (tmp_path / "runs" / "large").exists()
+
+
+def test_a_resume_and_a_fresh_start_at_once_are_an_error_of_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--resume", "--fresh"])
+    assert ended.value.code == 2
+    assert "--fresh: not allowed with argument --resume" in capsys.readouterr().err
 
 
 def test_a_file_of_questions_that_does_not_exist_is_named(refuse, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from cluster.runs import load
+from tests.integration.commands import command
 from tests.integration.recordings import Questions
-from tests.integration.runs import Finished
+from tests.integration.runs import START_SECONDS, Finished
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
 
@@ -132,6 +133,20 @@ def test_the_directory_tells_configuration_environment_and_checkpoints(recorded:
     assert sorted(path.name for path in (recorded.path / "checkpoints").iterdir()) == ["step_2", "step_4"]
     for checkpoint in (recorded.path / "checkpoints").iterdir():
         assert sorted(path.name for path in checkpoint.iterdir()) == ["hf", "trainer"]
+
+
+def test_a_resume_of_a_finished_run_prints_its_table_and_asks_nothing_again(recorded: Finished) -> None:
+    def files() -> dict[str, tuple[int, int]]:
+        found = [path for path in recorded.path.rglob("*") if path.is_file() and path.name != ".lock"]
+        return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in found}
+
+    before = files()
+    with command("cluster.launch", "--config", "recorded.yaml", "--resume", cwd=recorded.folder) as started:
+        assert started.wait(START_SECONDS) == 0, started.output
+    assert f"is finished: it has taken {STEPS} steps" in started.output
+    assert "accuracy before and after 4 steps" in started.output
+    assert "starting" not in started.output
+    assert files() == before
 
 
 def test_a_run_is_read_as_data_frames(recorded: Finished) -> None:

@@ -1,9 +1,15 @@
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from cluster.run_directory import RunDirectory, RunError, model_directory
+from cluster.run_directory import RESULTS, RunDirectory, RunError, model_directory
+from cluster.run_lock import RunInUse
 from configs.schema import Config
 
 
@@ -38,6 +44,19 @@ def test_a_resume_takes_more_steps_and_other_placement_and_tells_of_them(tmp_pat
     assert changed == {"run.max_steps": (100, 7), "cluster.nodes": (None, 2)}
 
 
+def test_a_resume_takes_other_threads_ranks_encoders_memory_offload_and_limits(tmp_path: Path) -> None:
+    RunDirectory.create(config(tmp_path, learner={"zero_stage": 1}), fresh=False)
+    limits = {"request_timeout_seconds": 1, "update_timeout_seconds": 2}
+    now = config(
+        tmp_path,
+        learner={"zero_stage": 1, "ranks": 2, "threads": 3, "offload": "optimizer", "step_timeout_seconds": 4},
+        rollout={"threads": 2, "gpu_memory_utilization": 0.5, **limits},
+        data={"train": "t.jsonl", "encoders": 2},
+    )
+    _, changed = RunDirectory.resume(now)
+    assert len(changed) == 9
+
+
 def test_a_resume_with_another_learning_rate_is_refused_with_the_key(tmp_path: Path) -> None:
     RunDirectory.create(config(tmp_path), fresh=False)
     with pytest.raises(RunError, match=r"learner\.learning_rate: 1e-06 in the run, 0\.1 now"):
@@ -58,10 +77,98 @@ def test_cutting_after_a_step_leaves_every_step_before_it_once(tmp_path: Path) -
     run.write_evaluation("base", {})
     with run.metrics.open("a") as file:
         file.write('{"step": 6, "cut in the mid')
-    run.cut_after(3)
+    run.cut_after(3, max_steps=9)
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2, 3]
     assert sorted(shard.stem for shard in run.rollouts.iterdir()) == [f"step_{n:06d}" for n in (1, 2, 3)]
     assert [file.stem for file in run.evaluations.iterdir()] == ["base"]
+
+
+def test_results_of_an_end_go_where_the_run_goes_on_and_stay_where_it_has_ended(tmp_path: Path) -> None:
+    run = RunDirectory.create(config(tmp_path), fresh=False)
+    for name in RESULTS:
+        run.write_json(name, {"steps": 4})
+    run.cut_after(4, max_steps=4)
+    assert all((run.path / name).exists() for name in RESULTS)
+    run.cut_after(4, max_steps=5)
+    assert not any((run.path / name).exists() for name in RESULTS)
+
+
+def test_a_run_is_finished_once_its_summary_tells_of_all_steps(tmp_path: Path) -> None:
+    run = RunDirectory.create(config(tmp_path), fresh=False)
+    assert run.finished(4) is None
+    run.write_json("summary.json", {"steps": 4})
+    assert run.finished(4) == {"steps": 4}
+    assert run.finished(5) is None
+
+
+def test_an_evaluation_that_is_cut_in_the_middle_is_called_broken(tmp_path: Path) -> None:
+    run = RunDirectory.create(config(tmp_path), fresh=False)
+    assert run.read_evaluation("base") is None
+    run.write_evaluation("base", {"accuracy": 0.5})
+    assert run.read_evaluation("base") == {"accuracy": 0.5}
+    path = run.evaluations / "base.json"
+    path.write_text(path.read_text()[:9])
+    with pytest.raises(RunError, match=r"base\.json is broken"):
+        run.read_evaluation("base")
+
+
+def test_readers_never_see_half_of_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory.create(config(tmp_path), fresh=False)
+    run.write_evaluation("base", {"accuracy": 0.5})
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.write_evaluation("base", {"accuracy": 0.7})
+    assert run.read_evaluation("base") == {"accuracy": 0.5}
+
+
+def test_the_first_environment_stays_and_another_one_of_a_resume_stands_beside_it(tmp_path: Path) -> None:
+    run = RunDirectory.create(config(tmp_path), fresh=False)
+    run.write_environment({"cpus": 2}, 0)
+    run.write_environment({"cpus": 2}, 3)
+    run.write_environment({"cpus": 64}, 6)
+    told = {path.name: json.loads(path.read_text()) for path in run.path.glob("environment*.json")}
+    assert told == {"environment.json": {"cpus": 2}, "environment_resume_6.json": {"cpus": 64}}
+
+
+@pytest.mark.parametrize("way", [{"resume": True, "fresh": False}, {"resume": False, "fresh": True}])
+def test_a_run_that_goes_on_is_refused_with_its_process_and_host(tmp_path: Path, way: dict[str, bool]) -> None:
+    run = RunDirectory.create(config(tmp_path), fresh=False)
+    for refused in (
+        lambda: RunDirectory.check(config(tmp_path), **way),
+        lambda: RunDirectory.resume(config(tmp_path)) if way["resume"] else RunDirectory.create(config(tmp_path), True),
+    ):
+        with pytest.raises(RunInUse, match=rf"{run.path} is in use by process {os.getpid()} on {socket.gethostname()}"):
+            refused()
+    run.close()
+    RunDirectory.check(config(tmp_path), **way)
+
+
+def test_a_lock_that_a_killed_process_left_does_not_block(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from cluster.run_lock import RunLock;"
+        "lock = RunLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); time.sleep(60)"
+    )
+    RunDirectory.create(config(tmp_path), fresh=False).close()
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "r")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(RunInUse, match=f"by process {holder.pid} on"):
+        RunDirectory.resume(config(tmp_path))
+    holder.send_signal(signal.SIGKILL)
+    holder.wait(10)
+    RunDirectory.resume(config(tmp_path))
+
+
+def test_a_check_claims_nothing(tmp_path: Path) -> None:
+    RunDirectory.check(config(tmp_path), resume=False, fresh=False)
+    assert not (tmp_path / "r").exists()
+    RunDirectory.create(config(tmp_path), fresh=False).write_text("kept", "old")
+    RunDirectory.check(config(tmp_path), resume=False, fresh=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
 def test_checkpoints_are_complete_or_not_there_and_the_newest_are_kept(tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""Nothing waits without a limit: every wait on an actor goes through `bounded`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+class WorkerError(RuntimeError):
+    """An actor could not be placed, or did not answer in time."""
+
+
+async def bounded(call: Awaitable[Result], key: str, seconds: float, what: str, mend: str = "") -> Result:
+    """What `call` gives, or an error when it has not given it in time.
+
+    Args:
+        call: an actor's answer, or several gathered.
+        key: the configuration key of the limit.
+        seconds: its value.
+        what: tells what did not happen: "the log has not written step 3".
+        mend: what may help, beside a higher limit.
+
+    Raises:
+        WorkerError: the limit has passed.
+    """
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await call
+    except TimeoutError:
+        if not limit.expired():
+            raise  # the actor's own
+        hint = f"; {mend}" if mend else ""
+        raise WorkerError(f"{what} within {key} ({seconds:g} s): raise {key} if it needs longer{hint}") from None

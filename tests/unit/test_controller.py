@@ -1,0 +1,181 @@
+"""The order in which a run asks its actors, with stand-ins that answer at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.weights.buckets import WeightUpdate
+from cluster.asking import Unusable
+from cluster.controller import Controller, NothingToTrain, Questions
+from cluster.metrics import Metrics
+from cluster.progress import Reporter
+from cluster.run_directory import RunDirectory
+from configs.schema import Config
+from data.types import Clip, ClipSource, Completion, Example, Group, GroupSummary, Prompt
+from learner.result import UpdateResult
+
+STEPS = 2
+EXAMPLES = tuple(Example(str(n), ClipSource(f"{n}.wav"), "What is heard?", ("a", "b"), "a") for n in range(4))
+
+
+class Actors:
+    """Every pool of a run in one; notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.audio = self.rollout = self.learner = self.log = self
+        self.asked: list[str] = []
+        self.scored = 2
+        self.unusable = ""
+
+    async def prompt(self, example: Example, group_id: str, epoch: int, silent: bool = False) -> Prompt | Unusable:
+        if self.unusable:
+            return Unusable(self.unusable, "no such clip")
+        return Prompt(group_id, example, (1,), Clip("c", 1.0, 25), seed=0)
+
+    async def prepare(self, source: ClipSource) -> None:
+        self.asked.append("prepare")
+
+    async def sample(self, prompt: Prompt, sampling: Any) -> Group:
+        self.asked.append(f"sample {prompt.group_id}")
+        text = "<answer>a</answer>"
+        return Group(prompt, (Completion((1,), text, (0.0,), (0,), "stop"),) * sampling.completions)
+
+    async def sample_and_score(self, prompt: Prompt, sampling: Any) -> tuple[str, GroupSummary]:
+        problems = () if self.scored else ("reward mine:score, example 0: it raised KeyError",)
+        version = self.asked.count("step")
+        return "group", GroupSummary(prompt.group_id, self.scored, 2, 0, {}, 1.0, version, problems=problems)
+
+    async def step(self, groups: Any, step: int) -> UpdateResult:
+        self.asked.append("step")
+        return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 2, 2, {})
+
+    async def publish(self, version: int) -> WeightUpdate:
+        return WeightUpdate(version, (), (), 0)
+
+    async def update(self, update: WeightUpdate) -> None: ...
+
+    async def save(self, directory: str, facts: dict[str, Any]) -> None:
+        (Path(directory) / "trainer").mkdir()
+        (Path(directory) / "trainer" / "state.json").write_text(json.dumps(facts))
+
+    async def write(self, *_: Any) -> None:
+        self.asked.append("write")
+
+    async def written(self) -> None:
+        self.asked.append("written")
+
+
+class Launch:
+    """A controller on a run directory that a test may look at."""
+
+    def __init__(self, folder: Path, test: tuple[Example, ...] = ()) -> None:
+        self.actors = Actors()
+        self.said: list[str] = []
+        self.test = test
+        self.config = Config.model_validate(
+            {
+                "run": {"name": "r", "dir": str(folder), "max_steps": STEPS},
+                "model": {"path": "m"},
+                "data": {"train": "t.jsonl"},
+                "algorithm": {"group_size": 2, "prompts_per_step": 1},
+                "evaluate": {"samples": 1},
+            }
+        )
+        self.run_directory = RunDirectory.create(self.config, fresh=False)
+
+    def controller(self, state: dict[str, Any] | None = None) -> Controller:
+        reporter = Reporter()
+        reporter.say = self.said.append  # type: ignore[method-assign]
+        questions = Questions(train=EXAMPLES, test=self.test)
+        actors: Any = self.actors
+        return Controller(self.config, self.run_directory, actors, actors, questions, reporter, Metrics("r"), state)
+
+    def run(self, state: dict[str, Any] | None = None) -> dict[str, Any]:
+        return asyncio.run(self.controller(state).run())
+
+    def state(self) -> dict[str, Any]:
+        checkpoint = self.run_directory.latest_checkpoint()
+        assert checkpoint is not None
+        return json.loads((checkpoint / "trainer" / "state.json").read_text())
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Launch:
+    return Launch(tmp_path)
+
+
+def test_the_steps_before_a_checkpoint_are_in_the_rollout_log_before_it_gets_its_name(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = launch.run_directory.finish_checkpoint
+
+    def finish_and_note(temporary: Path, keep: int) -> Path:
+        launch.actors.asked.append("checkpoint")
+        return finish(temporary, keep)
+
+    monkeypatch.setattr(launch.run_directory, "finish_checkpoint", finish_and_note)
+    launch.run()
+    order = [call for call in launch.actors.asked if call in ("write", "written", "checkpoint")]
+    assert order == ["write", "write", "written", "checkpoint", "written"]
+
+
+def test_no_clip_is_prepared_for_a_step_after_the_last(launch: Launch) -> None:
+    launch.run()
+    assert launch.actors.asked.count("prepare") == STEPS - 1
+
+
+@pytest.mark.parametrize(
+    ("unusable", "scored", "message"),
+    [
+        ("clip_missing", 2, r"4 of them for clip_missing: data\.audio_dir may name the wrong directory"),
+        ("prompt_too_long", 2, r"4 of them for prompt_too_long: raise rollout\.max_model_tokens"),
+        ("", 0, r"4 of them for unscored: the functions of `rewards` .*mine:score, example 0: it raised KeyError"),
+    ],
+)
+def test_where_no_question_can_be_used_the_most_frequent_reason_is_blamed(
+    launch: Launch, unusable: str, scored: int, message: str
+) -> None:
+    launch.actors.unusable, launch.actors.scored = unusable, scored
+    with pytest.raises(NothingToTrain, match=message) as refused:
+        launch.run()
+    assert ("audio_dir" in str(refused.value)) == unusable.startswith("clip_")
+
+
+def test_training_time_goes_on_where_the_checkpoint_stood(launch: Launch) -> None:
+    launch.run()
+    state = launch.state()
+    assert 0 < state["train_seconds"] < 60
+    assert launch.run(state | {"train_seconds": 1000.0})["train_seconds"] > 1000
+
+
+def test_a_held_out_answer_that_is_kept_is_not_asked_for_again(tmp_path: Path) -> None:
+    launch = Launch(tmp_path, test=EXAMPLES[:2])
+    first = launch.run()
+    launch.actors.asked.clear()
+    again = launch.run(launch.state())
+    assert not [call for call in launch.actors.asked if call.startswith("sample")]
+    assert (again["base"], again["trained"]) == (first["base"], first["trained"])
+
+
+@pytest.mark.parametrize(("name", "step"), [("base", 0), ("trained", STEPS)])
+def test_a_broken_evaluation_is_told_of_and_asked_again(tmp_path: Path, name: str, step: int) -> None:
+    launch = Launch(tmp_path, test=EXAMPLES[:2])
+    first = launch.run()
+    (launch.run_directory.evaluations / f"{name}.json").write_text('{"accuracy": 0.')
+    state = launch.state() | {"step": step} if step else None
+    again = asyncio.run(launch.controller(state).evaluate_test(name))
+    assert again == first[name]
+    assert f"{name}.json is broken" in launch.said[-2]
+
+
+def test_weights_of_a_later_step_are_not_taken_for_the_base_model(tmp_path: Path) -> None:
+    launch = Launch(tmp_path, test=EXAMPLES[:2])
+    launch.run()
+    (launch.run_directory.evaluations / "base.json").write_text("{")
+    assert asyncio.run(launch.controller(launch.state()).evaluate_test("base")) is None
+    assert "accuracy before training is unknown" in launch.said[-1]

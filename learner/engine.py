@@ -30,6 +30,9 @@ from learner.weights import changed, released_name, weights_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
+SHARED_MEMORY_OP = "deepspeed_shm_comm"
+"""An all-reduce for inference on CPUs. No learner calls it, and every checkout would compile it at its first start."""
+
 
 class NotFinite(ArithmeticError):
     """The loss or the gradient is NaN or infinite. What has stepped on it is not to be published or saved."""
@@ -44,6 +47,7 @@ def join_ranks(rank: int, world_size: int, rendezvous: str, device: str) -> None
         rendezvous: `tcp://host:port` of rank 0.
         device: `cpu` (gloo) or `cuda` (nccl).
     """
+    deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0", DS_ACCELERATOR=device)
     deepspeed.init_distributed(
         dist_backend="gloo" if device == "cpu" else "nccl",

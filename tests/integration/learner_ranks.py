@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,8 @@ class Job:
     save: str | None = None
     """Where to write a checkpoint after the first update."""
     dtype: str = "float32"
+    lora: dict[str, Any] | None = None
+    """Adapters; the model to go on from is then the base, and not what the checkpoint merged."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Outcome:
     grad_norms: list[float]
     """Before clipping, one an update."""
     losses: list[float]
+    """One an update."""
+    kls: list[float]
     """One an update."""
     state: dict[str, Tensor]
     """`master/NAME`, `exp_avg/NAME` and `exp_avg_sq/NAME` after the last update."""
@@ -87,9 +92,7 @@ def run_ranks(folder: Path, ranks: int, model: Path, reference: Path, jobs: Sequ
 
 def _outcome(folder: Path, job: Job) -> Outcome:
     facts = json.loads((folder / f"{job.name}.json").read_text())
-    return Outcome(
-        facts["grad_norms"], facts["losses"], load_file(folder / f"{job.name}.safetensors"), facts["micro_batches"]
-    )
+    return Outcome(**facts, state=load_file(folder / f"{job.name}.safetensors"))
 
 
 def fabricate(model: str) -> tuple[list[Group], dict[str, ClipFeatures]]:
@@ -101,8 +104,9 @@ def fabricate(model: str) -> tuple[list[Group], dict[str, ClipFeatures]]:
     for number, (seconds, total) in enumerate(zip(SECONDS, TOTALS, strict=True)):
         waveform = (0.1 * random.standard_normal(int(16_000 * seconds))).astype(np.float32)
         name = f"clip-{number}"
-        features[name] = ClipFeatures(waveform=waveform, mel=log_mel(waveform, processor.feature_extractor))
-        clip = Clip(name, seconds, audio_tokens(mel_frames(len(waveform))))
+        frames = mel_frames(len(waveform))
+        features[name] = ClipFeatures(mel=log_mel(waveform, processor.feature_extractor), valid_frames=frames)
+        clip = Clip(name, seconds, audio_tokens(frames))
         example = Example(name, ClipSource(name), f"Which animal is heard {number} times?", ("a", "b"), "a")
         completions = [
             Completion(tuple(random.integers(0, 200, length).tolist()), "", (-5.0,) * length, (0,) * length, "length")
@@ -120,7 +124,7 @@ def _rank(folder: Path, rank: int) -> None:
         job = Job(**values)
         config = Config.model_validate(
             {
-                "model": {"path": plan["model"], "dtype": job.dtype},
+                "model": {"path": plan["model"], "dtype": job.dtype, "lora": job.lora},
                 "data": {"train": "unused"},
                 "learner": {
                     "ranks": plan["ranks"],
@@ -135,23 +139,25 @@ def _rank(folder: Path, rank: int) -> None:
                 "cluster": {"device": "cpu"},
             }
         )
-        start = f"{job.load}/hf" if job.load else plan["model"]
+        start = f"{job.load}/hf" if job.load and job.lora is None else plan["model"]
         learner = Learner(config, rank, plan["ranks"], plan["rendezvous"], start, plan["reference"])
         if job.load:
             learner.load(Path(job.load) / "trainer")
         forwards = [0]
         learner.engine.policy.register_forward_pre_hook(lambda *_, seen=forwards: seen.append(0))
-        norms, losses = [], []
+        norms, losses, kls = [], [], []
         for _ in range(job.updates):
             result = learner.update(groups, lambda group: features[group.prompt.clip.sha256], learner.updates)
             norms.append(result.grad_norm)
             losses.append(result.loss)
+            kls.append(result.kl)
             if job.save and len(norms) == 1:
                 learner.save(Path(job.save), {"step": 1})
         state = {f"{part}/{name}": tensor for part, of in learner.engine.state().items() for name, tensor in of.items()}
         if rank == 0:
             save_file(state, folder / f"{job.name}.safetensors")
-            facts = {"grad_norms": norms, "losses": losses, "micro_batches": (len(forwards) - 1) // job.updates}
+            told = {"grad_norms": norms, "losses": losses, "kls": kls}
+            facts = told | {"micro_batches": (len(forwards) - 1) // job.updates}
             (folder / f"{job.name}.json").write_text(json.dumps(facts))
 
 

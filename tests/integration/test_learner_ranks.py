@@ -115,7 +115,7 @@ def one_completion(
     return (-ratio * advantage + BETA * (apart.exp() - apart - 1) - ENTROPY_COEFFICIENT * entropy).mean()
 
 
-def assert_equal(one: Outcome, other: Outcome) -> None:
+def assert_equal(one: Outcome, other: Outcome, rounding: float = ROUNDING) -> None:
     """Weights, and the first moment, which after one update is a tenth of the gradient before clipping."""
     assert one.state.keys() == other.state.keys()
     largest = max(tensor.abs().max() for name, tensor in one.state.items() if name.startswith("exp_avg/"))
@@ -125,7 +125,7 @@ def assert_equal(one: Outcome, other: Outcome) -> None:
             continue
         scale = largest if name.startswith("exp_avg/") else tensor.abs().max()
         difference = (tensor - other.state[name]).norm() / (scale * tensor.numel() ** 0.5)
-        assert difference < ROUNDING, f"{name}: {difference}"
+        assert difference < rounding, f"{name}: {difference}"
 
 
 def test_every_weight_is_updated(outcomes: dict[str, Outcome]) -> None:

@@ -80,7 +80,7 @@ def test_new_adapters_change_nothing(base: Path) -> None:
     assert all(torch.equal(weight.value(), stored[weight.name]) for weight in weights_of(model))
 
 
-@pytest.mark.parametrize("settings", [EVERYWHERE, LANGUAGE_ALONE])
+@pytest.mark.parametrize("settings", [EVERYWHERE, LANGUAGE_ALONE], ids=["everywhere", "language"])
 def test_merged_weights_are_the_model_with_its_adapters(base: Path, settings: dict[str, Any]) -> None:
     model, plain = adapted(base, settings), load_model(str(base), torch.float32)
     before = logits(plain)
@@ -130,7 +130,7 @@ def test_with_its_adapters_off_the_model_is_the_base_and_is_trained_as_before_af
     assert [name for name, _ in trained(model)] == before
 
 
-@pytest.mark.parametrize("settings", [EVERYWHERE, LANGUAGE_ALONE])
+@pytest.mark.parametrize("settings", [EVERYWHERE, LANGUAGE_ALONE], ids=["everywhere", "language"])
 def test_peft_loads_an_exported_adapter_on_the_base_model(base: Path, settings: dict[str, Any], tmp_path: Path) -> None:
     model = adapted(base, settings)
     state = {released_name(name): parameter.detach() for name, parameter in trained(model)}

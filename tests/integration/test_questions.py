@@ -1,0 +1,239 @@
+"""The commands that ask: evaluation on the formats users have, one question by hand, and a run on other weights."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.placement import Node, plan
+from cluster.session import workers
+from configs.schema import Config
+from data.types import Clip, Completion, Example, Group, Prompt
+from learner.hf import load_tensors
+from tests.integration.commands import command
+from tests.integration.models import hearing_model
+from tests.integration.recordings import Questions
+from tests.integration.runs import RUN_SECONDS, Finished, write_config
+
+pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+
+MISSING, BAD = 1, 2
+"""Rows of the MMAU file: one whose clip is not there, and one that is no question."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What `cluster.evaluate` printed and wrote."""
+
+    output: str
+    result: dict[str, Any]
+
+    def answers(self) -> dict[str, str]:
+        """The greedy completion of each question that was answered, by id."""
+        rows = self.result["rows"]
+        return {row["id"]: row["model_output"] for row in rows if row["model_output"] is not None}
+
+
+def mmau_rows(questions: Questions) -> list[dict[str, Any]]:
+    """The held-out questions as MMAU has them: categories of both kinds, a clip that is missing, and a bad row."""
+    rows = [
+        {
+            **{key: row[key] for key in ("id", "question", "choices", "answer", "task")},
+            "audio_id": row["audio"],
+            "category": ["Reasoning", "Perception"] if number % 2 else "Perception",
+            "sub-category": row["sub_category"],
+            "dataset": "demo",
+        }
+        for number, row in enumerate(questions.rows("test"))
+    ]
+    rows[MISSING]["audio_id"] = "clips/absent.wav"
+    rows.insert(BAD, rows[0] | {"id": "bad", "answer": "none of them"})
+    return rows
+
+
+def avqa_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of MMAU as AVQA has them: a video's name, and the answer as an index (none for a bad row)."""
+    return [
+        {
+            "id": row["id"],
+            "video_name": row["audio_id"].removesuffix(".wav"),
+            "question_text": row["question"],
+            "multi_choice": row["choices"],
+            "answer": row["choices"].index(row["answer"]) if row["answer"] in row["choices"] else 4,
+            "question_relation": "Sound",
+            "question_type": row["task"],
+        }
+        for row in rows
+    ]
+
+
+def evaluate(folder: Path, model: Path, questions: Questions, rows: Sequence[dict[str, Any]], *more: str) -> Evaluated:
+    """Evaluate the model on rows that are written as one JSON list, far from their clips."""
+    (folder / "questions.json").write_text(json.dumps(rows))
+    paths = ("--model", str(model), "--data", "questions.json", "--out", "new/folder/out.json")
+    options = ("--audio-dir", str(questions.folder), "--max-tokens", "8", *more)
+    with command("cluster.evaluate", *paths, *options, cwd=folder) as started:
+        assert started.wait(RUN_SECONDS) == 0, started.output
+    written = folder / "new" / "folder"
+    assert [path.name for path in written.iterdir()] == ["out.json"]
+    return Evaluated(started.output, json.loads((written / "out.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Questions) -> Evaluated:
+    return evaluate(tmp_path_factory.mktemp("mmau"), model, questions, mmau_rows(questions), "--samples", "2")
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, model: Path, other: Path, questions: Questions) -> Finished:
+    """A run of one step from other weights than `model.path`, where an older run of its name lay."""
+    folder = tmp_path_factory.mktemp("begun")
+    (folder / "runs" / "begun").mkdir(parents=True)
+    (folder / "runs" / "begun" / "metrics.jsonl").write_text("of the older run\n")
+    (folder / "test.json").write_text(json.dumps(mmau_rows(questions)))
+    config = write_config(
+        folder / "begun.yaml",
+        model,
+        questions.train,
+        run={"max_steps": 1, "init_from": str(other)},
+        data={"test": "test.json", "audio_dir": str(questions.folder)},
+        learner={"learning_rate": 1e-12},
+        evaluate={"samples": 1},
+    )
+    with command("cluster.launch", "--config", config.name, "--fresh", cwd=folder) as started:
+        assert started.wait(RUN_SECONDS) == 0, started.output
+    return Finished(folder / "runs" / "begun", folder, started.output)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hearing_model(tmp_path_factory.mktemp("other weights"), seed=1)
+
+
+def test_mmaus_rows_are_all_in_the_denominator_and_the_answered_stand_beside(
+    evaluated: Evaluated, questions: Questions
+) -> None:
+    result, asked = evaluated.result, len(questions.rows("test"))
+    assert (result["questions"], result["answered"], result["bad_rows"]) == (asked + 1, asked - 1, 1)
+    assert result["unusable"] == {"clip_missing": 1}
+    right = sum(row["correct"] for row in result["rows"])
+    assert result["accuracy"] == pytest.approx(right / (asked + 1))
+    assert result["accuracy_answered"] == pytest.approx(right / (asked - 1))
+    assert sum(part["questions"] for part in result["by_task"].values()) == asked
+    assert result["left_out"] == [
+        {
+            "file": "questions.json",
+            "line": None,
+            "row": BAD,
+            "id": "bad",
+            "reason": "answer_not_a_choice",
+            "detail": result["left_out"][0]["detail"],
+        }
+    ]
+
+
+def test_the_predictions_stand_where_mmaus_script_reads_them(evaluated: Evaluated, questions: Questions) -> None:
+    rows = evaluated.result["rows"]
+    assert [row["id"] for row in rows] == [row["id"] for row in questions.rows("test")]
+    for number, row in enumerate(rows):
+        assert row.keys() >= {"id", "choices", "answer", "task", "sub-category", "difficulty", "model_prediction"}
+        assert bool(row["model_output"]) == (number != MISSING)
+        assert (row["model_prediction"] == "") == (number == MISSING)
+        assert len(row["sampled"]) == (0 if number == MISSING else 2)
+
+
+def test_the_table_says_how_many_rows_were_bad(evaluated: Evaluated, questions: Questions) -> None:
+    assert f"questions.json: row {BAD} (id bad) left out: answer_not_a_choice" in evaluated.output
+    asked = len(questions.rows("test"))
+    cells = next(re.findall(r"[^\s│]+", line) for line in evaluated.output.splitlines() if re.match(r"\W*all\b", line))
+    assert cells[:4] == ["all", str(asked + 1), "1", str(asked - 1)]
+    assert "bad rows, counted as wrong: 1" in evaluated.output
+    assert "{'clip_missing': 1}" in evaluated.output
+
+
+def test_the_first_rows_of_avqa_asked_about_silence_are_answered_otherwise(
+    tmp_path: Path, model: Path, questions: Questions, evaluated: Evaluated
+) -> None:
+    rows = mmau_rows(questions)
+    del rows[MISSING]
+    silent = evaluate(tmp_path, model, questions, avqa_rows(rows), "--silent", "--limit", "4")
+    assert (silent.result["questions"], silent.result["bad_rows"]) == (4, 1)
+    assert silent.result["silent"] is True
+    assert "accuracy_sampled" not in silent.result
+    answers = silent.answers()
+    assert list(answers) == [row["id"] for row in rows[:4] if row["id"] != "bad"]
+    assert answers != {name: evaluated.answers()[name] for name in answers}
+    assert all(row["recording"].startswith("silence-") for row in silent.result["rows"])
+
+
+def test_one_question_is_answered_as_in_the_evaluation_and_sampled_besides(
+    tmp_path: Path, model: Path, questions: Questions, evaluated: Evaluated
+) -> None:
+    row = questions.rows("test")[0]
+    choices = [part for choice in row["choices"] for part in ("--choice", choice)]
+    where = ("--model", str(model), str(questions.folder / row["audio"]), row["question"])
+    with command("cluster.ask", *where, *choices, "--samples", "3", "--max-tokens", "8", cwd=tmp_path) as started:
+        assert started.wait(RUN_SECONDS) == 0, started.output
+    said = started.output
+    completion = said.partition("\ncompletion  ")[2].partition("\nsampled ")[0]
+    assert words(completion) == words(evaluated.answers()[row["id"]])
+    assert "\nanswer      " in f"\n{said}"
+    assert sum(map(int, re.findall(r"^sampled (\d+)x  ", said, re.MULTILINE))) == 3
+
+
+def test_a_run_starts_from_the_weights_it_is_given(begun: Finished, model: Path, other: Path) -> None:
+    kept = dict(load_tensors(str(begun.path / "checkpoints" / "step_1" / "hf")))
+    given, named = dict(load_tensors(str(other))), dict(load_tensors(str(model)))
+    head = "language_model.lm_head.weight"
+    assert not torch.allclose(given[head], named[head], atol=1e-3)
+    for name, tensor in given.items():
+        assert torch.allclose(kept[name], tensor, atol=1e-9), name
+    [line] = begun.lines()
+    assert line["kl"] == pytest.approx(0, abs=1e-6)
+    assert line["logprob_difference_max"] < 1e-3
+
+
+def test_a_fresh_run_moves_the_older_one_aside(begun: Finished) -> None:
+    [older] = [path for path in begun.path.parent.iterdir() if path.name.startswith("begun.")]
+    assert (older / "metrics.jsonl").read_text() == "of the older run\n"
+    assert [line["step"] for line in begun.lines()] == [1]
+
+
+def test_a_run_keeps_its_bad_rows_and_counts_those_held_out_as_wrong(begun: Finished, questions: Questions) -> None:
+    [kept] = [json.loads(line) for line in (begun.path / "bad_rows.jsonl").read_text().splitlines()]
+    assert (kept["split"], kept["row"], kept["id"], kept["reason"]) == ("test", BAD, "bad", "answer_not_a_choice")
+    summary = json.loads((begun.path / "summary.json").read_text())
+    assert summary["bad_rows"] == {"train": 0, "validation": 0, "test": 1}
+    for name in ("base", "trained"):
+        asked = len(questions.rows("test"))
+        figures = summary[name]
+        assert (figures["questions"], figures["answered"], figures["bad_rows"]) == (asked + 1, asked - 1, 1)
+
+
+def test_a_run_that_asks_for_thinking_rewards_its_form(model: Path, nodes: list[Node]) -> None:
+    config = Config.model_validate({"model": {"path": str(model)}, "data": {"train": "unused", "prompt": "think"}})
+    roles = [role for role in plan(config, nodes) if role.name == "reward"]
+    texts = ("<think>It barks.</think><answer>dog</answer>", "<answer>dog</answer>")
+    completions = tuple(Completion((1,), text, (0.0,), (0,), "stop") for text in texts)
+    example = Example("dog", None, "Which animal?", ("dog", "cat"), "dog")  # type: ignore[arg-type]
+    group = Group(Prompt("0-0", example, (1,), Clip("", 1.0, 25), seed=0), completions)
+
+    async def scored() -> Group:
+        async with workers(config, roles, str(model)) as (started, _, _):
+            [reward] = started.rollout.rewards
+            return (await reward.score.remote(group))[0]
+
+    assert asyncio.run(scored()).rewards == {"accuracy": (1.0, 1.0), "format": (1.0, 0.0)}
+
+
+def words(text: str) -> list[str]:
+    """What a terminal shows of a random model's text in any case."""
+    return re.findall(r"\w+", text)

@@ -223,7 +223,7 @@ class Controller:
     async def _prefetch(self) -> None:
         """Have the clips of the next step prepared while the learner works."""
         draws = self.order.peek(self.config.algorithm.prompts_per_step)
-        await asyncio.gather(*(self.workers.audio.prepare(self.questions.train[draw.index].clip) for draw in draws))
+        await self.workers.audio.prefetch([self.questions.train[draw.index].clip for draw in draws])
 
     async def _group(self, draw: Draw) -> Ready | None:
         """One question asked and scored, or dropped and counted."""

@@ -32,9 +32,19 @@ class AudioPool:
     def __init__(self, actors: Sequence[Any], config: Config) -> None:
         self.actors = actors
         self.answer_seconds = config.cluster.actor_timeout_seconds
+        self._ahead: dict[ClipSource, Clip | str] = {}
+
+    async def prefetch(self, sources: Sequence[ClipSource]) -> None:
+        """Have clips prepared that are asked for next, so that their references are here by then."""
+        self._ahead = dict(zip(sources, await asyncio.gather(*map(self._prepare, sources)), strict=True))
 
     async def prepare(self, source: ClipSource, silent: bool = False) -> Clip | str:
         """The prepared clip, or why it cannot be used."""
+        if not silent and source in self._ahead:
+            return self._ahead[source]
+        return await self._prepare(source, silent)
+
+    async def _prepare(self, source: ClipSource, silent: bool = False) -> Clip | str:
         home = zlib.crc32(str(source).encode()) % len(self.actors)
         call: Awaitable[Clip | str] = self.actors[home].prepare.remote(source, silent)
         what = f"audio actor {home} has not prepared {source}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ class Actors:
             return Unusable(self.unusable, "no such clip")
         return Prompt(group_id, example, (1,), Clip("c", 1.0, 25), seed=0)
 
-    async def prepare(self, source: ClipSource) -> None:
-        self.asked.append("prepare")
+    async def prefetch(self, sources: Sequence[ClipSource]) -> None:
+        self.asked.append("prefetch")
 
     async def sample(self, prompt: Prompt, sampling: Any) -> Group:
         self.asked.append(f"sample {prompt.group_id}")
@@ -126,7 +127,7 @@ def test_the_steps_before_a_checkpoint_are_in_the_rollout_log_before_it_gets_its
 
 def test_no_clip_is_prepared_for_a_step_after_the_last(launch: Launch) -> None:
     launch.run()
-    assert launch.actors.asked.count("prepare") == STEPS - 1
+    assert launch.actors.asked.count("prefetch") == STEPS - 1
 
 
 @pytest.mark.parametrize(

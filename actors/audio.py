@@ -34,8 +34,10 @@ class AudioActor:
         self._tower: FrozenTower | None = None
         if config.model.audio_tower == "frozen":
             tower = load_tower(model_path, getattr(torch, config.model.dtype))
-            self._tower = FrozenTower(tower, self._extractor, config.data.feature_cache)
-        self._waveforms = self._tower is None or config.rollout.audio == "waveform"
+            self._tower = FrozenTower(
+                tower, self._extractor, config.data.feature_cache, config.data.feature_cache_bytes
+            )
+        self._waveforms = config.rollout.audio == "waveform"
         self._budget_bytes = config.data.cache_bytes // config.data.encoders
         self._held: OrderedDict[tuple[ClipSource, bool], tuple[Clip, int]] = OrderedDict()
         self._held_bytes = 0
@@ -63,10 +65,11 @@ class AudioActor:
         return clip
 
     def _features(self, waveform: Any, sha256: str) -> ClipFeatures:
-        if self._tower is None:
-            return ClipFeatures(waveform=waveform, mel=log_mel(waveform, self._extractor))
-        pooled = self._tower.pooled(waveform, sha256)
-        return ClipFeatures(waveform=waveform if self._waveforms else None, pooled=pooled)
+        given = waveform if self._waveforms else None
+        if self._tower is not None:
+            return ClipFeatures(waveform=given, pooled=self._tower.pooled(waveform, sha256))
+        mel = log_mel(waveform, self._extractor)
+        return ClipFeatures(waveform=given, mel=mel, valid_frames=mel_frames(len(waveform)))
 
     def _hold(self, key: tuple[ClipSource, bool], clip: Clip, features: ClipFeatures) -> None:
         arrays = (features.waveform, features.mel, features.pooled)

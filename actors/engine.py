@@ -2,7 +2,8 @@
 
 Only that thread calls add, step, update and abort; everybody else puts commands into its queue and awaits a future.
 Not stepping is pausing. A weight update waits until nothing runs (drain), requests that arrive meanwhile wait for
-it, and the prefix cache is emptied before the next request starts: no key or value crosses a version.
+it, and the prefix cache is emptied before the next request starts: no key or value crosses a version. A clip is
+embedded when its request is given to vLLM, so with the weights that sample from it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,11 +23,11 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from actors.embedder import AudioInput, Embedder, Waveforms
 from actors.weights import object_store
 from actors.weights.buckets import Bucket, WeightUpdate
 from configs.schema import Config
-from data.audio import SAMPLE_RATE
-from data.types import Completion, Prompt, Sampling
+from data.types import ClipFeatures, Completion, Group, Prompt, Sampling
 from learner.hf import ENGINE_OVERRIDES
 from learner.hf_files import resolve
 
@@ -45,10 +46,11 @@ class EngineError(RuntimeError):
 @dataclass(slots=True)
 class _Request:
     prompt: Prompt
-    audio: dict[str, Any]
-    audio_id: str
+    features: ClipFeatures
     sampling: Sampling
-    future: Future[tuple[Completion, ...]] = field(default_factory=Future)
+    future: Future[Group] = field(default_factory=Future)
+    version: int = -1
+    """The engine's when vLLM got the request."""
 
 
 @dataclass(slots=True)
@@ -65,11 +67,27 @@ class _Call:
 
 
 class EngineThread:
-    """vLLM behind a queue. The first `ready` future resolves when the engine can sample."""
+    """vLLM behind a queue. The first `ready` future resolves when the engine can sample.
 
-    def __init__(self, config: Config, model_path: str, version: int, stop_token_ids: tuple[int, ...]) -> None:
+    Args:
+        config: the run.
+        model_path: weights to start with.
+        version: policy version of these weights.
+        stop_token_ids: tokens that end a completion.
+        audio: makes of a clip what vLLM takes.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model_path: str,
+        version: int,
+        stop_token_ids: tuple[int, ...],
+        audio: Embedder | Waveforms,
+    ) -> None:
         self.version = version
         self.ready: Future[None] = Future()
+        self._audio = audio
         self._stop_token_ids = list(stop_token_ids)
         self._commands: queue.SimpleQueue[_Request | _WeightLoad | _Call] = queue.SimpleQueue()
         self._running: dict[str, _Request] = {}
@@ -79,18 +97,15 @@ class EngineThread:
         self._thread = threading.Thread(target=self._main, args=(config, model_path), name="engine", daemon=True)
         self._thread.start()
 
-    def generate(
-        self, prompt: Prompt, audio: dict[str, Any], audio_id: str, sampling: Sampling
-    ) -> Future[tuple[Completion, ...]]:
+    def generate(self, prompt: Prompt, features: ClipFeatures, sampling: Sampling) -> Future[Group]:
         """Sample the completions of one prompt in one request.
 
         Args:
             prompt: token ids with one audio placeholder, and the seed.
-            audio: vLLM's multimodal data (`{"audio": ...}`).
-            audio_id: names the audio in vLLM's caches: equal ids must mean equal embeddings.
+            features: the prompt's clip.
             sampling: number of completions, temperature, longest completion.
         """
-        request = _Request(prompt, audio, audio_id, sampling)
+        request = _Request(prompt, features, sampling)
         self._commands.put(request)
         return request.future
 
@@ -108,7 +123,7 @@ class EngineThread:
 
     def _main(self, config: Config, model_path: str) -> None:
         try:
-            engine = build_engine(config, model_path, self.version)
+            engine = build_engine(config, model_path, self.version, embeds=isinstance(self._audio, Embedder))
         except Exception as error:  # noqa: BLE001 - whoever awaits `ready` gets it
             self.ready.set_exception(error)
             return
@@ -119,7 +134,7 @@ class EngineThread:
                 self._load_if_drained(engine)
                 if self._running:
                     for output in engine.step():
-                        self._finish(output)
+                        self._finish(engine, output)
         except Exception as error:
             self._fail_all(error)
             raise
@@ -146,36 +161,26 @@ class EngineThread:
                     _resolve(command.future, lambda call=command: call.function(engine))
 
     def _add(self, engine: LLMEngine, request: _Request) -> None:
-        sampling = request.sampling
-        trained = sampling.temperature > 0
-        parameters = SamplingParams(
-            n=sampling.completions,
-            temperature=sampling.temperature,
-            max_tokens=sampling.max_tokens,
-            seed=request.prompt.seed if trained else None,
-            logprobs=0 if trained else None,
-            flat_logprobs=trained,
-            stop_token_ids=None if sampling.ignore_stop else self._stop_token_ids,
-            ignore_eos=sampling.ignore_stop,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        parameters = sampling_parameters(request.sampling, request.prompt.seed, self._stop_token_ids)
         name = f"{request.prompt.group_id}#{next(self._numbers)}"  # a prompt may be asked twice at a time
         try:
+            audio: AudioInput = self._audio.input(request.prompt.clip, request.features)
             engine.add_request(
                 name,
                 {
                     "prompt_token_ids": list(request.prompt.token_ids),
-                    "multi_modal_data": request.audio,
-                    "multi_modal_uuids": {"audio": [request.audio_id]},
+                    "multi_modal_data": audio.data,
+                    "multi_modal_uuids": {"audio": [audio.id]},
                 },
                 parameters,
             )
         except Exception as error:  # noqa: BLE001 - whoever awaits the request gets it
             request.future.set_exception(EngineError(f"vLLM refused prompt {request.prompt.example.id}: {error}"))
         else:
+            request.version = self.version
             self._running[name] = request
 
-    def _finish(self, output: RequestOutput) -> None:
+    def _finish(self, engine: LLMEngine, output: RequestOutput) -> None:
         if not output.finished:
             return
         request = self._running.pop(output.request_id)
@@ -186,7 +191,14 @@ class EngineThread:
             )
             return
         ordered = sorted(output.outputs, key=lambda completion: completion.index)
-        request.future.set_result(tuple(_completion(completion, self.version) for completion in ordered))
+        texts = engine.get_tokenizer().batch_decode(
+            [_spoken(completion) for completion in ordered],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        completions = [_completion(*pair, self.version) for pair in zip(ordered, texts, strict=True)]
+        audio_version = request.version if self._audio.trained else self.version
+        request.future.set_result(Group(request.prompt, tuple(completions), audio_version=audio_version))
 
     def _load_if_drained(self, engine: LLMEngine) -> None:
         if self._load is None or self._running:
@@ -198,11 +210,13 @@ class EngineThread:
             self._add(engine, request)
 
     def _apply(self, engine: LLMEngine, load: _WeightLoad) -> None:
-        engine.collective_rpc("start_weight_update")
-        engine.collective_rpc(
-            "update_weights", kwargs={"update_info": {"manifest": load.update.manifest, "buckets": load.buckets}}
-        )
-        engine.collective_rpc("finish_weight_update")
+        manifest = self._audio.load(load.update, load.buckets)
+        if manifest:
+            engine.collective_rpc("start_weight_update")
+            engine.collective_rpc(
+                "update_weights", kwargs={"update_info": {"manifest": manifest, "buckets": load.buckets}}
+            )
+            engine.collective_rpc("finish_weight_update")
         if not engine.reset_prefix_cache():
             raise EngineError(f"the prefix cache could not be emptied before version {load.update.version}")
         self.version = load.update.version
@@ -215,52 +229,70 @@ class EngineThread:
             self._load.future.set_exception(EngineError(f"the engine died: {error!r}"))
 
 
-def build_engine(config: Config, model_path: str, version: int) -> LLMEngine:
-    """An engine that samples audio prompts, takes weights through the object store and reports exact log-probs."""
-    object_store.register()
-    rollout = config.rollout
-    on_gpu = torch.cuda.is_available()
-    engine = LLMEngine.from_engine_args(
-        EngineArgs(
-            model=str(resolve(model_path)),
-            dtype=config.model.dtype,
-            max_model_len=rollout.max_model_tokens,
-            max_num_seqs=rollout.max_running,
-            gpu_memory_utilization=rollout.gpu_memory_utilization,
-            enable_prefix_caching=rollout.prefix_cache,
-            # completions of a group share whole blocks only, and the CPU default of 128 leaves most of a prompt out
-            block_size=None if on_gpu else CPU_BLOCK_TOKENS,
-            max_num_batched_tokens=max(rollout.max_model_tokens, BATCHED_TOKENS),
-            enforce_eager=not on_gpu,
-            # a prompt in chunks discards samples, and vLLM cannot rewind a CPU's seeded generator for that
-            enable_chunked_prefill=on_gpu,
-            hf_overrides=ENGINE_OVERRIDES,
-            limit_mm_per_prompt={"audio": 1},
-            enable_mm_embeds=True,
-            logprobs_mode="processed_logprobs",
-            weight_transfer_config={"backend": object_store.BACKEND},
-            async_scheduling=False,
-            generation_config="vllm",
-            disable_log_stats=True,
-            seed=config.run.seed,
-        )
-    )
+def build_engine(config: Config, model_path: str, version: int, embeds: bool) -> LLMEngine:
+    """An engine that samples audio prompts, takes weights through the object store and reports exact log-probs.
+
+    With `embeds` clips come as embeddings, and vLLM loads neither tower nor projector.
+    """
+    engine = LLMEngine.from_engine_args(engine_arguments(config, model_path, embeds))
     engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
     engine.set_weight_version(str(version))
     return engine
 
 
-def waveform_input(waveform: Any) -> dict[str, Any]:
-    """Multimodal data for vLLM's own mel, tower and projector: float32 (samples,), 16 kHz."""
-    return {"audio": [(waveform, SAMPLE_RATE)]}
+def engine_arguments(config: Config, model_path: str, embeds: bool) -> EngineArgs:
+    """What vLLM is started with; see `build_engine`."""
+    object_store.register()
+    rollout = config.rollout
+    on_gpu = torch.cuda.is_available()
+    return EngineArgs(
+        model=str(resolve(model_path)),
+        dtype=config.model.dtype,
+        max_model_len=rollout.max_model_tokens,
+        max_num_seqs=rollout.max_running,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        enable_prefix_caching=rollout.prefix_cache,
+        # completions of a group share whole blocks only, and the CPU default of 128 leaves most of a prompt out
+        block_size=None if on_gpu else CPU_BLOCK_TOKENS,
+        max_num_batched_tokens=max(rollout.max_model_tokens, BATCHED_TOKENS),
+        enforce_eager=not on_gpu,
+        # a prompt in chunks discards samples, and vLLM cannot rewind a CPU's seeded generator for that
+        enable_chunked_prefill=on_gpu,
+        hf_overrides=ENGINE_OVERRIDES,
+        limit_mm_per_prompt={"audio": 0 if embeds else 1},  # embeddings do not count, and need no tower
+        enable_mm_embeds=embeds,
+        logprobs_mode="processed_logprobs",
+        weight_transfer_config={"backend": object_store.BACKEND},
+        async_scheduling=False,
+        generation_config="vllm",
+        disable_log_stats=True,
+        seed=config.run.seed,
+    )
 
 
-def embedding_input(embeddings: torch.Tensor) -> dict[str, Any]:
-    """Multimodal data for embeddings after the projector: (audio_tokens, hidden)."""
-    return {"audio": [embeddings]}
+def sampling_parameters(sampling: Sampling, seed: int, stop_token_ids: Sequence[int]) -> SamplingParams:
+    """How vLLM samples the completions of one prompt."""
+    trained = sampling.temperature > 0
+    return SamplingParams(
+        n=sampling.completions,
+        temperature=sampling.temperature,
+        max_tokens=sampling.max_tokens,
+        seed=seed if trained else None,
+        logprobs=0 if trained else None,
+        flat_logprobs=trained,
+        detokenize=False,  # text is made of the whole completion, not token by token
+        stop_token_ids=None if sampling.ignore_stop else list(stop_token_ids),
+        ignore_eos=sampling.ignore_stop,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
-def _completion(output: CompletionOutput, version: int) -> Completion:
+def _spoken(output: CompletionOutput) -> Sequence[int]:
+    """Token ids without the one that ended it."""
+    return output.token_ids[:-1] if output.finish_reason == "stop" else output.token_ids
+
+
+def _completion(output: CompletionOutput, text: str, version: int) -> Completion:
     token_ids = tuple(output.token_ids)
     versions = [version] * len(token_ids)
     for span in output.weight_versions or ():
@@ -270,7 +302,7 @@ def _completion(output: CompletionOutput, version: int) -> Completion:
         flat = output.logprobs
         logprobs = tuple(flat.logprobs[start] for start in flat.start_indices)
     reason = output.finish_reason if output.finish_reason in ("stop", "length") else "abort"
-    return Completion(token_ids, output.text, logprobs, tuple(versions), reason)
+    return Completion(token_ids, text, logprobs, tuple(versions), reason)
 
 
 def _resolve(future: Future[Any], function: Callable[[], Any]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,45 +12,50 @@ from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncod
 
 from data.audio import log_mel, mel_frames
 from learner.audio_tower import encode
+from learner.feature_store import FeatureStore
 from learner.hf import tower_hash
 
 Floats = NDArray[np.float32]
 
+MEMORY_BYTES = 100_000_000
+
 
 class FrozenTower:
-    """Encodes waveforms, looking first at what an earlier run kept."""
+    """Encodes waveforms, looking first at what this run, another or an earlier one kept."""
 
     def __init__(
-        self, tower: Qwen2AudioEncoder, extractor: WhisperFeatureExtractor, directory: str | Path | None
+        self,
+        tower: Qwen2AudioEncoder,
+        extractor: WhisperFeatureExtractor,
+        directory: str | Path | None,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self.tower = tower
         self.extractor = extractor
-        self.directory: Path | None = None
+        self._store: FeatureStore | None = None
         if directory is not None:
-            self.directory = Path(directory).expanduser() / tower_hash(tower)
-            self.directory.mkdir(parents=True, exist_ok=True)
+            place = Path(directory).expanduser() / tower_hash(tower)
+            self._store = FeatureStore(place, tower.config.d_model, memory_bytes)
 
     def pooled(self, waveform: Floats, sha256: str) -> Floats:
         """The tower's pooled output for a clip, float32 (audio_tokens, d_model).
 
         Args:
             waveform: float32 (samples,), 16 kHz mono.
-            sha256: names the waveform; equal names must mean equal samples.
+            sha256: names the recording; equal names of equally long waveforms must mean equal samples.
         """
-        stored = self.directory / f"{sha256}.npy" if self.directory is not None else None
-        if stored is not None and stored.exists():
-            return np.load(stored)  # type: ignore[no-any-return]
+        name = f"{sha256}-{len(waveform)}"  # a recording may be cut to other lengths in other runs
+        kept = self._store.get(name) if self._store is not None else None
+        if kept is not None:
+            return kept
         with torch.inference_mode():
             mel = log_mel(waveform, self.extractor)
-            output = encode(self.tower, [mel], [mel_frames(len(waveform))])[0].float().numpy()
-        if stored is not None:
-            _save(stored, output)
+            output: Floats = encode(self.tower, [mel], [mel_frames(len(waveform))])[0].float().numpy()
+        if self._store is not None:
+            self._store.add(name, output)
         return output
 
-
-def _save(path: Path, array: Floats) -> None:
-    """Write under a temporary name first: two processes may encode the same clip at once."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "wb") as file:
-        np.save(file, array)
-    os.replace(temporary, path)
+    def save(self) -> None:
+        """Write what is not yet on disk, before this process ends."""
+        if self._store is not None:
+            self._store.save()

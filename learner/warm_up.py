@@ -159,7 +159,9 @@ def _start_encoder(model: str, features: str) -> None:
 
 def _encode(examples: Sequence[Example]) -> list[np.ndarray]:
     clips = (read_clip(example.clip, MAX_SECONDS, MIN_SECONDS) for example in examples)
-    return [_frozen.pooled(waveform, sha256) for waveform, sha256 in clips]
+    pooled = [_frozen.pooled(waveform, sha256) for waveform, sha256 in clips]
+    _frozen.save()
+    return pooled
 
 
 def _free_port() -> int:

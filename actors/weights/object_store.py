@@ -6,6 +6,7 @@ in checkpoint format through vLLM's layerwise reload, which also repacks weights
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,11 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+    layerwise,
+)
 
 from actors.weights.buckets import Bucket, Slot, unpack
 
@@ -66,3 +71,9 @@ def register() -> None:
     """Make the backend known to vLLM in this process; called before an engine is built."""
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreWeightTransfer)
+        logging.getLogger(layerwise.__name__).addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not vLLM's warning of every layer, at every update, that keeps its weights because they are not trained."""
+    return "Failed to load weights" not in str(record.msg)

@@ -36,12 +36,34 @@ BREAKS = (
         f"{ROLLOUT}::test_after_an_update_a_repeated_prompt_is_sampled_from_the_learners_new_policy{DEMO_PATH}",
     ),
     Break(
-        "the projector of the rollout actor keeps its first weights",
-        "actors/rollout.py",
-        "self._projector = {name: tensor.clone() for name, tensor in sent.items()}",
-        "pass",
-        f"{ROLLOUT}::test_after_an_update_a_repeated_prompt_is_sampled_from_the_learners_new_policy"
+        "the rollout actor keeps its first projector",
+        "actors/embedder.py",
+        "targets[name].copy_(tensor)",
+        "_ = name.startswith(TOWER) and targets[name].copy_(tensor)",
+        f"{ROLLOUT}::test_the_projector_alone_is_trained_and_engine_and_learner_stay_one_policy"
         "[a frozen tower and a trained projector]",
+    ),
+    Break(
+        "the rollout actor keeps its first tower",
+        "actors/embedder.py",
+        "targets[name].copy_(tensor)",
+        "_ = name.startswith(PROJECTOR) and targets[name].copy_(tensor)",
+        f"{ROLLOUT}::test_after_three_updates_the_tower_is_another_and_engine_and_learner_stay_one_policy"
+        "[a trained tower]",
+    ),
+    Break(
+        "a request does not wait for the update that came before it",
+        "actors/engine.py",
+        "case _Request() if self._load is not None:",
+        "case _Request() if False:",
+        f"{ROLLOUT}::test_a_request_that_waits_for_an_update_is_embedded_and_sampled_after_it[a trained tower]",
+    ),
+    Break(
+        "damaged tower output is taken for a clip",
+        "learner/feature_store.py",
+        "page_checksum_verification=True",
+        "page_checksum_verification=False",
+        "tests/unit/test_feature_store.py::test_no_changed_byte_is_taken_for_a_clip",
     ),
     Break(
         "two prompts of an epoch draw one seed",
@@ -66,9 +88,9 @@ BREAKS = (
     ),
     Break(
         "the engine takes equally long clips for one",
-        "actors/rollout.py",
-        'f"{clip.sha256}-{self._projector_version}"',
-        'f"{clip.seconds}-{self._projector_version}"',
+        "actors/embedder.py",
+        'name = f"{clip.sha256}-{self.version}"',
+        'name = f"{clip.seconds}-{self.version}"',
         f"{ROLLOUT}::test_every_token_has_the_same_log_prob_in_engine_and_learner_and_another_clip_would_show{DEMO_PATH}",
     ),
     Break(
@@ -134,6 +156,27 @@ BREAKS = (
         '"model.audio_tower.": TOWER,',
         '"model.audio_tower.": "model.audio_tower.",',
         "tests/integration/test_checkpoint_naming.py::test_a_sharded_export_is_one_model_in_vllm_and_transformers",
+    ),
+    Break(
+        "the merge forgets the scaling",
+        "learner/weights.py",
+        "self.adapted.get_delta_weight(ADAPTER).float()",
+        "self.adapted.get_delta_weight(ADAPTER).float() / self.adapted.scaling[ADAPTER]",
+        "tests/unit/test_lora.py::test_merged_weights_are_the_model_with_its_adapters[language]",
+    ),
+    Break(
+        "an engine gets a part of a layer",
+        "learner/weights.py",
+        "return [weight for weight in weights if engine_layer(weight.name) in layers]",
+        "return [weight for weight in weights if weight.trained]",
+        "tests/unit/test_lora.py::test_an_engine_gets_every_tensor_of_a_layer_that_changed_and_no_other",
+    ),
+    Break(
+        "the reference keeps its adapters",
+        "learner/lora.py",
+        "        layer.enable_adapters(False)",
+        "        layer.enable_adapters(True)",
+        "tests/unit/test_lora.py::test_with_its_adapters_off_the_model_is_the_base_and_is_trained_as_before_after_that",
     ),
     Break(
         "the gold answer stands first",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 
+from actors.weights.buckets import WeightUpdate
 from cluster.asking import Asker
 from cluster.evaluation import ask_all
 from cluster.placement import Node, plan
@@ -18,6 +20,13 @@ from cluster.workers import Workers
 from configs.schema import Config
 from data.types import Example, Group, Prompt, Sampling
 from learner.result import UpdateResult
+
+SECONDS = 60.0
+
+
+def rising(group: Group) -> Group:
+    """The group with rewards that rise from the first completion to the last."""
+    return dataclasses.replace(group, total=tuple(float(number) for number in range(len(group.completions))))
 
 
 class Live:
@@ -41,8 +50,7 @@ class Live:
         async def ask() -> list[Group]:
             return await asyncio.gather(*(self.workers.rollout.sample(prompt, sampling) for prompt in prompts))
 
-        total = tuple(float(number) for number in range(completions))
-        return [dataclasses.replace(group, total=total) for group in self._run(ask())]
+        return [rising(group) for group in self._run(ask())]
 
     def greedy(self, examples: Sequence[Example]) -> list[str | None]:
         """The most likely completion of each question, as an evaluation asks for it."""
@@ -69,6 +77,36 @@ class Live:
 
         [engine] = self.workers.rollout.actors.values()
         return ray.get(engine.__ray_call__.remote(call))
+
+    def in_rollout(self, function: Any) -> Any:
+        """What a function of the rollout actor gives, run in its process."""
+        [actor] = self.workers.rollout.actors.values()
+        return ray.get(actor.__ray_call__.remote(function))
+
+    def in_learner(self, function: Any) -> Any:
+        """What a function of the learner gives, run on its first rank."""
+        return ray.get(self.workers.learner.actors[0].__ray_call__.remote(lambda actor: function(actor._learner)))
+
+    def sample_around_an_update(self, before: Sequence[Prompt], after: Sequence[Prompt]) -> list[list[Group]]:
+        """Ask one list of prompts, send the weights before the engine starts on them, and ask the other list then."""
+        sampling = Sampling(4, self.config.rollout.temperature, self.config.rollout.max_completion_tokens)
+        update = self._run(self.workers.learner.publish(self.version))
+
+        def ask(actor: Any, update: WeightUpdate, *lists: Sequence[Prompt]) -> list[list[Group]]:
+            engine, queued = actor._engine, threading.Event()
+            engine.call(lambda _: queued.wait(SECONDS))
+            asked = []
+            for number, prompts in enumerate(lists):
+                features = ray.get([prompt.clip.features for prompt in prompts])
+                asked.append([engine.generate(*pair, sampling) for pair in zip(prompts, features, strict=True)])
+                if number == 0:
+                    engine.load(update, ray.get(list(update.buckets)))
+            queued.set()
+            return [[future.result(SECONDS) for future in futures] for futures in asked]
+
+        [actor] = self.workers.rollout.actors.values()
+        sampled = ray.get(actor.__ray_call__.remote(ask, update, before, after))
+        return [[rising(group) for group in groups] for groups in sampled]
 
     def _run(self, work: Any) -> Any:
         return self._runner.run(work)

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.placement import Node
 from configs.schema import Config
-from data.types import ClipSource, Example
+from data.types import ClipSource, Example, Group
+from learner.hf import PROJECTOR, TOWER, load_tensors
 from tests.integration.live import Live, live
 from tests.integration.recordings import Questions
 
@@ -31,8 +33,28 @@ PATHS = {
         "rollout": {"audio": "waveform"},
     },
     "a trained tower": {"model": {"audio_tower": "trained", "projector": "trained"}},
+    "a trained tower and the engine's own": {
+        "model": {"audio_tower": "trained", "projector": "trained"},
+        "rollout": {"audio": "waveform"},
+    },
+    "adapters in the language model": {
+        "model": {"audio_tower": "frozen", "projector": "trained", "lora": {"rank": 4}},
+    },
+    "some adapters in language model and tower and the engine's own": {
+        "model": {
+            "audio_tower": "trained",
+            "projector": "trained",
+            "lora": {"rank": 4, "targets": ["q_proj", "v_proj", "up_proj", "fc1"], "tower": True},
+        },
+        "rollout": {"audio": "waveform"},
+    },
 }
-"""How the audio gets from the clip into engine and learner."""
+"""How the audio gets from the clip into engine and learner, and what of them is trained."""
+SAME_TOWER = {
+    "frozen": ("a frozen tower and projector", "a frozen tower and the engine's own"),
+    "trained": ("a trained tower", "a trained tower and the engine's own"),
+}
+"""Two ways of one clip into one model: embeddings that the rollout actor makes, and vLLM's own."""
 
 
 def configured(path: str, model: Path, questions: Questions) -> Config:
@@ -53,13 +75,34 @@ def configured(path: str, model: Path, questions: Questions) -> Config:
     )
 
 
+@pytest.fixture(scope="module")
+def first_groups() -> dict[str, list[Group]]:
+    """What each way of the audio sampled with the first weights, all from the same prompts and seeds."""
+    return {}
+
+
 @pytest.fixture(scope="module", params=PATHS)
-def session(request: pytest.FixtureRequest, model: Path, questions: Questions, nodes: list[Node]) -> Iterator[Live]:
+def session(
+    request: pytest.FixtureRequest,
+    model: Path,
+    questions: Questions,
+    nodes: list[Node],
+    first_groups: dict[str, list[Group]],
+) -> Iterator[Live]:
     with live(configured(request.param, model, questions), nodes) as started:
+        first_groups[request.param] = sample_first(started, questions)
         yield started
 
 
-only_the_demo_path = pytest.mark.parametrize("session", ["a frozen tower and projector"], indirect=True)
+def sample_first(session: Live, questions: Questions) -> list[Group]:
+    return session.sample(session.prompts(examples(questions, "Which animal is heard?"), epoch=100))
+
+
+def only(*paths: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("session", paths, indirect=True)
+
+
+only_the_demo_path = only("a frozen tower and projector")
 
 
 def examples(questions: Questions, question: str, count: int = 6) -> list[Example]:
@@ -135,3 +178,122 @@ def test_the_same_draw_of_the_same_run_is_sampled_again_token_by_token(session: 
     for one, same, different in zip(first, again, other, strict=True):
         assert [c.token_ids for c in one.completions] == [c.token_ids for c in same.completions]
         assert [c.token_ids for c in one.completions] != [c.token_ids for c in different.completions]
+
+
+@only("a trained tower", "a trained tower and the engine's own")
+def test_after_three_updates_the_tower_is_another_and_engine_and_learner_stay_one_policy(
+    session: Live, questions: Questions, model: Path
+) -> None:
+    asked = examples(questions, "Which animal is heard?")
+    old = session.sample(session.prompts(asked, epoch=20))
+    assert session.train(old).logprob_difference_max < AGREEMENT
+    session.send_weights()
+    for epoch in (21, 22):
+        session.train(session.sample(session.prompts(asked, epoch)))
+        session.send_weights()
+
+    trained = session.in_learner(lambda learner: {name: w.clone() for name, w in learner.engine.weights()})
+    for name, first in load_tensors(str(model), TOWER):
+        assert name.endswith("embed_positions.weight") or (trained[name] - first).abs().max() > VISIBLE, name
+    new = session.sample(session.prompts(asked, epoch=23))
+    assert {group.audio_version for group in new} == {session.version}
+    assert session.train(new).logprob_difference_max < AGREEMENT
+    assert session.train(old).logprob_difference_max > VISIBLE
+    session.send_weights()
+
+
+@only("a frozen tower and a trained projector")
+def test_the_projector_alone_is_trained_and_engine_and_learner_stay_one_policy(
+    session: Live, questions: Questions
+) -> None:
+    asked = examples(questions, "Which animal is heard?")
+
+    def train_only_the_projector(learner: Any, alone: bool = True) -> dict[str, Any]:
+        for name, parameter in learner.engine.policy.model.named_parameters():
+            if "audio_tower" not in name:
+                parameter.requires_grad_(not alone or "multi_modal_projector" in name)
+        return {name: weight.clone() for name, weight in learner.engine.weights()}
+
+    first = session.in_learner(train_only_the_projector)
+    assert set(first) == {f"{PROJECTOR}linear.weight", f"{PROJECTOR}linear.bias"}
+    old = session.sample(session.prompts(asked, epoch=30))
+    assert session.train(old).logprob_difference_max < AGREEMENT
+    session.send_weights()
+    for epoch in (31, 32):
+        session.train(session.sample(session.prompts(asked, epoch)))
+        session.send_weights()
+
+    trained = session.in_learner(train_only_the_projector)
+    assert all((trained[name] - weight).abs().max() > VISIBLE for name, weight in first.items())
+    new = session.sample(session.prompts(asked, epoch=33))
+    assert session.train(new).logprob_difference_max < AGREEMENT
+    assert session.train(old).logprob_difference_max > VISIBLE
+    session.send_weights()
+    session.in_learner(lambda learner: len(train_only_the_projector(learner, alone=False)))
+
+
+@only("a trained tower")
+def test_a_request_that_waits_for_an_update_is_embedded_and_sampled_after_it(
+    session: Live, questions: Questions
+) -> None:
+    asked = examples(questions, "Which animal is heard?")
+    session.train(session.sample(session.prompts(asked, epoch=40)))
+    prompts = session.prompts(asked, epoch=41)
+    before, after = session.sample_around_an_update(prompts[:3], prompts[3:])
+    for groups, version in ((before, session.version - 1), (after, session.version)):
+        versions = {version for group in groups for one in group.completions for version in one.versions}
+        assert versions | {group.audio_version for group in groups} == {version}
+        assert {group.oldest_version for group in groups} == {version}
+    assert session.train(after).logprob_difference_max < AGREEMENT
+    session.send_weights()
+
+
+@only("a trained tower")
+def test_a_clip_is_encoded_once_in_a_version(session: Live, questions: Questions) -> None:
+    def count_encoded(actor: Any) -> None:
+        actor._encoded = []
+        actor._audio._tower.layer_norm.register_forward_hook(lambda *_: actor._encoded.append(1))
+
+    session.in_rollout(count_encoded)
+    asked = examples(questions, "Which animal is heard?", count=3)
+    for epoch in (50, 51):
+        groups = session.sample(session.prompts(asked, epoch))
+    assert session.in_rollout(lambda actor: len(actor._encoded)) == 3
+    session.train(groups)
+    session.send_weights()
+    session.sample(session.prompts(asked, epoch=52))
+    assert session.in_rollout(lambda actor: len(actor._encoded)) == 6
+
+
+@only("a frozen tower and projector", "a trained tower")
+def test_vllm_holds_no_tower_where_the_rollout_actor_embeds(session: Live) -> None:
+    def names(engine: Any) -> list[str]:
+        [found] = engine.collective_rpc(lambda worker: [name for name, _ in worker.get_model().named_parameters()])
+        return found
+
+    held = session.in_engine(names)
+    assert held
+    assert all(name.startswith("language_model.") for name in held)
+
+
+@pytest.mark.parametrize("tower", SAME_TOWER)
+def test_embeddings_and_waveforms_give_the_same_log_probs(
+    tower: str, model: Path, questions: Questions, nodes: list[Node], first_groups: dict[str, list[Group]]
+) -> None:
+    for path in SAME_TOWER[tower]:
+        if path not in first_groups:
+            with live(configured(path, model, questions), nodes) as started:
+                first_groups[path] = sample_first(started, questions)
+    compared = 0
+    for embedded, heard in zip(*(first_groups[path] for path in SAME_TOWER[tower]), strict=True):
+        assert embedded.prompt.clip.sha256 == heard.prompt.clip.sha256
+        for one, other in zip(embedded.completions, heard.completions, strict=True):
+            for token, same, logprob, its in zip(
+                one.token_ids, other.token_ids, one.logprobs, other.logprobs, strict=False
+            ):
+                if token != same:  # a draw on the edge between two tokens
+                    break
+                assert abs(logprob - its) < AGREEMENT
+                compared += 1
+    sampled = sum(group.completion_tokens for group in first_groups[SAME_TOWER[tower][0]])
+    assert compared > 0.9 * sampled > 100

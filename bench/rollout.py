@@ -162,6 +162,7 @@ class Bare:
 
 def _serve(connection: Connection, config: Config, model: str, path: str) -> None:
     """The process of `Bare`."""
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"  # it warns of each clip that it leaves the number of threads as it is
     from vllm import LLM
 
     from actors.engine import engine_arguments, sampling_parameters

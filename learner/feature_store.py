@@ -41,7 +41,7 @@ PAUSE_SECONDS = 2.0
 LONGEST_SECONDS = 60.0
 """What is unsaved waits no longer than this, so that a killed process loses a minute's work at most."""
 
-OPEN_FILES = 8
+OPEN_FILES = 64
 ABANDONED_SECONDS = 3600.0
 """A temporary file of this age belongs to a process that was killed."""
 

@@ -50,6 +50,8 @@ SAMPLING = Sampling(completions=8, temperature=1.0, max_tokens=32, ignore_stop=T
 PATHS = ("embeddings", "waveform")
 """How the audio gets into an engine."""
 BARE_START_SECONDS = 600
+WORKER_NICENESS = 15
+"""What Ray adds to the niceness of its workers."""
 PAUSE_SECONDS = 0.3
 """Between turns, in which the threads of the last one go to sleep."""
 SAME_COMPLETIONS = 0.97
@@ -162,6 +164,7 @@ class Bare:
 
 def _serve(connection: Connection, config: Config, model: str, path: str) -> None:
     """The process of `Bare`."""
+    os.nice(WORKER_NICENESS)
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"  # it warns of each clip that it leaves the number of threads as it is
     from vllm import LLM
 

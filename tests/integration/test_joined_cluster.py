@@ -41,7 +41,7 @@ def test_a_run_joins_the_cluster_with_relative_paths_and_gives_back_what_it_took
     lines = metrics_lines(tmp_path / "runs" / "joined")
     assert [line["step"] for line in lines] == [1, 2]
     assert lines[1]["kl"] > 0
-    assert any(path.is_file() for path in (tmp_path / "my features").rglob("*"))
+    assert any((tmp_path / "my features").iterdir())  # a folder for each tower, made where the run was started
     until(
         lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"],
         "every CPU of the cluster free again",

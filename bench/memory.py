@@ -1,0 +1,146 @@
+"""`python -m bench.memory`: peak memory of one update, the learner against the reference method, at a 7B's vocabulary.
+
+Each in a fresh process, from the same prompts and completions. Counted is what an update takes beyond the loaded
+models: activations, gradients, and the optimizer's moments, which the first update makes. Sampling is left out on both
+sides. The model is the benchmarks' own with the embeddings of 152,000 tokens, so logits weigh as they do for a 7B model
+against the rest of an update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import models
+from bench.parity import GroupMaker, features, join_alone
+from bench.reference import Reference
+from cluster.progress import Reporter
+from configs.schema import Config
+from data.formats import load_examples
+
+GROUP_SIZE, COMPLETION_TOKENS = 8, 32
+MEGABYTE = 1e6
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m bench.memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("--clip-seconds", type=float, default=10.0, help="length of every clip (10, as in AVQA)")
+    arguments.add_argument("--prompts", type=int, default=8, help="prompts of the update (8)")
+    arguments.add_argument("--vocabulary", type=int, default=152_000, help="rows of embeddings and lm_head (152,000)")
+    arguments.add_argument("--micro-batch-tokens", type=int, default=4096, help="learner.micro_batch_tokens (4096)")
+    arguments.add_argument("--threads", type=int, default=2, help="threads of either side (2)")
+    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
+    options = arguments.parse_args(argv)
+    reporter = Reporter()
+    figures: dict[str, Any] = {
+        "clip_seconds": options.clip_seconds,
+        "prompts": options.prompts,
+        "group_size": GROUP_SIZE,
+        "completion_tokens": COMPLETION_TOKENS,
+        "vocabulary": options.vocabulary,
+        "micro_batch_tokens": options.micro_batch_tokens,
+    }
+    with tempfile.TemporaryDirectory(prefix="auricle-bench-") as temporary:
+        model = models.build(Path(temporary) / "model", options.vocabulary)
+        questions = models.write_questions(Path(temporary) / "clips", options.clip_seconds, options.prompts)
+        for name, update in (("learner", learner_update), ("reference", reference_update)):
+            reporter.say(f"an update of the {name}")
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+                measured = fresh.submit(update, str(model), str(questions), options).result()
+            figures |= {f"{name}_{key}": value for key, value in measured.items()}
+    figures["peak_ratio"] = figures["learner_peak_megabytes"] / figures["reference_peak_megabytes"]
+    show(figures, reporter)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return 0
+
+
+def learner_update(model: str, questions: str, options: argparse.Namespace) -> dict[str, float]:
+    """Memory of the learner's update."""
+    config = Config.model_validate(
+        {
+            "model": {"path": model},
+            "data": {"train": questions},
+            "learner": {"threads": options.threads, "micro_batch_tokens": options.micro_batch_tokens},
+            "algorithm": {"group_size": GROUP_SIZE, "prompts_per_step": options.prompts},
+        }
+    )
+    learner = join_alone(config, model)
+    examples = load_examples(questions).examples
+    maker = GroupMaker(model)
+    groups = [maker.group(example, sampled(number, options)) for number, example in enumerate(examples)]
+    return measured(lambda: learner.update(groups, features, step=0))
+
+
+def reference_update(model: str, questions: str, options: argparse.Namespace) -> dict[str, float]:
+    """Memory of the reference method's update."""
+    torch.set_num_threads(options.threads)
+    method = Reference(model, model, GROUP_SIZE, COMPLETION_TOKENS)
+    prompts = [method.inputs(example) for example in load_examples(questions).examples]
+    rewards = [float(number % 2) for number in range(GROUP_SIZE)]
+
+    def update() -> None:
+        for number, inputs in enumerate(prompts):
+            method.backward(inputs, sampled(number, options), rewards, share=1 / len(prompts))
+        method.update()
+
+    return measured(update)
+
+
+def sampled(number: int, options: argparse.Namespace) -> torch.Tensor:
+    """Random completions (G, C) of a prompt, from the whole vocabulary but the tokenizer's own tokens."""
+    generator = torch.Generator().manual_seed(number)
+    return torch.randint(models.VOCABULARY, options.vocabulary, (GROUP_SIZE, COMPLETION_TOKENS), generator=generator)
+
+
+def measured(update: Callable[[], object]) -> dict[str, float]:
+    """Memory before the update, the most that it adds at any time, what it leaves, and its seconds."""
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
+    loaded, started = resident_bytes("VmRSS"), time.perf_counter()
+    update()
+    seconds = time.perf_counter() - started
+    return {
+        "loaded_megabytes": loaded / MEGABYTE,
+        "peak_megabytes": (resident_bytes("VmHWM") - loaded) / MEGABYTE,
+        "left_megabytes": (resident_bytes("VmRSS") - loaded) / MEGABYTE,
+        "seconds": seconds,
+    }
+
+
+def resident_bytes(field: str) -> int:
+    """This process's resident memory (`VmRSS`) or the most that it was (`VmHWM`)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}: this benchmark needs Linux")
+
+
+def show(figures: dict[str, Any], reporter: Reporter) -> None:
+    """Print the table."""
+    rows = [
+        (label, *(f"{figures[f'{name}_{key}_megabytes']:,.0f}" for key in ("loaded", "peak", "left")))
+        for name, label in (("reference", "reference method"), ("learner", "Auricle's learner"))
+    ]
+    title = (
+        f"memory of an update of {figures['prompts']} prompts x {GROUP_SIZE} completions, vocabulary "
+        f"{figures['vocabulary']:,}, clips of {figures['clip_seconds']:g} s, in MB"
+    )
+    reporter.table(title, rows, ("", "loaded", "peak beyond", "left"))
+    reporter.say(f"peak ratio {figures['peak_ratio']:.2f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -71,7 +71,7 @@ def run_on_flawed_data(folder: Path, model: Path, questions: Questions) -> Finis
         evaluate={"every_steps": 2, "questions": 3, "samples": 2},
         metrics={"port": 0},
     )
-    with command("cluster.launch", "--config", config.name, cwd=folder) as started:
+    with command("cluster.launch", "--config", config.name, "--profile", cwd=folder) as started:
         served = watch_metrics(started)
         assert started.wait(RUN_SECONDS) == 0, started.output
         return Finished(folder / "runs" / "recorded", folder, started.output, served)

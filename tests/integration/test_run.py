@@ -35,6 +35,26 @@ def test_every_step_has_one_line_of_metrics_in_order_and_its_ledger_balances(rec
         assert line["sync_bytes"] > 0
 
 
+def test_every_line_tells_where_the_time_of_its_step_went(recorded: Finished) -> None:
+    phases = {
+        "encode", "sample", "score", "pack", "reference", "forward", "backward", "optimizer", "sync", "wait"
+    }  # fmt: skip
+    for line in recorded.lines():
+        assert set(line["seconds"]) == phases
+        assert sum(line["seconds"].values()) == pytest.approx(line["step_seconds"])
+        assert line["seconds"]["forward"] > 0
+
+
+def test_a_profile_holds_three_steps_of_the_run_and_the_learners_operators(recorded: Finished) -> None:
+    events = json.loads((recorded.path / "profile.json").read_text())["traceEvents"]
+    steps = [event["name"] for event in events if event.get("tid") == "step"]
+    assert steps == [f"step {number}" for number in range(2, STEPS + 1)]
+    assert any(event["name"] == "aten::addmm" for event in events)
+    spans = [event for event in events if event.get("ph") == "X" and "ts" in event]
+    first, last = min(event["ts"] for event in spans), max(event["ts"] + event["dur"] for event in spans)
+    assert last - first < 1e6 * sum(line["step_seconds"] for line in recorded.lines()) + 60e6  # one clock for all
+
+
 def test_bad_clips_are_dropped_by_reason_and_bad_rows_are_left_out_with_their_line(
     recorded: Finished, questions: Questions
 ) -> None:

@@ -77,14 +77,15 @@ def dry_run(config: Config, reporter: Reporter) -> None:
     from cluster.placement import Node, plan
 
     reporter.say(dump_config(config))
-    address = existing_address()
-    nodes = embedded_nodes(config.cluster)
+    address, count = existing_address(), config.cluster.nodes or 1
     if address is not None:
-        reporter.say(f"would join the Ray cluster at {address} and wait for {config.cluster.nodes or 1} node(s)")
+        reporter.say(f"would join the Ray cluster at {address} and wait for {count} node(s)")
     else:
-        reporter.say(f"would start an embedded Ray cluster of {len(nodes)} node(s)")
+        reporter.say(f"would start an embedded Ray cluster of {count} node(s)")
     if config.cluster.device == "gpu" or address is not None:
-        nodes = [Node(node.name, 1e9, 1e9) for node in nodes]  # unknown until joined: print what is asked for
+        nodes = [Node("unknown", 1e9, 1e9)] * count  # until joined: print what is asked for
+    else:
+        nodes = embedded_nodes(config.cluster)
     print_plan(plan(config, nodes), reporter)
 
 

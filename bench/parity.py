@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -14,6 +13,7 @@ from configs.schema import Config
 from data.audio import SAMPLE_RATE, audio_tokens, log_mel, mel_frames, read_clip
 from data.prompts import PromptEncoder
 from data.types import Clip, ClipFeatures, Completion, Example, Group, Prompt
+from learner.engine import local_rendezvous
 from learner.hf import checkpoint_name
 from learner.hf_files import load_processor
 from learner.learner import Learner
@@ -57,10 +57,7 @@ def learner_gradients(config: Config, reference_path: str, groups: Sequence[Grou
 
 def join_alone(config: Config, reference_path: str) -> Learner:
     """A learner of one rank in this process."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        rendezvous = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-    return Learner(config, 0, 1, rendezvous, config.model.path, reference_path)
+    return Learner(config, 0, 1, local_rendezvous(), config.model.path, reference_path)
 
 
 class GroupMaker:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -57,6 +58,13 @@ def join_ranks(rank: int, world_size: int, rendezvous: str, device: str) -> None
         auto_mpi_discovery=False,
         verbose=False,
     )
+
+
+def local_rendezvous() -> str:
+    """A free address of this machine's loopback, for ranks that are all on it to meet at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{listener.getsockname()[1]}"
 
 
 class Engine:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ from data.formats import load_examples
 from data.prompts import PromptEncoder, render_question
 from data.types import ClipFeatures, Example
 from learner.demo_model import build
-from learner.engine import Engine, join_ranks
+from learner.engine import Engine, join_ranks, local_rendezvous
 from learner.feature_cache import FrozenTower
 from learner.hf import export_checkpoint, load_model, load_tower
 from learner.hf_files import load_processor
@@ -108,7 +107,7 @@ def fine_tuned(
     """
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # more threads gain little on a model of this size, and lose a lot on a busy machine
-    join_ranks(0, 1, f"tcp://127.0.0.1:{_free_port()}", "cpu")
+    join_ranks(0, 1, local_rendezvous(), "cpu")
     model = load_model(str(source), torch.float32)
     model.model.audio_tower.requires_grad_(False)
     engine = Engine(Policy(model, temperature=1.0), settings, torch.float32)
@@ -162,12 +161,6 @@ def _encode(examples: Sequence[Example]) -> list[np.ndarray]:
     pooled = [_frozen.pooled(waveform, sha256) for waveform, sha256 in clips]
     _frozen.save()
     return pooled
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from configs.schema import Config
 from data.audio import audio_tokens, log_mel, mel_frames
 from data.prompts import PromptEncoder
 from data.types import Clip, ClipFeatures, ClipSource, Completion, Example, Group, Prompt
+from learner.engine import local_rendezvous
 from learner.hf_files import load_processor
 from learner.learner import Learner
 
@@ -70,10 +70,7 @@ class Outcome:
 def run_ranks(folder: Path, ranks: int, model: Path, reference: Path, jobs: Sequence[Job]) -> dict[str, Outcome]:
     """Run the jobs on so many processes; gives the outcomes by name."""
     folder.mkdir()
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        rendezvous = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-    plan = {"ranks": ranks, "rendezvous": rendezvous, "model": str(model), "reference": str(reference)}
+    plan = {"ranks": ranks, "rendezvous": local_rendezvous(), "model": str(model), "reference": str(reference)}
     (folder / "jobs.json").write_text(json.dumps(plan | {"jobs": [asdict(job) for job in jobs]}))
     command = [sys.executable, "-m", __name__, str(folder)]
     logs = [(folder / f"rank-{rank}.log").open("w") for rank in range(ranks)]

@@ -16,7 +16,7 @@ import pytest
 
 from tests.integration.commands import Command, command
 from tests.integration.recordings import Questions
-from tests.integration.runs import RUN_SECONDS, START_SECONDS, metrics_lines, write_config
+from tests.integration.runs import RUN_SECONDS, SAME, START_SECONDS, metrics_lines, write_config
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
 
@@ -27,8 +27,6 @@ GONE_SECONDS = 15.0
 AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
 """Ray's own, which report the death of their node for up to a minute before they end."""
 AGENT_SECONDS = 75.0
-SAME = ("reward_mean", "loss", "grad_norm", "kl", "entropy", "completion_tokens_mean", "admitted", "dropped")
-"""What a step that is taken again comes to again."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from tests.integration.recordings import Questions, write_flawed
 
 START_SECONDS = 200.0
 RUN_SECONDS = 280.0
+SAME = ("reward_mean", "loss", "grad_norm", "kl", "entropy", "completion_tokens_mean", "admitted", "dropped")
+"""What a step that is taken again comes to again."""
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,11 @@ from transformers import Qwen2AudioForConditionalGeneration
 from learner.hf import load_model
 from tests.integration.commands import command
 from tests.integration.recordings import Questions
-from tests.integration.runs import RUN_SECONDS, Finished, metrics_lines, write_config
+from tests.integration.runs import RUN_SECONDS, SAME, Finished, metrics_lines, write_config
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
 
 TOKEN_IDS = torch.arange(10, 60)[None]
-SAME = ("reward_mean", "loss", "grad_norm", "kl", "entropy", "completion_tokens_mean", "admitted", "dropped")
-"""What a step that is taken again comes to again."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -180,17 +180,23 @@ def test_the_same_draw_of_the_same_run_is_sampled_again_token_by_token(session: 
         assert [c.token_ids for c in one.completions] != [c.token_ids for c in different.completions]
 
 
+def update_three_times(session: Live, asked: Sequence[Example], epoch: int) -> list[Group]:
+    """Sample, train and send the weights in three epochs; gives the first groups, of what was the policy then."""
+    first = session.sample(session.prompts(asked, epoch))
+    assert session.train(first).logprob_difference_max < AGREEMENT
+    session.send_weights()
+    for later in (epoch + 1, epoch + 2):
+        session.train(session.sample(session.prompts(asked, later)))
+        session.send_weights()
+    return first
+
+
 @only("a trained tower", "a trained tower and the engine's own")
 def test_after_three_updates_the_tower_is_another_and_engine_and_learner_stay_one_policy(
     session: Live, questions: Questions, model: Path
 ) -> None:
     asked = examples(questions, "Which animal is heard?")
-    old = session.sample(session.prompts(asked, epoch=20))
-    assert session.train(old).logprob_difference_max < AGREEMENT
-    session.send_weights()
-    for epoch in (21, 22):
-        session.train(session.sample(session.prompts(asked, epoch)))
-        session.send_weights()
+    old = update_three_times(session, asked, epoch=20)
 
     trained = session.in_learner(lambda learner: {name: w.clone() for name, w in learner.engine.weights()})
     for name, first in load_tensors(str(model), TOWER):
@@ -216,12 +222,7 @@ def test_the_projector_alone_is_trained_and_engine_and_learner_stay_one_policy(
 
     first = session.in_learner(train_only_the_projector)
     assert set(first) == {f"{PROJECTOR}linear.weight", f"{PROJECTOR}linear.bias"}
-    old = session.sample(session.prompts(asked, epoch=30))
-    assert session.train(old).logprob_difference_max < AGREEMENT
-    session.send_weights()
-    for epoch in (31, 32):
-        session.train(session.sample(session.prompts(asked, epoch)))
-        session.send_weights()
+    old = update_three_times(session, asked, epoch=30)
 
     trained = session.in_learner(train_only_the_projector)
     assert all((trained[name] - weight).abs().max() > VISIBLE for name, weight in first.items())

@@ -9,7 +9,7 @@ PYTEST := $(PYTHON) -m pytest
 # what they share has no main
 BENCHES := $(sort $(patsubst bench/%.py,%,$(shell grep -l '^if __name__' bench/*.py)))
 
-.PHONY: help setup train test test-unit test-breaks lint bench clean
+.PHONY: help setup train test test-all test-unit test-breaks lint bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -22,6 +22,9 @@ train: setup ## Train the tiny model on the demo set, on an embedded cluster on 
 
 test: setup ## Run the unit and integration tests and the short faults
 	@$(PYTEST) -m "not slow" tests/unit tests/integration tests/faults
+
+test-all: setup ## Run every test, the slow ones too
+	@$(PYTEST) tests/unit tests/integration tests/faults
 
 test-unit: setup ## Run the unit tests, under a minute
 	@$(PYTEST) tests/unit

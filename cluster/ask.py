@@ -19,7 +19,6 @@ from cluster.evaluate import inference_config
 from cluster.evaluation import ask_all
 from cluster.placement import plan
 from cluster.progress import Reporter
-from cluster.run_directory import model_directory
 from cluster.scoring import Answered
 from configs.schema import Config
 from data.audio import read_clip
@@ -71,10 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def ask(config: Config, example: Example, samples: int, reporter: Reporter) -> Answered:
     """The model's answer to one example."""
     from cluster.nodes import connected
-    from cluster.session import workers
+    from cluster.session import usable_model, workers
+
+    model_path = usable_model(config.model.path)
 
     async def once() -> Answered:
-        async with workers(config, roles, model_directory(config.model.path)) as (started, asker, _):
+        async with workers(config, roles, model_path) as (started, asker, _):
             max_tokens = config.rollout.max_completion_tokens
             return (await ask_all(asker, started.rollout, [example], samples, max_tokens))[0]
 

@@ -118,6 +118,8 @@ class Controller:
                 await self._profiled(line)
                 if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
                     await self.checkpoint()
+        if self._profile is not None:
+            self.reporter.say("no profile: it begins after the first step of a launch, and there was no other")
         train_seconds = self.train_seconds
         await self.workers.log.written()
         trained = await self.evaluate_test("trained")

@@ -24,7 +24,6 @@ from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
 from cluster.placement import plan
 from cluster.progress import Reporter, evaluation_rows
-from cluster.run_directory import model_directory
 from cluster.scoring import score
 from configs.schema import Algorithm, Cluster, Config, Data, Model, Rollout
 from data.formats import load_examples
@@ -144,9 +143,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Figures and rows of `model.path` on the examples, and on `bad` rows that are none; starts and ends a session."""
     from cluster.nodes import connected
-    from cluster.session import workers
+    from cluster.session import usable_model, workers
 
-    model_path = model_directory(config.model.path)
+    model_path = usable_model(config.model.path)
 
     async def ask() -> dict[str, Any]:
         from cluster.evaluation import ask_all

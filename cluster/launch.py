@@ -20,7 +20,7 @@ from cluster import bad_rows, demo
 from cluster.environment import check_rooms, describe
 from cluster.errors import UsageError, report_errors
 from cluster.progress import Reporter, accuracy_rows
-from cluster.run_directory import RunDirectory, model_directory, step_of
+from cluster.run_directory import RunDirectory, step_of
 from configs.load import dump_config, load_config
 from configs.schema import Config
 
@@ -101,9 +101,8 @@ def train(
     """Train as configured; returns the summary."""
     from cluster.nodes import connected, embedded_nodes, existing_address
     from cluster.placement import plan
+    from cluster.session import usable_model
     from data.formats import load_examples
-    from learner.hf import check_model
-    from learner.hf_files import load_processor
     from rewards.score import load_terms
 
     RunDirectory.check(config, resume, fresh)
@@ -114,10 +113,8 @@ def train(
             f"{config.run.max_steps}; a higher one goes on"
         )
         return show(found, summary, reporter)
-    initial = model_directory(config.run.init_from or config.model.path)
     questions = load_questions(config, load_examples, reporter)
-    load_processor(initial)
-    check_model(initial)
+    initial = usable_model(config.run.init_from or config.model.path)
     load_terms(config.rewards, config.data.prompt)
     if existing_address() is not None and not os.path.isabs(config.run.dir):
         raise UsageError(
@@ -164,7 +161,7 @@ def open_run(
     for key, (before, now) in changed.items():
         reporter.say(f"changed on resume: {key}: {before!r} -> {now!r}")
     checkpoint = run.latest_checkpoint()
-    state = json.loads((checkpoint / "trainer" / "state.json").read_text()) if checkpoint else None
+    state = run.read_state(checkpoint) if checkpoint else None
     step = step_of(checkpoint) if checkpoint else 0
     run.cut_after(step, config.run.max_steps)
     run.write_environment(describe(), step)

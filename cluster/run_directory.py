@@ -37,6 +37,9 @@ RESUMABLE_KEYS = (
 RESUMABLE_ENDING = "_timeout_seconds"
 """What may differ between a run and its resume: how far it goes, what is kept and told of it, and what runs where."""
 
+STATE = ("step", "position", "ledger", "train_seconds")
+"""What `trainer/state.json` of a checkpoint has to tell of the run."""
+
 RESULTS = ("summary.json", "eval/trained.json", "eval/silent.json")
 """What tells of a run's end."""
 
@@ -193,6 +196,19 @@ class RunDirectory:
         found = sorted(self.checkpoints.glob("step_*"), key=step_of)
         return found[-1] if found else None
 
+    def read_state(self, checkpoint: Path) -> dict[str, Any]:
+        """What a checkpoint knows of the run: step, data position, ledger, seconds of training; raises RunError."""
+        file = checkpoint / "trainer" / "state.json"
+        mend = f"remove {checkpoint}, and the run goes on from the checkpoint before it"
+        state = self._read_json(str(file.relative_to(self.path)), mend)
+        missing = [name for name in STATE if state is None or name not in state]
+        if state is None or missing:
+            raise RunError(
+                f"{file} does not tell {', '.join(missing)}: another version of Auricle wrote it, and its run cannot "
+                f"be resumed. A new run goes on from its weights: run.name=OTHER run.init_from={checkpoint}"
+            )
+        return state
+
     def begin_checkpoint(self, step: int) -> Path:
         """A temporary directory to write a checkpoint into."""
         path = self.checkpoints / f".step_{step}.tmp"
@@ -209,16 +225,16 @@ class RunDirectory:
             shutil.rmtree(old)
         return final
 
-    def _read_json(self, name: str) -> dict[str, Any] | None:
+    def _read_json(self, name: str, mend: str = "remove it, and it is made again") -> dict[str, Any] | None:
         path = self.path / name
         if not path.exists():
             return None
         try:
             found = json.loads(path.read_text())
         except ValueError as error:
-            raise RunError(f"{path} is broken ({error}); remove it, and it is made again") from error
+            raise RunError(f"{path} is broken ({error}); {mend}") from error
         if not isinstance(found, dict):
-            raise RunError(f"{path} is broken (no object); remove it, and it is made again")
+            raise RunError(f"{path} is broken (no object); {mend}")
         return found
 
 

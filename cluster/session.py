@@ -13,11 +13,12 @@ from typing import Any
 
 from cluster.asking import Asker
 from cluster.placement import Role
+from cluster.run_directory import model_directory
 from cluster.workers import Workers
 from configs.schema import Config
 from data.prompts import PromptEncoder
 from data.types import ClipSource, Example
-from learner.hf import for_engines
+from learner.hf import check_model, for_engines
 from learner.hf_files import load_processor
 
 WARM_UP = Example("warm-up", ClipSource("warm-up"), "What is heard?", ("a", "b"), "a")
@@ -58,6 +59,14 @@ async def workers(
             yield started, Asker(config, encoder, started.audio), places
         finally:
             started.stop()
+
+
+def usable_model(path: str) -> str:
+    """`model_directory` of a checkpoint, directory or hub id, which is refused here when it is no model of ours."""
+    found = model_directory(path)
+    load_processor(found)
+    check_model(found)
+    return found
 
 
 def from_anywhere(config: Config) -> Config:

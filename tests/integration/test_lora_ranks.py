@@ -18,7 +18,7 @@ from learner.update import expand_audio
 from tests.integration.learner_ranks import Job, Outcome, fabricate, run_ranks
 from tests.integration.test_learner_ranks import ROUNDING, SMALL, assert_equal
 
-pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a busy machine starts an engine in minutes
 
 LORA = {"rank": 4, "alpha": 8, "tower": True}
 FEW_STEPS = 1e-4

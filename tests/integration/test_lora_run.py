@@ -21,7 +21,7 @@ from tests.integration.commands import command
 from tests.integration.recordings import Questions
 from tests.integration.runs import RUN_SECONDS, SAME, Finished, metrics_lines, write_config
 
-pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a busy machine starts an engine in minutes
 
 TOKEN_IDS = torch.arange(10, 60)[None]
 

@@ -11,6 +11,7 @@ import ray
 import torch
 from safetensors.torch import load_file, save_file
 
+from cluster import ask, evaluate
 from cluster.launch import main
 from cluster.placement import Node
 from tests.integration.commands import command
@@ -57,6 +58,25 @@ def test_a_model_directory_that_does_not_exist_is_named(refuse, tmp_path: Path) 
     message = refuse(f"model.path={tmp_path}/absent")
     assert f"{tmp_path}/absent" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("command_line", [evaluate.main, ask.main], ids=["evaluate", "ask"])
+def test_no_cluster_is_started_to_ask_a_directory_without_a_model(
+    command_line, capsys: pytest.CaptureFixture[str], questions: Questions, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("cluster.nodes.connected", None)  # calling it would be an error of another kind
+    (tmp_path / "empty").mkdir()
+    clip = str(questions.folder / questions.rows("test")[0]["audio"])
+    asked = {
+        evaluate.main: ("--data", str(questions.test), "--out", str(tmp_path / "out.json")),
+        ask.main: (clip, "Which animal is heard?"),
+    }
+    assert command_line(["--model", f"{tmp_path}/empty", *asked[command_line]]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert f"{tmp_path}/empty" in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_a_model_with_a_broken_configuration_is_named(refuse, model: Path, tmp_path: Path) -> None:

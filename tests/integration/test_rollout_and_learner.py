@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from cluster.placement import Node
 from configs.schema import Config
@@ -55,6 +56,13 @@ SAME_TOWER = {
     "trained": ("a trained tower", "a trained tower and the engine's own"),
 }
 """Two ways of one clip into one model: embeddings that the rollout actor makes, and vLLM's own."""
+SLOW = {
+    "a frozen tower and the engine's own",
+    "a trained tower and the engine's own",
+    "some adapters in language model and tower and the engine's own",
+    "trained",
+}
+"""Left out of `make test`: each starts an engine of its own."""
 
 
 def configured(path: str, model: Path, questions: Questions) -> Config:
@@ -81,7 +89,12 @@ def first_groups() -> dict[str, list[Group]]:
     return {}
 
 
-@pytest.fixture(scope="module", params=PATHS)
+def marked(names: Iterable[str]) -> list[ParameterSet]:
+    """The names as parameters, the slow ones marked."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in names]
+
+
+@pytest.fixture(scope="module", params=marked(PATHS))
 def session(
     request: pytest.FixtureRequest,
     model: Path,
@@ -99,7 +112,7 @@ def sample_first(session: Live, questions: Questions) -> list[Group]:
 
 
 def only(*paths: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("session", paths, indirect=True)
+    return pytest.mark.parametrize("session", marked(paths), indirect=True)
 
 
 only_the_demo_path = only("a frozen tower and projector")
@@ -277,7 +290,7 @@ def test_vllm_holds_no_tower_where_the_rollout_actor_embeds(session: Live) -> No
     assert all(name.startswith("language_model.") for name in held)
 
 
-@pytest.mark.parametrize("tower", SAME_TOWER)
+@pytest.mark.parametrize("tower", marked(SAME_TOWER))
 def test_embeddings_and_waveforms_give_the_same_log_probs(
     tower: str, model: Path, questions: Questions, nodes: list[Node], first_groups: dict[str, list[Group]]
 ) -> None:

@@ -37,6 +37,35 @@ def test_fresh_moves_the_old_run_aside_and_keeps_it(tmp_path: Path) -> None:
     assert not (tmp_path / "r" / "kept").exists()
 
 
+def kept_checkpoint(run: RunDirectory, state: str) -> Path:
+    temporary = run.begin_checkpoint(4)
+    (temporary / "trainer").mkdir()
+    (temporary / "trainer" / "state.json").write_text(state)
+    return run.finish_checkpoint(temporary, keep=1)
+
+
+def test_a_checkpoint_tells_where_its_run_stood(tmp_path: Path) -> None:
+    run = RunDirectory.create(config(tmp_path), fresh=False)
+    state = {"step": 4, "position": 9, "ledger": {}, "train_seconds": 1.5, "updates": 4}
+    assert run.read_state(kept_checkpoint(run, json.dumps(state))) == state
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ('{"step": 4, "position": 9, "ledger": {}}', r"does not tell train_seconds: .*run\.init_from=\S+step_4$"),
+        ('{"step": 4, "pos', r"is broken .* remove \S+step_4, and the run goes on from the checkpoint before it"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_resumed_from_is_named_with_the_way_on(
+    tmp_path: Path, state: str, told: str
+) -> None:
+    run = RunDirectory.create(config(tmp_path), fresh=False)
+    checkpoint = kept_checkpoint(run, state)
+    with pytest.raises(RunError, match=told):
+        run.read_state(checkpoint)
+
+
 def test_a_resume_takes_more_steps_and_other_placement_and_tells_of_them(tmp_path: Path) -> None:
     RunDirectory.create(config(tmp_path), fresh=False)
     run = {"name": "r", "dir": str(tmp_path), "max_steps": 7}

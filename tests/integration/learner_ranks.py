@@ -23,7 +23,9 @@ from configs.schema import Config
 from data.audio import audio_tokens, log_mel, mel_frames
 from data.prompts import PromptEncoder
 from data.types import Clip, ClipFeatures, ClipSource, Completion, Example, Group, Prompt
+from learner import head
 from learner.engine import local_rendezvous
+from learner.head import CHUNK_LOGITS
 from learner.hf_files import load_processor
 from learner.learner import Learner
 
@@ -32,6 +34,8 @@ SECONDS = (0.5, 1.0, 1.7, 0.8, 2.3, 1.2)
 TOTALS = ((1.0, 0.0, 0.5), (0.0, 0.0, 1.0), (1.0, None, 0.0), (1.0, 1.0, 1.0), (0.2, 0.9, 0.4), (None, 3.0, 1.0))
 """Rewards of the groups' completions; a dropped one and a group without variance among them."""
 BETA, ENTROPY_COEFFICIENT = 0.04, 0.01
+FEW_LOGITS = 2**11
+"""Logits of a chunk where they are computed again: of a handful of tokens."""
 LIMIT_SECONDS = 250
 
 
@@ -50,6 +54,9 @@ class Job:
     dtype: str = "float32"
     lora: dict[str, Any] | None = None
     """Adapters; the model to go on from is then the base, and not what the checkpoint merged."""
+    offload: str = "none"
+    again: bool = False
+    """Compute activations again in the backward, and logits too, a few tokens at a time."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,7 @@ def _rank(folder: Path, rank: int) -> None:
     groups, features = fabricate(plan["model"])
     for values in plan["jobs"]:
         job = Job(**values)
+        head.CHUNK_LOGITS = FEW_LOGITS if job.again else CHUNK_LOGITS
         config = Config.model_validate(
             {
                 "model": {"path": plan["model"], "dtype": job.dtype, "lora": job.lora},
@@ -131,6 +139,8 @@ def _rank(folder: Path, rank: int) -> None:
                     "schedule": "constant",
                     "max_grad_norm": 1e9,
                     "threads": 1,
+                    "offload": job.offload,
+                    "activation_checkpointing": job.again,
                 },
                 "algorithm": {"beta": BETA, "entropy_coefficient": ENTROPY_COEFFICIENT},
                 "cluster": {"device": "cpu"},

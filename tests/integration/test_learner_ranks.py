@@ -30,6 +30,8 @@ pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minu
 
 ROUNDING = 1e-5
 """Relative difference that another order of float32 sums may make."""
+OFFLOADED = ((1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "all"))
+"""ZeRO stage, and what of it lives in CPU memory."""
 SMALL = 350
 """Tokens of a micro-batch that holds one group, or two of the shortest."""
 
@@ -54,6 +56,12 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
     together = [
         *(Job(f"two ranks, ZeRO {stage}", stage, SMALL) for stage in (0, 2, 3)),
         *(Job(f"resumed, ZeRO {stage}", stage, SMALL, load=saved) for stage in (2, 3)),
+        Job("two ranks, ZeRO 3, computed again", 3, SMALL, again=True),
+        *(Job(f"two ranks, ZeRO {stage}, offload {part}", stage, SMALL, offload=part) for stage, part in OFFLOADED),
+        *(
+            Job(f"resumed, ZeRO {stage}, offload {part}", stage, SMALL, load=saved, offload=part)
+            for stage, part in OFFLOADED
+        ),
     ]
     return {
         **run_ranks(folder / "one", 1, model, reference, alone),
@@ -61,11 +69,13 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
     }
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize(
+    "how", ["0", "2", "3", "3, computed again", *(f"{stage}, offload {part}" for stage, part in OFFLOADED)]
+)
 def test_one_rank_with_one_micro_batch_and_two_ranks_with_several_make_the_same_update(
-    outcomes: dict[str, Outcome], stage: int
+    outcomes: dict[str, Outcome], how: str
 ) -> None:
-    whole, split = outcomes["whole"], outcomes[f"two ranks, ZeRO {stage}"]
+    whole, split = outcomes["whole"], outcomes[f"two ranks, ZeRO {how}"]
     assert whole.micro_batches == 1
     assert 2 <= split.micro_batches < len(TOTALS)
     assert split.grad_norms == pytest.approx(whole.grad_norms, rel=ROUNDING)
@@ -134,9 +144,9 @@ def test_every_weight_is_updated(outcomes: dict[str, Outcome]) -> None:
     assert idle == ["exp_avg/audio_tower.embed_positions.weight"] or not idle
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_two_sharded_ranks_go_on_from_what_one_rank_saved(outcomes: dict[str, Outcome], stage: int) -> None:
-    uninterrupted, resumed = outcomes["saved"], outcomes[f"resumed, ZeRO {stage}"]
+@pytest.mark.parametrize("how", ["2", "3", *(f"{stage}, offload {part}" for stage, part in OFFLOADED)])
+def test_two_sharded_ranks_go_on_from_what_one_rank_saved(outcomes: dict[str, Outcome], how: str) -> None:
+    uninterrupted, resumed = outcomes["saved"], outcomes[f"resumed, ZeRO {how}"]
     assert resumed.grad_norms == pytest.approx(uninterrupted.grad_norms[1:], rel=ROUNDING)
     assert_equal(uninterrupted, resumed)
     assert resumed.grad_norms[0] != pytest.approx(uninterrupted.grad_norms[0], rel=1e-3)

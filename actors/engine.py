@@ -234,6 +234,9 @@ def build_engine(config: Config, model_path: str, version: int, embeds: bool) ->
 
     With `embeds` clips come as embeddings, and vLLM loads neither tower nor projector.
     """
+    if not torch.cuda.is_available():
+        # vLLM compiles a helper of its sampler even in eager mode: on a CPU that costs seconds and saves nothing
+        torch._dynamo.config.disable = True
     engine = LLMEngine.from_engine_args(engine_arguments(config, model_path, embeds))
     engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
     engine.set_weight_version(str(version))

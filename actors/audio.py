@@ -1,4 +1,4 @@
-"""The audio actor: decodes a clip once, turns it to mel once and, with a frozen tower, encodes it once.
+"""The audio actor: turns a recording to mel once and, with a frozen tower, encodes it once.
 
 It owns what it made: features lie in the object store, are handed out as references, and the least recently asked
 for are let go when its share of the store is full.
@@ -19,7 +19,7 @@ from data.types import Clip, ClipFeatures, ClipSource
 
 @ray.remote
 class AudioActor:
-    """Prepares clips, one at a time. The same clip always goes to the same actor."""
+    """Prepares clips, one at a time. The same place always goes to the same actor."""
 
     def __init__(self, config: Config, model_path: str, threads: int) -> None:
         import torch
@@ -39,7 +39,9 @@ class AudioActor:
             )
         self._waveforms = config.rollout.audio == "waveform"
         self._budget_bytes = config.data.cache_bytes // config.data.encoders
-        self._held: OrderedDict[tuple[ClipSource, bool], tuple[Clip, int]] = OrderedDict()
+        self._names: dict[tuple[ClipSource, bool], str] = {}
+        self._held: OrderedDict[str, tuple[Clip, int]] = OrderedDict()
+        """Clips and their bytes, by the hash of the recording: several rows may hold one."""
         self._held_bytes = 0
 
     def prepare(self, source: ClipSource, silent: bool = False) -> Clip | str:
@@ -49,20 +51,28 @@ class AudioActor:
             source: where its bytes lie.
             silent: replace every sample by zero, as a control of what the text alone gives away.
         """
-        key = (source, silent)
-        if key in self._held:
-            self._held.move_to_end(key)
-            return self._held[key][0]
+        asked = (source, silent)
+        if (held := self._find(self._names.get(asked))) is not None:
+            return held
         try:
             waveform, sha256 = read_clip(source, self.data.max_seconds, self.data.min_seconds)
         except ClipError as error:
             return f"clip_{error.reason}: {error}"
         if silent:
             waveform, sha256 = np.zeros_like(waveform), f"silence-{sha256}"
+        self._names[asked] = sha256
+        if (held := self._find(sha256)) is not None:
+            return held
         features = self._features(waveform, sha256)
         clip = Clip(sha256, len(waveform) / SAMPLE_RATE, audio_tokens(mel_frames(len(waveform))), ray.put(features))
-        self._hold(key, clip, features)
+        self._hold(clip, features)
         return clip
+
+    def _find(self, name: str | None) -> Clip | None:
+        if name is None or name not in self._held:
+            return None
+        self._held.move_to_end(name)
+        return self._held[name][0]
 
     def _features(self, waveform: Any, sha256: str) -> ClipFeatures:
         given = waveform if self._waveforms else None
@@ -71,10 +81,10 @@ class AudioActor:
         mel = log_mel(waveform, self._extractor)
         return ClipFeatures(waveform=given, mel=mel, valid_frames=mel_frames(len(waveform)))
 
-    def _hold(self, key: tuple[ClipSource, bool], clip: Clip, features: ClipFeatures) -> None:
+    def _hold(self, clip: Clip, features: ClipFeatures) -> None:
         arrays = (features.waveform, features.mel, features.pooled)
         size = sum(array.nbytes for array in arrays if array is not None)
-        self._held[key] = (clip, size)
+        self._held[clip.sha256] = (clip, size)
         self._held_bytes += size
         while self._held_bytes > self._budget_bytes and len(self._held) > 1:
             _, (_, freed) = self._held.popitem(last=False)

@@ -1,8 +1,8 @@
 """What an engine is given of a clip: embeddings that are made here, or the waveform for vLLM's own path.
 
 Both are driven by the engine's thread alone, and take new weights in the same load as vLLM: a clip is embedded with
-the very version that samples from it. The id under which vLLM caches a clip names the version of what is trained, so
-that equal ids mean equal embeddings.
+the very version that samples from it. The id under which vLLM caches embeddings names the version of what is trained,
+so that equal ids mean equal embeddings; what vLLM's own tower made of waveforms is forgotten when the tower changes.
 """
 
 from __future__ import annotations
@@ -40,19 +40,16 @@ class AudioInput:
 class Waveforms:
     """Leaves mel, tower and projector to vLLM, which pads every clip to 30 seconds."""
 
-    def __init__(self, config: Config, version: int) -> None:
+    def __init__(self, config: Config) -> None:
         self.trained = config.model.projector == "trained"
-        self.version = version
 
     def load(self, update: WeightUpdate, buckets: Sequence[Bucket]) -> tuple[Slot, ...]:
-        """Note the version; vLLM loads everything."""
-        if any(_heard(slot) for slot in update.manifest):
-            self.version = update.version
+        """Nothing is left out: vLLM loads everything."""
         return update.manifest
 
     def input(self, clip: Clip, features: ClipFeatures) -> AudioInput:
-        """The waveform."""
-        return AudioInput({"audio": [(features.waveform, SAMPLE_RATE)]}, f"{clip.sha256}-{self.version}")
+        """The waveform; its mel, which vLLM keeps by the id, is the same for every version."""
+        return AudioInput({"audio": [(features.waveform, SAMPLE_RATE)]}, clip.sha256)
 
     def silence(self, samples: int) -> ClipFeatures:
         """Features of a clip in which nothing is heard."""
@@ -78,13 +75,13 @@ class Embedder:
 
     def load(self, update: WeightUpdate, buckets: Sequence[Bucket]) -> tuple[Slot, ...]:
         """Take the tower's and the projector's tensors of an update; gives what is left for vLLM."""
-        own = tuple(slot for slot in update.manifest if _heard(slot))
+        own = tuple(slot for slot in update.manifest if heard(slot))
         if own:
             self._copy(unpack(own, buckets))
             self.version = update.version
             self._kept.clear()
             self._kept_bytes = 0
-        return tuple(slot for slot in update.manifest if not _heard(slot))
+        return tuple(slot for slot in update.manifest if not heard(slot))
 
     def input(self, clip: Clip, features: ClipFeatures) -> AudioInput:
         """The embeddings of a clip, (audio_tokens, hidden), on the CPU."""
@@ -131,6 +128,6 @@ class Embedder:
             self._kept_bytes -= oldest.nbytes
 
 
-def _heard(slot: Slot) -> bool:
+def heard(slot: Slot) -> bool:
     """Whether a tensor is the tower's or the projector's."""
     return slot.name.startswith((TOWER, PROJECTOR))

@@ -23,7 +23,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from actors.embedder import AudioInput, Embedder, Waveforms
+from actors.embedder import AudioInput, Embedder, Waveforms, heard
 from actors.weights import object_store
 from actors.weights.buckets import Bucket, WeightUpdate
 from configs.schema import Config
@@ -94,6 +94,8 @@ class EngineThread:
         self._held: list[_Request] = []
         self._numbers = itertools.count()
         self._load: _WeightLoad | None = None
+        self._died: Exception | None = None
+        self._refusing = threading.Lock()
         self._thread = threading.Thread(target=self._main, args=(config, model_path), name="engine", daemon=True)
         self._thread.start()
 
@@ -105,20 +107,20 @@ class EngineThread:
             features: the prompt's clip.
             sampling: number of completions, temperature, longest completion.
         """
-        request = _Request(prompt, features, sampling)
-        self._commands.put(request)
-        return request.future
+        return self._put(_Request(prompt, features, sampling))
 
     def load(self, update: WeightUpdate, buckets: list[Bucket]) -> Future[None]:
         """Drain, load the weights, empty the prefix cache and call them `update.version` from then on."""
-        command = _WeightLoad(update, buckets)
-        self._commands.put(command)
-        return command.future
+        return self._put(_WeightLoad(update, buckets))
 
     def call(self, function: Callable[[LLMEngine], Any]) -> Future[Any]:
         """Run a function on the engine's own thread, between two steps."""
-        command = _Call(function)
+        return self._put(_Call(function))
+
+    def _put(self, command: _Request | _WeightLoad | _Call) -> Future[Any]:
         self._commands.put(command)
+        if self._died is not None:
+            self._refuse_all(self._died)
         return command.future
 
     def _main(self, config: Config, model_path: str) -> None:
@@ -136,7 +138,8 @@ class EngineThread:
                     for output in engine.step():
                         self._finish(engine, output)
         except Exception as error:
-            self._fail_all(error)
+            self._died = error
+            self._refuse_all(error)
             raise
 
     def _take_commands(self, engine: LLMEngine) -> None:
@@ -183,9 +186,10 @@ class EngineThread:
     def _finish(self, engine: LLMEngine, output: RequestOutput) -> None:
         if not output.finished:
             return
-        request = self._running.pop(output.request_id)
+        request = self._running[output.request_id]
         expected, got = request.prompt.expanded_tokens, len(output.prompt_token_ids or ())
         if expected != got:
+            del self._running[output.request_id]
             request.future.set_exception(
                 EngineError(f"prompt {request.prompt.example.id} has {got} tokens in vLLM, {expected} in the learner")
             )
@@ -198,6 +202,7 @@ class EngineThread:
         )
         completions = [_completion(*pair, self.version) for pair in zip(ordered, texts, strict=True)]
         audio_version = request.version if self._audio.trained else self.version
+        del self._running[output.request_id]
         request.future.set_result(Group(request.prompt, tuple(completions), audio_version=audio_version))
 
     def _load_if_drained(self, engine: LLMEngine) -> None:
@@ -217,16 +222,22 @@ class EngineThread:
                 "update_weights", kwargs={"update_info": {"manifest": manifest, "buckets": load.buckets}}
             )
             engine.collective_rpc("finish_weight_update")
+        if any(heard(slot) for slot in manifest):
+            engine.reset_encoder_cache()
         if not engine.reset_prefix_cache():
             raise EngineError(f"the prefix cache could not be emptied before version {load.update.version}")
         self.version = load.update.version
         engine.set_weight_version(str(self.version))
 
-    def _fail_all(self, error: Exception) -> None:
-        for request in [*self._running.values(), *self._held]:
-            request.future.set_exception(EngineError(f"the engine died: {error!r}"))
-        if self._load is not None:
-            self._load.future.set_exception(EngineError(f"the engine died: {error!r}"))
+    def _refuse_all(self, error: Exception) -> None:
+        """Answer everybody who waits for a dead engine, and who still comes."""
+        with self._refusing:
+            waiting = [*self._running.values(), *self._held, *([self._load] if self._load is not None else [])]
+            self._running, self._held, self._load = {}, [], None
+            while not self._commands.empty():
+                waiting.append(self._commands.get_nowait())
+            for command in waiting:
+                command.future.set_exception(EngineError(f"the engine died: {error!r}"))
 
 
 def build_engine(config: Config, model_path: str, version: int, embeds: bool) -> LLMEngine:
@@ -234,9 +245,6 @@ def build_engine(config: Config, model_path: str, version: int, embeds: bool) ->
 
     With `embeds` clips come as embeddings, and vLLM loads neither tower nor projector.
     """
-    if not torch.cuda.is_available():
-        # vLLM compiles a helper of its sampler even in eager mode: on a CPU that costs seconds and saves nothing
-        torch._dynamo.config.disable = True
     engine = LLMEngine.from_engine_args(engine_arguments(config, model_path, embeds))
     engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
     engine.set_weight_version(str(version))
@@ -244,10 +252,13 @@ def build_engine(config: Config, model_path: str, version: int, embeds: bool) ->
 
 
 def engine_arguments(config: Config, model_path: str, embeds: bool) -> EngineArgs:
-    """What vLLM is started with; see `build_engine`."""
+    """What vLLM is started with, in this process; see `build_engine`."""
     object_store.register()
     rollout = config.rollout
     on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        # vLLM compiles a helper of its sampler even in eager mode: on a CPU that costs seconds and saves nothing
+        torch._dynamo.config.disable = True
     return EngineArgs(
         model=str(resolve(model_path)),
         dtype=config.model.dtype,

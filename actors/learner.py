@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,18 @@ class LearnerActor:
 
     def publish(self, version: int) -> WeightUpdate | None:
         """Put the trained weights into the object store; rank 0 gives the references, the others None."""
+        weights = self._learner.engine.weights()
+        if self.rank != 0:
+            deque(weights, maxlen=0)  # the other ranks only help to make each one whole
+            return None
         manifest: list[Slot] = []
         references: list[Any] = []
         size = 0
-        for slots, bucket in pack_buckets(self._learner.engine.weights(), BUCKET_BYTES):
-            if self.rank == 0:
-                manifest.extend(slots)
-                references.append(ray.put(bucket))
-                size += bucket.nbytes
-        return WeightUpdate(version, tuple(manifest), tuple(references), size) if self.rank == 0 else None
+        for slots, bucket in pack_buckets(weights, BUCKET_BYTES):
+            manifest.extend(slots)
+            references.append(ray.put(bucket))
+            size += bucket.nbytes
+        return WeightUpdate(version, tuple(manifest), tuple(references), size)
 
     def save(self, directory: str, facts: Mapping[str, Any]) -> None:
         """Write `hf/` and `trainer/` under `directory`; `facts` go into `trainer/state.json`."""

@@ -42,7 +42,7 @@ class RolloutActor:
         self.name = name
         self.config = config
         own_path = config.rollout.audio == "waveform"
-        self._audio = Waveforms(config, version) if own_path else Embedder(config, model_path, version)
+        self._audio = Waveforms(config) if own_path else Embedder(config, model_path, version)
         self._engine = EngineThread(config, model_path, version, stop_token_ids, self._audio)
 
     async def ready(self, prompt_token_ids: tuple[int, ...]) -> dict[str, Any]:

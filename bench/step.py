@@ -6,8 +6,8 @@ every group has variance. Auricle's side is a run's own control loop with its Ra
 engine has the new weights; the reference method (`bench.reference`) is R1-AQA's. Steps of both alternate, each on clips
 that nobody has seen before; the first of each only warms up. Figures are medians, `best` the fastest step.
 
-A last line, named as such, shows what Auricle may do besides: a frozen tower whose clips are encoded once, no KL, and
-no work for the half of the groups that have no variance.
+Two last lines, named as such, show what Auricle may do besides: a frozen tower whose clips are encoded once, no KL, and
+no work for the half of the groups that have no variance; and the same in bfloat16.
 """
 
 from __future__ import annotations
@@ -48,8 +48,15 @@ from data.formats import load_examples
 from data.types import Example
 
 PROMPTS, GROUP_SIZE, COMPLETION_TOKENS, BETA, LEARNING_RATE = 8, 8, 32, 0.04, 1e-6
-FURTHER = ("model.audio_tower=frozen", "algorithm.beta=0.0")
+SAME_GRADIENT = 1e-4
+"""Largest relative difference of a parameter's gradient between the two sides."""
+FURTHER = {
+    "further": ("model.audio_tower=frozen", "algorithm.beta=0.0"),
+    "further_bfloat16": ("model.audio_tower=frozen", "algorithm.beta=0.0", "model.dtype=bfloat16"),
+}
 """What Auricle may do besides."""
+PAUSE_SECONDS = 0.3
+"""Between two timed steps: idle threads of the side before spin for a moment."""
 ALIKE_SHARE = 2
 """There, one of so many groups has no variance."""
 
@@ -71,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     show(figures, reporter)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if figures["gradient_difference"] > SAME_GRADIENT:
+        reporter.say(f"the two sides do other work: their gradients differ by more than {SAME_GRADIENT:g}")
+        return 1
     return 0
 
 
@@ -78,7 +88,7 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
     """All figures, as one flat object."""
     torch.set_num_threads(options.threads)
     model, other = models.build(directory / "model"), models.build(directory / "other", seed=1)
-    count = PROMPTS * (options.repetitions + 1)
+    count = PROMPTS * (options.repetitions + 2)  # of the first step, and of what the last one prepares ahead
     questions = models.write_questions(directory / "clips", options.clip_seconds, count)
     examples = load_examples(str(questions)).examples
     config = configured(directory, model, questions, options.threads, options.overrides)
@@ -99,15 +109,17 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
         figures |= alternate(config, nodes, examples, options.repetitions, reporter)
         alike = [example.id for example in examples[:PROMPTS:ALIKE_SHARE]]
         rewards = f"rewards=[{{use: 'bench.rewards:drawn', args: {{alike: {alike}}}}}]"
-        further = configured(
-            directory, model, questions, options.threads, [*options.overrides, *FURTHER, "run.name=further", rewards]
-        )
-        figures |= besides(further, nodes, examples[:PROMPTS], options.repetitions, reporter)
+        for name, added in FURTHER.items():
+            overrides = [*options.overrides, *added, f"run.name={name}", rewards]
+            further = configured(directory, model, questions, options.threads, overrides)
+            figures |= besides(name, further, nodes, examples[:PROMPTS], options.repetitions, reporter)
     figures["ratio"] = figures["auricle_completions_per_second"] / figures["reference_completions_per_second"]
     figures["ratio_best"] = (
         figures["auricle_completions_per_second_best"] / figures["reference_completions_per_second_best"]
     )
-    figures["further_ratio"] = figures["further_completions_per_second"] / figures["reference_completions_per_second"]
+    for name in FURTHER:
+        ours, theirs = figures[f"{name}_completions_per_second"], figures["reference_completions_per_second"]
+        figures[f"{name}_ratio"] = ours / theirs
     return figures
 
 
@@ -146,8 +158,14 @@ class Auricle:
         return [self.controller.questions.train[draw.index] for draw in draws]
 
     def step(self) -> tuple[float, dict[str, Any]]:
-        """Seconds of a whole step, and its line of `metrics.jsonl`."""
-        return timed(lambda: self._runner.run(self.controller.step()))
+        """Seconds of a whole step, its rollout log included, and its line of `metrics.jsonl`."""
+
+        async def logged() -> dict[str, Any]:
+            line = await self.controller.step()
+            await self.controller.workers.log.written()
+            return line
+
+        return timed(lambda: self._runner.run(logged()))
 
 
 @contextmanager
@@ -180,10 +198,15 @@ def alternate(
     with started(config, nodes, examples, reporter) as auricle:
         method.step(auricle.next_examples()[:1], drawn)
         auricle.step()
-        for _ in range(repetitions):
+        for repetition in range(repetitions):
             asked = auricle.next_examples()
-            ours.append(auricle.step())
-            theirs.append(timed(lambda asked=asked: method.step(asked, drawn))[0])
+            sides = [
+                lambda: ours.append(auricle.step()),
+                lambda asked=asked: theirs.append(timed(lambda: method.step(asked, drawn))[0]),
+            ]
+            for side in sides if repetition % 2 == 0 else sides[::-1]:
+                time.sleep(PAUSE_SECONDS)
+                side()
             reporter.say(f"a step of Auricle {ours[-1][0]:.2f} s, of the reference method {theirs[-1]:.2f} s")
     lines = [line for _, line in ours]
     for line in lines:
@@ -199,13 +222,13 @@ def alternate(
 
 
 def besides(
-    config: Config, nodes: list[Node], examples: Sequence[Example], repetitions: int, reporter: Reporter
+    name: str, config: Config, nodes: list[Node], examples: Sequence[Example], repetitions: int, reporter: Reporter
 ) -> dict[str, Any]:
     """Steps of Auricle with everything that it may do besides; their clips are encoded in the first."""
-    reporter.say("starting Auricle's actors with a frozen tower")
+    reporter.say(f"starting Auricle's actors with a frozen tower, in {config.model.dtype}")
     with started(config, nodes, examples, reporter) as auricle:
         auricle.step()
-        return rates("further", [auricle.step()[0] for _ in range(repetitions)])
+        return rates(name, [auricle.step()[0] for _ in range(repetitions)])
 
 
 def timed(work: Any) -> tuple[float, Any]:
@@ -235,6 +258,7 @@ def show(figures: dict[str, Any], reporter: Reporter) -> None:
         "reference": "reference method",
         "auricle": "Auricle, the same work",
         "further": "Auricle besides: frozen tower, no KL, half of the groups skipped",
+        "further_bfloat16": "the same in bfloat16",
     }
     base = figures["reference_completions_per_second"]
     rows = []

@@ -1,6 +1,6 @@
 """`python -m cluster.ask`: put one question about one clip to a model, the first thing to try.
 
-python -m cluster.ask --model runs/tiny/checkpoints/step_200 dog.wav "Which animal is heard?" --choice dog --choice cat
+python -m cluster.ask --model runs/tiny/checkpoints/step_560 dog.wav "Which animal is heard?" --choice dog --choice cat
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
 from cluster.evaluate import inference_config
 from cluster.evaluation import ask_all
-from cluster.placement import plan
+from cluster.placement import plan_asking
 from cluster.progress import Reporter
 from cluster.scoring import Answered
 from configs.schema import Config
@@ -80,7 +80,7 @@ def ask(config: Config, example: Example, samples: int, reporter: Reporter) -> A
             return (await ask_all(asker, started.rollout, [example], samples, max_tokens))[0]
 
     with connected(config.cluster, reporter.say) as nodes:
-        roles = [role for role in plan(config, nodes) if role.name in ("engine", "audio")]
+        roles = plan_asking(config, nodes)
         return asyncio.run(once())
 
 

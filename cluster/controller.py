@@ -9,6 +9,8 @@ before the next step draws.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -28,6 +30,8 @@ from configs.schema import Config
 from data.order import DataOrder, Draw
 from data.types import Example, GroupSummary, Sampling
 from learner.result import UpdateResult
+
+SPLITS = ("train", "validation", "test")
 
 MENDS = {
     "clip_": "data.audio_dir may name the wrong directory",
@@ -70,7 +74,16 @@ class Questions:
 
     def bad_rows(self) -> dict[str, int]:
         """How many there are, by split."""
-        return {split: sum(row["split"] == split for row in self.bad) for split in ("train", "validation", "test")}
+        return {split: sum(row["split"] == split for row in self.bad) for split in SPLITS}
+
+    def digests(self) -> dict[str, str]:
+        """A hash of what is asked, by split: a resume goes on with the same questions in the same order."""
+        return {
+            split: hashlib.sha256(
+                json.dumps([(row.id, row.question, row.choices, row.answer) for row in getattr(self, split)]).encode()
+            ).hexdigest()
+            for split in SPLITS
+        }
 
 
 class Controller:
@@ -202,6 +215,7 @@ class Controller:
             "position": self.order.position,
             "ledger": self.ledger.to_json(),
             "train_seconds": self.train_seconds,
+            "questions": self.questions.digests(),
         }
         await self.workers.learner.save(str(temporary.absolute()), facts)
         await self.workers.log.written()

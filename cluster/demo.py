@@ -7,6 +7,7 @@ what is missing under a name of its own, and the first that is done gives it the
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
@@ -23,6 +24,7 @@ SCHEME = "demo:"
 CONTINUED_LEARNING_RATE = 1e-3
 DATA_MAKER = "data.demo.__main__"
 MODEL_MAKER = "learner.warm_up"
+ENCODER_VARIABLE = "AURICLE_WHISPER"
 
 
 class DemoError(RuntimeError):
@@ -36,7 +38,7 @@ def resolved(config: Config, say: Callable[[str], None], build: bool = True) -> 
     if not any(path.startswith(SCHEME) for path in paths):
         return config
     questions = cache_directory() / "demo" / f"data-{fingerprint(DATA_MAKER)}"
-    model = cache_directory() / "demo" / f"model-{fingerprint(DATA_MAKER, MODEL_MAKER)}-seed{config.run.seed}"
+    model = cache_directory() / "demo" / model_name(config.run.seed)
     if build:
         make_data(questions, say)
         if config.model.path.startswith(SCHEME):
@@ -61,6 +63,19 @@ def resolved(config: Config, say: Callable[[str], None], build: bool = True) -> 
             ),
         }
     )
+
+
+def model_name(seed: int) -> str:
+    """What a warm start is kept under: by code, seed, and the encoder that AURICLE_WHISPER names."""
+    encoder = chosen_encoder()
+    suffix = f"-whisper-{hashlib.sha256(encoder.encode()).hexdigest()[:8]}" if encoder else ""
+    return f"model-{fingerprint(DATA_MAKER, MODEL_MAKER)}-seed{seed}{suffix}"
+
+
+def chosen_encoder() -> str | None:
+    """AURICLE_WHISPER, absolute where it is a path: what makes the demo starts in another directory."""
+    chosen = os.environ.get(ENCODER_VARIABLE)
+    return os.path.abspath(chosen) if chosen and os.path.exists(chosen) else chosen or None
 
 
 def make_data(out: Path, say: Callable[[str], None]) -> None:
@@ -94,9 +109,11 @@ def _make(out: Path, module: str, *arguments: object) -> None:
     _remove_abandoned(out.parent)
     partial = out.with_name(f"{out.name}.{socket.gethostname()}.{os.getpid()}.partial")
     command = [sys.executable, "-m", module, "--out", str(partial), *map(str, arguments)]
+    encoder = chosen_encoder()
+    environment = os.environ | ({ENCODER_VARIABLE: encoder} if encoder else {})
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        if subprocess.run(command, cwd=HOME, check=False).returncode:
+        if subprocess.run(command, cwd=HOME, env=environment, check=False).returncode:
             raise DemoError(f"`{' '.join(command[1:])}` failed; its last lines above say why")
         try:
             os.rename(partial, out)  # fails where `out` stands and holds anything

@@ -22,7 +22,7 @@ from cluster import bad_rows
 from cluster.arguments import count, replacing
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
-from cluster.placement import plan
+from cluster.placement import plan_asking
 from cluster.progress import Reporter, evaluation_rows
 from cluster.scoring import score
 from configs.schema import Algorithm, Cluster, Config, Data, Model, Rollout
@@ -30,7 +30,7 @@ from data.formats import load_examples
 from data.types import Example
 
 EXAMPLES = """examples:
-  python -m cluster.evaluate --model runs/tiny/checkpoints/step_200 --data questions.jsonl --out evaluation.json
+  python -m cluster.evaluate --model runs/tiny/checkpoints/step_560 --data questions.jsonl --out evaluation.json
   python -m cluster.evaluate --model Qwen/Qwen2-Audio-7B-Instruct --data mmau.json --audio-dir MMAU --out mmau_7b.json
 """
 
@@ -164,7 +164,7 @@ def evaluate(
         return score(answers, config.data.prompt, bad)
 
     with connected(config.cluster, reporter.say) as nodes:
-        roles = [role for role in plan(config, nodes) if role.name in ("engine", "audio")]
+        roles = plan_asking(config, nodes)
         return asyncio.run(ask())
 
 

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 from cluster import bad_rows, demo
@@ -102,6 +103,7 @@ def train(
     from cluster.nodes import connected, embedded_nodes, existing_address
     from cluster.placement import plan
     from cluster.session import usable_model
+    from cluster.storage import prove
     from data.formats import load_examples
     from rewards.score import load_terms
 
@@ -114,6 +116,8 @@ def train(
         )
         return show(found, summary, reporter)
     questions = load_questions(config, load_examples, reporter)
+    if resume:
+        found.check_questions(questions.digests())
     initial = usable_model(config.run.init_from or config.model.path)
     load_terms(config.rewards, config.data.prompt)
     if existing_address() is not None and not os.path.isabs(config.run.dir):
@@ -125,6 +129,8 @@ def train(
         plan(config, embedded_nodes(config.cluster))
     with serving(config, reporter) as metrics, connected(config.cluster, reporter.say) as nodes:
         roles = plan(config, nodes)
+        if existing_address() is not None:
+            prove(Path(config.run.dir), samples_of(questions, initial))
         print_plan(roles, reporter)
         run, checkpoint, state = open_run(config, reporter, resume, fresh)  # only now nothing can refuse any more
         with closing(run):
@@ -132,6 +138,15 @@ def train(
             work = _train(config, reporter, metrics, run, questions, roles, initial, checkpoint, state, profile)
             outcome = asyncio.run(_interruptible(work))
             return finish(run, outcome, reporter)
+
+
+def samples_of(questions: Any, model: str) -> list[str]:
+    """What every node has to read: the first clip of each split that is here, and the model where it is a directory."""
+    clips = [
+        next((example.clip.path for example in split if os.path.exists(example.clip.path)), None)
+        for split in (questions.train, questions.validation, questions.test)
+    ]
+    return [path for path in (*clips, model) if path is not None and os.path.exists(path)]
 
 
 @contextmanager
@@ -160,8 +175,7 @@ def open_run(
     run, changed = RunDirectory.resume(config)
     for key, (before, now) in changed.items():
         reporter.say(f"changed on resume: {key}: {before!r} -> {now!r}")
-    checkpoint = run.latest_checkpoint()
-    state = run.read_state(checkpoint) if checkpoint else None
+    checkpoint, state = run.read_latest()
     step = step_of(checkpoint) if checkpoint else 0
     run.cut_after(step, config.run.max_steps)
     run.write_environment(describe(), step)
@@ -171,11 +185,11 @@ def open_run(
 
 def load_questions(config: Config, load_examples: Any, reporter: Reporter) -> Any:
     """The examples of all files; bad rows are reported and kept apart."""
-    from cluster.controller import Questions
+    from cluster.controller import SPLITS, Questions
 
     loaded: dict[str, Any] = {}
     left_out: list[dict[str, Any]] = []
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         path = getattr(config.data, split)
         if path is None:
             continue
@@ -245,11 +259,12 @@ def finish(run: RunDirectory, outcome: dict[str, Any], reporter: Reporter) -> di
 
 def show(run: RunDirectory, summary: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Print a summary's table and last lines."""
-    if summary["base"] is not None:
+    base, trained = summary["base"], summary["trained"]
+    if trained is not None:
         header = ("held-out", "questions", "greedy before", "greedy after", "sampled before", "sampled after")
         reporter.table(
             f"accuracy before and after {summary['steps']} steps (95% interval)",
-            accuracy_rows(summary["base"], summary["trained"]),
+            accuracy_rows(base, trained),
             header,
         )
         if summary["silent"] is not None:
@@ -258,7 +273,8 @@ def show(run: RunDirectory, summary: dict[str, Any], reporter: Reporter) -> dict
                 f"asked about silence: {summary['silent']['accuracy']:.1%} [{low:.1%}, {high:.1%}], "
                 f"chance {summary['silent']['chance']:.1%}"
             )
-        reporter.say(f"format rate {summary['base']['format_rate']:.1%} -> {summary['trained']['format_rate']:.1%}")
+        before = f"{base['format_rate']:.1%}" if base is not None else "unknown"
+        reporter.say(f"format rate {before} -> {trained['format_rate']:.1%}")
     reporter.say(
         f"{summary['steps']} steps in {summary['train_seconds']:.0f} s, "
         f"{summary['completions_per_second']:.1f} completions/s, "

@@ -11,6 +11,10 @@ SMALL_MACHINE_CPUS = 2
 """A machine with no more cores than this gets at most as many engines, whatever the number of its Ray nodes."""
 
 
+ASKING = ("engine", "audio")
+"""What a session needs that trains nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A Ray node's logical resources."""
@@ -43,11 +47,23 @@ def plan(config: Config, nodes: list[Node]) -> tuple[Role, ...]:
     Raises:
         PlacementError: with what is missing.
     """
+    for_engines = max(len(nodes) - config.cluster.learner_nodes, 1)
+    mend = "raise cluster.cpus_per_node or --nodes, or lower rollout.engines, learner.ranks or data.encoders"
+    return _fitting(_roles(config, nodes, for_engines), nodes, mend)
+
+
+def plan_asking(config: Config, nodes: list[Node]) -> tuple[Role, ...]:
+    """The actors of a session that trains nothing, with an engine on every node; raises as `plan`."""
+    roles = tuple(role for role in _roles(config, nodes, len(nodes)) if role.name in ASKING)
+    return _fitting(roles, nodes, "raise --nodes or lower --engines")
+
+
+def _roles(config: Config, nodes: list[Node], for_engines: int) -> tuple[Role, ...]:
     use_gpus = config.cluster.device == "gpu" or (config.cluster.device == "auto" and any(node.gpus for node in nodes))
     gpu = 1.0 if use_gpus else 0.0
-    engines = config.rollout.engines or _default_engines(config, nodes)
+    engines = config.rollout.engines or _default_engines(for_engines)
     beta = config.algorithm.beta
-    roles = (
+    return (
         Role("learner", config.learner.ranks, 1.0, gpu, "PACK", f"DeepSpeed ZeRO {config.learner.zero_stage}"
              + (f", reference for beta {beta}" if beta else ", no reference")),
         Role("engine", engines, 1.0, gpu, "SPREAD", f"vLLM, {config.algorithm.group_size} completions a request"),
@@ -55,23 +71,20 @@ def plan(config: Config, nodes: list[Node]) -> tuple[Role, ...]:
         Role("reward", 1, 0.25, 0.0, "PACK", " + ".join(f"{r.weight:g} {r.use}" for r in config.rewards)),
         Role("rollout log", 1, 0.25, 0.0, "PACK", "Parquet"),
     )  # fmt: skip
+
+
+def _fitting(roles: tuple[Role, ...], nodes: list[Node], mend: str) -> tuple[Role, ...]:
     need_cpus, have_cpus = sum(role.count * role.cpus for role in roles), sum(node.cpus for node in nodes)
     need_gpus, have_gpus = sum(role.count * role.gpus for role in roles), sum(node.gpus for node in nodes)
     if need_cpus > have_cpus:
         raise PlacementError(
-            f"the run needs {need_cpus:g} logical CPUs and the {len(nodes)} node(s) have {have_cpus:g}: raise "
-            f"cluster.cpus_per_node or --nodes, or lower rollout.engines, learner.ranks or data.encoders"
+            f"{need_cpus:g} logical CPUs are needed and the {len(nodes)} node(s) have {have_cpus:g}: {mend}"
         )
     if need_gpus > have_gpus:
-        raise PlacementError(
-            f"the run needs {need_gpus:g} GPUs and the {len(nodes)} node(s) have {have_gpus:g}: add nodes, or lower "
-            f"rollout.engines or learner.ranks"
-        )
+        raise PlacementError(f"{need_gpus:g} GPUs are needed and the {len(nodes)} node(s) have {have_gpus:g}: {mend}")
     return roles
 
 
-def _default_engines(config: Config, nodes: list[Node]) -> int:
-    """One a rollout node; on a small machine at most two in all."""
-    rollout_nodes = max(len(nodes) - config.cluster.learner_nodes, 1) if len(nodes) > 1 else 1
-    cores = os.cpu_count() or 1
-    return min(rollout_nodes, SMALL_MACHINE_CPUS) if cores <= SMALL_MACHINE_CPUS else rollout_nodes
+def _default_engines(nodes: int) -> int:
+    """One a node; on a small machine at most two in all."""
+    return min(nodes, SMALL_MACHINE_CPUS) if (os.cpu_count() or 1) <= SMALL_MACHINE_CPUS else nodes

@@ -83,17 +83,17 @@ class StepLines:
             self._reporter.say(f"step {step}/{self._total}  {figures}  {line['step_seconds']:.1f} s  left {left:.0f} s")
 
 
-def accuracy_rows(base: Mapping[str, Any], trained: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Before and after, in all and by task."""
+def accuracy_rows(base: Mapping[str, Any] | None, trained: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Before and after, in all and by task; what was before may be unknown."""
     rows = []
     for name, before, after in [
         ("all", base, trained),
-        *((task, base["by_task"][task], trained["by_task"][task]) for task in base["by_task"]),
+        *((task, base and base["by_task"][task], part) for task, part in trained["by_task"].items()),
     ]:
-        cells = [name, str(before["questions"])]
+        cells = [name, str(after["questions"])]
         for measure in ("accuracy", "accuracy_sampled"):
-            if measure in before:
-                cells += [_with_interval(before, measure), _with_interval(after, measure)]
+            if measure in after:
+                cells += [_with_interval(before, measure) if before else "unknown", _with_interval(after, measure)]
         rows.append(tuple(cells))
     return rows
 

@@ -22,7 +22,7 @@ from cluster.run_lock import RunLock
 from configs.load import dump_config
 from configs.schema import Config
 
-RESUMABLE_SECTIONS = ("checkpoint.", "metrics.", "cluster.", "evaluate.")
+RESUMABLE_SECTIONS = ("checkpoint.", "metrics.", "cluster.")
 RESUMABLE_KEYS = (
     "run.max_steps",
     "run.dir",
@@ -33,12 +33,17 @@ RESUMABLE_KEYS = (
     "learner.threads",
     "learner.offload",
     "data.encoders",
+    "evaluate.every_steps",
+    "evaluate.silent",
 )
 RESUMABLE_ENDING = "_timeout_seconds"
 """What may differ between a run and its resume: how far it goes, what is kept and told of it, and what runs where."""
 
-STATE = ("step", "position", "ledger", "train_seconds")
+STATE = ("step", "updates", "position", "ledger", "train_seconds", "questions")
 """What `trainer/state.json` of a checkpoint has to tell of the run."""
+
+WRITTEN = ("hf/config.json", "trainer/state.json")
+"""Without these a checkpoint is none."""
 
 RESULTS = ("summary.json", "eval/trained.json", "eval/silent.json")
 """What tells of a run's end."""
@@ -74,6 +79,8 @@ class RunDirectory:
         elif run.path.exists() and not fresh:
             raise _taken(run.path)
         run.lock.check()
+        if resume:
+            run.read_latest()
 
     @classmethod
     def create(cls, config: Config, fresh: bool) -> RunDirectory:
@@ -196,6 +203,11 @@ class RunDirectory:
         found = sorted(self.checkpoints.glob("step_*"), key=step_of)
         return found[-1] if found else None
 
+    def read_latest(self) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
+        """The newest complete checkpoint and its `read_state`."""
+        checkpoint = self.latest_checkpoint()
+        return (checkpoint, self.read_state(checkpoint)) if checkpoint else (None, None)
+
     def read_state(self, checkpoint: Path) -> dict[str, Any]:
         """What a checkpoint knows of the run: step, data position, ledger, seconds of training; raises RunError."""
         file = checkpoint / "trainer" / "state.json"
@@ -209,6 +221,19 @@ class RunDirectory:
             )
         return state
 
+    def check_questions(self, digests: Mapping[str, str]) -> None:
+        """Raise RunError where the newest checkpoint was written with other questions than these."""
+        _, state = self.read_latest()
+        changed = [
+            f"data.{split}" for split, digest in digests.items() if state and state["questions"][split] != digest
+        ]
+        if changed:
+            raise RunError(
+                f"{' and '.join(changed)} of {self.path} held other questions when its last checkpoint was written: "
+                f"their order and the accuracy before training would be of others. Put the files back, or start a new "
+                f"run with run.init_from"
+            )
+
     def begin_checkpoint(self, step: int) -> Path:
         """A temporary directory to write a checkpoint into."""
         path = self.checkpoints / f".step_{step}.tmp"
@@ -217,7 +242,13 @@ class RunDirectory:
         return path
 
     def finish_checkpoint(self, temporary: Path, keep: int) -> Path:
-        """Give a complete checkpoint its name and remove the oldest above `keep`."""
+        """Give a complete checkpoint its name and remove the oldest above `keep`; raises RunError where it is not."""
+        missing = [name for name in WRITTEN if not (temporary / name).exists()]
+        if missing:
+            raise RunError(
+                f"the learner has written {temporary}, and {' and '.join(missing)} are not there: run.dir has to lie "
+                f"on storage that every node reaches"
+            )
         final = temporary.with_name(temporary.name.removeprefix(".").removesuffix(".tmp"))
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)

@@ -205,7 +205,7 @@ class Workers:
         self.audio = AudioPool(encoders, config)
         self.rollout = RolloutPool(dict(zip(names, engines, strict=True)), rewards, config)
         learners = await self._create(
-            "learner", LearnerActor, lambda rank: (config, rank), _learner_environment(config)
+            "learner", LearnerActor, lambda rank: (config, rank), {"TOKENIZERS_PARALLELISM": "false"}
         )
         self.learner = LearnerGroup(learners, config)
         self.log = RolloutLog(await self._create("rollout log", RolloutLogActor, lambda _: ()), config)
@@ -247,10 +247,3 @@ class Workers:
         ]
         self._actors.extend(created)
         return created
-
-
-def _learner_environment(config: Config) -> dict[str, str]:
-    variables = {"TOKENIZERS_PARALLELISM": "false"}
-    if config.learner.threads:
-        variables["OMP_NUM_THREADS"] = str(config.learner.threads)
-    return variables

@@ -57,6 +57,13 @@ class Run(Section):
     init_from: str | None = None
     """Start from the weights of this checkpoint or model directory instead of `model.path`; the optimizer is new."""
 
+    @field_validator("dir")
+    @classmethod
+    def _a_directory(cls, value: str) -> str:
+        if "://" in value:
+            raise ValueError("run.dir is a directory; mount the storage and give its path, for example /shared/runs")
+        return value
+
 
 class Lora(Section):
     """Low-rank adapters in place of full training. What is trained is the adapters, and the projector where
@@ -248,7 +255,7 @@ class Learner(Section):
     attention: Literal["auto", "sdpa", "flex"] = "auto"
     """Kernel of the packed attention; `auto` takes FlexAttention on GPUs and SDPA elsewhere."""
     threads: PositiveInt | None = None
-    """CPU threads of a rank; default: the CPUs of the machine over the ranks."""
+    """CPU threads of a rank; default: the CPUs of its machine over the ranks that share it."""
     step_timeout_seconds: PositiveFloat = 1800.0
     """A rank that has not finished a step by then is an error."""
 
@@ -325,7 +332,7 @@ class Cluster(Section):
     cpus_per_node: PositiveInt = 4
     """Logical CPUs of each node of an embedded cluster."""
     learner_nodes: PositiveInt = 1
-    """Nodes that the learner ranks are packed on."""
+    """Nodes that are left to the learner ranks: `rollout.engines` defaults to one on each of the others."""
     wait_seconds: PositiveFloat = 600.0
     """Longest wait for the nodes of a joined cluster, and for a place for each kind of actor."""
     actor_timeout_seconds: PositiveFloat = 600.0

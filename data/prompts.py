@@ -75,12 +75,6 @@ class PromptEncoder:
         self.eos_token_id = self._id(END_OF_TURN)
         """Ends a completion: the end of the assistant's turn."""
 
-    @property
-    def stop_token_ids(self) -> tuple[int, ...]:
-        """Ids that end a completion: the end of the turn, and the tokenizer's own end of text where it differs."""
-        own = self._tokenizer.eos_token_id
-        return (self.eos_token_id,) if own in (None, self.eos_token_id) else (self.eos_token_id, own)
-
     def encode(self, example: Example) -> tuple[int, ...]:
         """Token ids of the prompt, with exactly one audio placeholder."""
         text = self._lead + render_question(example, self._template) + self._trail

@@ -30,12 +30,13 @@ from learner.policy import Policy
 from learner.weights import changed, released_name, weights_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+GRADIENT_NORM = "the norm of the gradient"
 
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 """An all-reduce for inference on CPUs. No learner calls it, and every checkout would compile it at its first start."""
 
 
-class NotFinite(ArithmeticError):
+class NotFinite(RuntimeError):
     """The loss or the gradient is NaN or infinite. What has stepped on it is not to be published or saved."""
 
 
@@ -105,7 +106,7 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.deepspeed.step()
-        return _finite(self.deepspeed.get_global_grad_norm() if self._norm is None else self._norm)
+        return finite(self.deepspeed.get_global_grad_norm() if self._norm is None else self._norm, GRADIENT_NORM)
 
     def weights(self, trained_only: bool = True) -> Iterator[tuple[str, Tensor]]:
         """Released checkpoint name and whole tensor of each weight, adapters merged, in the dtype of the forward.
@@ -141,7 +142,7 @@ class Engine:
 
     def _clip(self, parameters: list[nn.Parameter], max_norm: float) -> None:
         """Clip the reduced gradients; DeepSpeed keeps no norm where it wraps a plain optimizer."""
-        self._norm = _finite(nn.utils.clip_grad_norm_(parameters, max_norm))
+        self._norm = finite(nn.utils.clip_grad_norm_(parameters, max_norm), GRADIENT_NORM)
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.policy.model.named_parameters():
@@ -222,12 +223,15 @@ def _own_shard(value: Tensor, parameter: nn.Parameter) -> Tensor:
     return padded.narrow(0, size * dist.get_rank(), size)
 
 
-def _finite(norm: Tensor | float) -> float:
-    """The gradient's norm as a number, which all ranks share."""
-    value = float(norm)
-    if not math.isfinite(value):
-        raise NotFinite(f"the norm of the gradient is {value}; a lower learner.learning_rate may hold")
-    return value
+def finite(value: Tensor | float, what: str) -> float:
+    """The value as a number; raises NotFinite, which names it as `what`."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise NotFinite(
+            f"{what} is {number}. A new run from the last checkpoint with a lower rate may hold: run.name=OTHER "
+            f"run.init_from=CHECKPOINT learner.learning_rate=LOWER"
+        )
+    return number
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen2AudioProcessor, WhisperFeatureExtractor
 
+from data.prompts import END_OF_TURN
+
 INDEX_FILE = "model.safetensors.index.json"
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "model.bin"]
 """Files of a hub repository that are fetched: no pickled weights."""
@@ -36,7 +38,8 @@ class Processor:
     audio_token_id: int
     """Of `<|AUDIO|>`, the placeholder of a clip."""
     stop_token_ids: tuple[int, ...]
-    """Tokens that end a completion, from generation_config.json, else the tokenizer's end of sequence."""
+    """Tokens that end a completion: those of generation_config.json, else the tokenizer's end of sequence, and the end
+    of the turn, which base checkpoints do not name."""
 
 
 def load_processor(path_or_id: str) -> Processor:
@@ -60,17 +63,23 @@ def load_processor(path_or_id: str) -> Processor:
             f"{directory}: the tokenizer gives {loaded.audio_token} the id {loaded.audio_token_id}, config.json says "
             f"audio_token_index {expected}; tokenizer and model do not belong together"
         )
-    generation = directory / "generation_config.json"
-    stops = read_json(generation).get("eos_token_id") if generation.is_file() else None
-    if stops is None:
-        stops = tokenizer.eos_token_id
     return Processor(
         tokenizer=tokenizer,
         feature_extractor=loaded.feature_extractor,
         chat_template=loaded.chat_template,
         audio_token_id=loaded.audio_token_id,
-        stop_token_ids=tuple(stops) if isinstance(stops, list) else (stops,),
+        stop_token_ids=_stop_token_ids(directory, tokenizer),
     )
+
+
+def _stop_token_ids(directory: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    generation = directory / "generation_config.json"
+    stops = read_json(generation).get("eos_token_id") if generation.is_file() else None
+    if stops is None:
+        stops = tokenizer.eos_token_id
+    end_of_turn = tokenizer.get_vocab().get(END_OF_TURN)
+    named = [*(stops if isinstance(stops, list) else [stops]), end_of_turn]
+    return tuple(dict.fromkeys(token for token in named if token is not None))
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,10 +40,9 @@ class Learner:
         reference_path: str,
     ) -> None:
         device = "cuda" if torch.cuda.is_available() and config.cluster.device != "cpu" else "cpu"
-        if config.learner.threads:
-            torch.set_num_threads(config.learner.threads)
         torch.manual_seed(config.run.seed)
         join_ranks(rank, world_size, rendezvous, device)
+        torch.set_num_threads(config.learner.threads or threads_of_a_rank())
         self.config = config
         self.rank = rank
         self.model_path = model_path
@@ -101,6 +102,13 @@ class Learner:
         torch.set_rng_state(load_file(trainer / "random.safetensors")["torch"])
 
 
+def threads_of_a_rank() -> int:
+    """The CPUs of this machine over the ranks that share it, at least 1; a collective."""
+    hosts: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(hosts, socket.gethostname())
+    return max(len(os.sched_getaffinity(0)) // hosts.count(socket.gethostname()), 1)
+
+
 def trained_as_configured(model: Any, config: Config, path: str) -> Any:
     """Switch off the gradients of what the configuration freezes, or with LoRA of all but adapters and projector.
 
@@ -122,10 +130,13 @@ def trained_as_configured(model: Any, config: Config, path: str) -> Any:
 def checkpoint_activations(model: torch.nn.Module) -> None:
     """Have every transformer layer compute its activations again in the backward.
 
-    transformers does so in training mode alone. The layers are put into it by themselves, so that what they hold, and
-    with it every dropout, stays in evaluation mode.
+    transformers does so in training mode alone. The layers are put into it by themselves, so that what they hold stays
+    in evaluation mode; a layer's own dropout is set to 0, since a policy never drops anything.
     """
     model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
+            for name in ("dropout", "activation_dropout"):
+                if hasattr(module, name):
+                    setattr(module, name, 0.0)

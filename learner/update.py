@@ -6,7 +6,6 @@ nothing has to be agreed on before the first backward.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch import Tensor
 from configs.schema import Config
 from data.types import ClipFeatures, Group
 from learner import advantage, losses
-from learner.engine import Engine, NotFinite
+from learner.engine import Engine, finite
 from learner.head import Entropy
 from learner.packing import Packed, Sequences, pack, plan_micro_batches
 from learner.policy import MicroBatch
@@ -55,6 +54,8 @@ class Update:
         plan = plan_micro_batches(
             [sequences[index].packed_tokens for index in used], self.engine.world_size, settings.micro_batch_tokens
         )
+        # a rank without work still takes part in the collectives of the forward, with the least that there is
+        idle_index = min(used, key=lambda index: sequences[index].targets)
         predicted = [
             max(sum(sequences[used[member]].targets for member in members) for members in parts)
             for parts in zip(*plan, strict=True)
@@ -63,8 +64,7 @@ class Update:
         clock("pack")
         for members, most_targets in zip(plan[dist.get_rank()], predicted, strict=True):
             weighted = bool(members and useful)
-            # a rank without work still takes part in the collectives of the forward
-            indices = [used[member] for member in members] or [used[0]]
+            indices = [used[member] for member in members] or [idle_index]
             packed = pack([sequences[index] for index in indices])
             batch = MicroBatch(packed, [fetch(groups[index]) for index in indices], most_targets)
             tokens = _TokenData.of([groups[i] for i in indices], [advantages[i] for i in indices], packed, counted)
@@ -83,11 +83,7 @@ class Update:
                 algorithm.entropy_coefficient,
             )
             clock("forward")
-            if not math.isfinite(loss.item()):
-                raise NotFinite(
-                    f"the loss of step {step + 1} is {loss.item()}; a lower learner.learning_rate may hold, from the "
-                    f"last checkpoint with --resume or anew"
-                )
+            finite(loss.detach(), f"the loss of step {step + 1}")
             self.engine.backward(loss)
             clock("backward")
             if members and len(logprobs):

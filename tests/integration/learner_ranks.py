@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from data.audio import audio_tokens, log_mel, mel_frames
 from data.prompts import PromptEncoder
 from data.types import Clip, ClipFeatures, ClipSource, Completion, Example, Group, Prompt
 from learner import head
-from learner.engine import local_rendezvous
+from learner.engine import NotFinite, local_rendezvous
 from learner.head import CHUNK_LOGITS
 from learner.hf_files import load_processor
 from learner.learner import Learner
+from learner.result import UpdateResult
 
 SECONDS = (0.5, 1.0, 1.7, 0.8, 2.3, 1.2)
 """Lengths of the groups' clips."""
@@ -57,6 +58,14 @@ class Job:
     offload: str = "none"
     again: bool = False
     """Compute activations again in the backward, and logits too, a few tokens at a time."""
+    beta: float = BETA
+    entropy_coefficient: float = ENTROPY_COEFFICIENT
+    alike: bool = False
+    """Give every completion the same reward."""
+    uneven: bool = False
+    """Update from three groups: one with long completions, and two of which one is too many for an even share."""
+    broken: bool = False
+    """Begin with a weight that is NaN, and keep what the update raises."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,12 @@ class Outcome:
     state: dict[str, Tensor]
     """`master/NAME`, `exp_avg/NAME` and `exp_avg_sq/NAME` after the last update."""
     micro_batches: int
+    packed_tokens: list[int]
+    """One an update."""
+    zero_variance_groups: list[int]
+    """One an update."""
+    refused: str | None
+    """What the update of a broken policy raised."""
 
 
 def run_ranks(folder: Path, ranks: int, model: Path, reference: Path, jobs: Sequence[Job]) -> dict[str, Outcome]:
@@ -121,11 +136,23 @@ def fabricate(model: str) -> tuple[list[Group], dict[str, ClipFeatures]]:
     return groups, features
 
 
+def lasting(group: Group, length: int) -> Group:
+    """The group with completions of so many tokens."""
+    completions = [
+        Completion((one.token_ids * length)[:length], "", (-5.0,) * length, (0,) * length, "length")
+        for one in group.completions
+    ]
+    return replace(group, completions=tuple(completions))
+
+
 def _rank(folder: Path, rank: int) -> None:
     plan = json.loads((folder / "jobs.json").read_text())
-    groups, features = fabricate(plan["model"])
+    fabricated, features = fabricate(plan["model"])
     for values in plan["jobs"]:
         job = Job(**values)
+        groups = [replace(group, total=(1.0,) * len(group.total)) if job.alike else group for group in fabricated]
+        if job.uneven:
+            groups = [lasting(group, length) for group, length in zip(groups, (30, 1, 1), strict=False)]
         head.CHUNK_LOGITS = FEW_LOGITS if job.again else CHUNK_LOGITS
         config = Config.model_validate(
             {
@@ -142,7 +169,7 @@ def _rank(folder: Path, rank: int) -> None:
                     "offload": job.offload,
                     "activation_checkpointing": job.again,
                 },
-                "algorithm": {"beta": BETA, "entropy_coefficient": ENTROPY_COEFFICIENT},
+                "algorithm": {"beta": job.beta, "entropy_coefficient": job.entropy_coefficient},
                 "cluster": {"device": "cpu"},
             }
         )
@@ -152,19 +179,33 @@ def _rank(folder: Path, rank: int) -> None:
             learner.load(Path(job.load) / "trainer")
         forwards = [0]
         learner.engine.policy.register_forward_pre_hook(lambda *_, seen=forwards: seen.append(0))
-        norms, losses, kls = [], [], []
+        results: list[UpdateResult] = []
+        refused = None
+        if job.broken:
+            next(learner.engine.policy.model.parameters()).data.fill_(torch.nan)
         for _ in range(job.updates):
-            result = learner.update(groups, lambda group: features[group.prompt.clip.sha256], learner.updates)
-            norms.append(result.grad_norm)
-            losses.append(result.loss)
-            kls.append(result.kl)
-            if job.save and len(norms) == 1:
+            try:
+                results.append(
+                    learner.update(groups, lambda group: features[group.prompt.clip.sha256], learner.updates)
+                )
+            except NotFinite as error:
+                if not job.broken:
+                    raise
+                refused = str(error)
+            if job.save and len(results) == 1:
                 learner.save(Path(job.save), {"step": 1})
         state = {f"{part}/{name}": tensor for part, of in learner.engine.state().items() for name, tensor in of.items()}
         if rank == 0:
             save_file(state, folder / f"{job.name}.safetensors")
-            told = {"grad_norms": norms, "losses": losses, "kls": kls}
-            facts = told | {"micro_batches": (len(forwards) - 1) // job.updates}
+            facts = {
+                "grad_norms": [result.grad_norm for result in results],
+                "losses": [result.loss for result in results],
+                "kls": [result.kl for result in results],
+                "micro_batches": (len(forwards) - 1) // job.updates,
+                "packed_tokens": [result.packed_tokens for result in results],
+                "zero_variance_groups": [result.zero_variance_groups for result in results],
+                "refused": refused,
+            }
             (folder / f"{job.name}.json").write_text(json.dumps(facts))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import ray
 
 from cluster.placement import Node
+from cluster.storage import StorageError, prove
 from tests.integration import plug_ins
 from tests.integration.commands import command, until
 from tests.integration.recordings import Questions
@@ -47,3 +49,21 @@ def test_a_run_joins_the_cluster_with_relative_paths_and_gives_back_what_it_took
         "every CPU of the cluster free again",
         FREE_SECONDS,
     )
+
+
+def test_every_node_shows_that_it_reaches_what_the_run_writes_and_reads(tmp_path: Path, nodes: list[Node]) -> None:
+    clip = tmp_path / "clip.wav"
+    clip.write_bytes(b"RIFF")
+    prove(tmp_path / "runs", [str(clip), str(tmp_path)])
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_storage_that_a_node_does_not_reach_is_named_with_the_mend(
+    tmp_path: Path, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # workers start elsewhere, so that a relative path is another place for them
+    with pytest.raises(StorageError, match="storage that every node reaches, under the same absolute paths") as refused:
+        prove(Path("runs"), ["clip.wav"])
+    [node] = str(refused.value).split("\n  node ")[1:2]
+    assert re.fullmatch(r"[\d.]+: what it writes into run\.dir=runs is not seen here", node)
+    assert "clip.wav cannot be read (No such file or directory)" in str(refused.value)

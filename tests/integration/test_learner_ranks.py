@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data.types import ClipFeatures, Completion, Group
-from learner.hf import checkpoint_name, load_model
+from learner.hf import checkpoint_name, load_model, load_tensors
 from learner.packing import Sequences, pack
 from learner.policy import MicroBatch, Policy
 from learner.update import expand_audio
@@ -49,6 +50,11 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
     coarse = str(folder / "bfloat16")
     alone = [
         Job("whole", 0, 100_000),
+        Job("no reference", 0, 100_000, beta=0.0, entropy_coefficient=0.0),
+        Job("hardly a reference", 0, 100_000, beta=1e-20, entropy_coefficient=0.0),
+        Job("all alike", 0, 100_000, beta=0.0, entropy_coefficient=0.0, alike=True),
+        Job("broken", 0, 100_000, broken=True),
+        Job("uneven", 0, 100_000, uneven=True),
         Job("saved", 0, SMALL, updates=2, save=saved),
         Job("saved in bfloat16", 0, SMALL, updates=2, save=coarse, dtype="bfloat16"),
         Job("resumed in bfloat16", 0, SMALL, load=coarse, dtype="bfloat16"),
@@ -57,6 +63,7 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         *(Job(f"two ranks, ZeRO {stage}", stage, SMALL) for stage in (0, 2, 3)),
         *(Job(f"resumed, ZeRO {stage}", stage, SMALL, load=saved) for stage in (2, 3)),
         Job("two ranks, ZeRO 3, computed again", 3, SMALL, again=True),
+        Job("uneven on two ranks", 3, 1, uneven=True, again=True),
         *(Job(f"two ranks, ZeRO {stage}, offload {part}", stage, SMALL, offload=part) for stage, part in OFFLOADED),
         *(
             Job(f"resumed, ZeRO {stage}, offload {part}", stage, SMALL, load=saved, offload=part)
@@ -79,6 +86,12 @@ def test_one_rank_with_one_micro_batch_and_two_ranks_with_several_make_the_same_
     assert whole.micro_batches == 1
     assert 2 <= split.micro_batches < len(TOTALS)
     assert split.grad_norms == pytest.approx(whole.grad_norms, rel=ROUNDING)
+    assert_equal(whole, split)
+
+
+def test_a_rank_without_work_calls_sharded_modules_no_oftener_than_the_others(outcomes: dict[str, Outcome]) -> None:
+    whole, split = outcomes["uneven"], outcomes["uneven on two ranks"]
+    assert (whole.micro_batches, split.micro_batches) == (1, 2)
     assert_equal(whole, split)
 
 
@@ -136,6 +149,38 @@ def assert_equal(one: Outcome, other: Outcome, rounding: float = ROUNDING) -> No
         scale = largest if name.startswith("exp_avg/") else tensor.abs().max()
         difference = (tensor - other.state[name]).norm() / (scale * tensor.numel() ** 0.5)
         assert difference < rounding, f"{name}: {difference}"
+
+
+def test_a_group_without_variance_is_left_out_where_only_the_advantage_counts(
+    outcomes: dict[str, Outcome], model: Path
+) -> None:
+    skipped, packed = outcomes["no reference"], outcomes["hardly a reference"]
+    assert skipped.zero_variance_groups == packed.zero_variance_groups == [1]
+    groups, _ = fabricate(str(model))
+    idle = groups[TOTALS.index((1.0, 1.0, 1.0))]
+    tokens = idle.prompt.expanded_tokens + sum(len(completion.token_ids) - 1 for completion in idle.completions)
+    assert packed.packed_tokens[0] - skipped.packed_tokens[0] == tokens
+    assert_equal(packed, skipped)
+
+
+def test_a_step_without_any_variance_is_still_a_step_and_changes_nothing(
+    outcomes: dict[str, Outcome], model: Path
+) -> None:
+    alike = outcomes["all alike"]
+    assert alike.zero_variance_groups == [len(TOTALS)]
+    assert (alike.grad_norms, alike.losses) == ([0.0], [0.0])
+    assert 0 < alike.packed_tokens[0] <= SMALL
+    before = dict(load_tensors(str(model)))
+    for name, tensor in alike.state.items():
+        part, _, parameter = name.partition("/")
+        assert torch.equal(tensor, before[parameter]) if part == "master" else not torch.any(tensor), name
+
+
+def test_an_update_that_is_not_finite_is_refused_with_the_way_on(outcomes: dict[str, Outcome]) -> None:
+    assert re.fullmatch(
+        r"the loss of step 1 is nan\. .* run\.init_from=CHECKPOINT .*", outcomes["broken"].refused or ""
+    )
+    assert outcomes["broken"].losses == []
 
 
 def test_every_weight_is_updated(outcomes: dict[str, Outcome]) -> None:

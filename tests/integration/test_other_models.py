@@ -1,7 +1,8 @@
-"""A model of other sizes and another tokenizer is trained whole, on two nodes, by naming its directory."""
+"""A model of other sizes and another tokenizer is trained whole, by two ranks and two engines on two nodes."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, other: Path, questions: Qu
         questions.train,
         run={"max_steps": STEPS},
         model={"audio_tower": "trained", "projector": "trained"},
+        rollout={"engines": 2},
+        learner={"ranks": 2},
     )
     with command("cluster.launch", "--config", config.name, "--nodes", "2", cwd=folder) as started:
         assert started.wait(RUN_SECONDS) == 0, started.output
@@ -69,3 +72,5 @@ def test_the_checkpoint_keeps_the_models_own_tokenizer_and_mel_bins(trained: Fin
 
 def test_the_run_is_spread_over_the_nodes_that_were_asked_for(trained: Finished) -> None:
     assert "embedded Ray cluster of 2 node(s)" in trained.output
+    first, second = re.findall(r"engine-\d on node (\w+)", trained.output)
+    assert first != second

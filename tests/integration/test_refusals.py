@@ -137,7 +137,7 @@ def test_a_plan_that_does_not_fit_a_joined_cluster_claims_no_run(
     config = write_config(tmp_path / "large.yaml", model, questions.train)
     with command("cluster.launch", "--config", config.name, "rollout.engines=99", cwd=tmp_path) as started:
         assert started.wait(START_SECONDS) == 2, started.output
-        assert "error: the run needs 101" in started.output
+        assert "error: 101 logical CPUs are needed" in started.output
     assert not (tmp_path / "runs" / "large").exists()
 
 

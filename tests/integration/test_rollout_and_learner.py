@@ -6,14 +6,17 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from _pytest.mark import ParameterSet
 
+from actors.weights.buckets import WeightUpdate
 from cluster.placement import Node
 from configs.schema import Config
-from data.types import ClipSource, Example, Group
+from data.types import ClipSource, Example, Group, Sampling
 from learner.hf import PROJECTOR, TOWER, load_tensors
 from tests.integration.live import Live, live
 from tests.integration.recordings import Questions
@@ -24,6 +27,7 @@ AGREEMENT = 1e-4
 """Largest difference of a log-prob between engine and learner in float32."""
 VISIBLE = 1e-2
 """Least difference that old weights, old keys or another's clip would make."""
+LIMIT_SECONDS = 30.0
 LONG_QUESTION = "Which of these is heard first, and which of these is heard last? " * 8
 
 PATHS = {
@@ -291,6 +295,45 @@ def test_vllm_holds_no_tower_where_the_rollout_actor_embeds(session: Live) -> No
 
 
 @pytest.mark.parametrize("tower", marked(SAME_TOWER))
+@only_the_demo_path
+def test_who_waits_for_an_engine_that_dies_is_told_and_so_is_who_comes_later(
+    session: Live, questions: Questions
+) -> None:
+    [prompt] = session.prompts(examples(questions, "Which animal is heard?", count=1))
+
+    def die(actor: Any) -> list[str]:
+        from actors import engine
+
+        class Dying:
+            """Takes a request, and breaks when it decodes what came out."""
+
+            def add_request(self, name: str, *_: Any) -> None:
+                self.name = name
+
+            def step(self) -> list[Any]:
+                tokens = range(prompt.expanded_tokens)
+                return [SimpleNamespace(request_id=self.name, finished=True, prompt_token_ids=tokens, outputs=None)]
+
+        features, sampling = ray.get(prompt.clip.features), Sampling(2, 1.0, 4)
+        build, engine.build_engine = engine.build_engine, lambda *_, **__: Dying()
+        try:
+            thread = engine.EngineThread(actor.config, "none", 0, (), actor._audio)
+            first = thread.generate(prompt, features, sampling).exception(LIMIT_SECONDS)
+            thread._thread.join(LIMIT_SECONDS)
+            later = [
+                thread.generate(prompt, features, sampling),
+                thread.load(WeightUpdate(1, (), (), 0), []),
+                thread.call(lambda _: None),
+            ]
+            return [str(first), *(str(call.exception(LIMIT_SECONDS)) for call in later)]
+        finally:
+            engine.build_engine = build
+
+    told = session.in_rollout(die)
+    assert len(told) == 4
+    assert all(message.startswith("the engine died: TypeError(") for message in told), told
+
+
 def test_embeddings_and_waveforms_give_the_same_log_probs(
     tower: str, model: Path, questions: Questions, nodes: list[Node], first_groups: dict[str, list[Group]]
 ) -> None:

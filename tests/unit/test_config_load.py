@@ -122,6 +122,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         ("run.name=a/b", "run.name: 'a/b' is not the name of a directory"),
         ("rollout.top_p=0.9", "rollout.top_p is refused in training"),
         ("algorithm.max_staleness=1", "algorithm.max_staleness above 0"),
+        ("run.dir=s3://bucket/runs", "run.dir is a directory; mount the storage"),
         ("run.max_steps", "override 'run.max_steps' is not KEY=VALUE"),
         ("data.test={", "data.test: '{' is not YAML"),
     ],

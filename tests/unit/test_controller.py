@@ -61,8 +61,9 @@ class Actors:
     async def update(self, update: WeightUpdate) -> None: ...
 
     async def save(self, directory: str, facts: dict[str, Any]) -> None:
-        (Path(directory) / "trainer").mkdir()
-        (Path(directory) / "trainer" / "state.json").write_text(json.dumps(facts))
+        for name, content in (("hf/config.json", {}), ("trainer/state.json", {"updates": facts["step"], **facts})):
+            (Path(directory) / name).parent.mkdir()
+            (Path(directory) / name).write_text(json.dumps(content))
 
     async def write(self, *_: Any) -> None:
         self.asked.append("write")

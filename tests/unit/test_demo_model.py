@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -148,6 +150,16 @@ def test_answer_tags_are_one_token_each_and_survive_decoding(model: Path) -> Non
 def test_a_completion_ends_at_either_end_token(model: Path) -> None:
     processor = load_processor(str(model))
     ends = processor.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert processor.stop_token_ids == tuple(ends)
+
+
+def test_the_end_of_the_turn_ends_a_completion_of_a_base_checkpoint_too(model: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(model, tmp_path / "base")
+    (base / "generation_config.json").unlink()
+    file = base / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token": "<|endoftext|>"}))
+    processor = load_processor(str(base))
+    ends = processor.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
     assert processor.stop_token_ids == tuple(ends)
 
 

@@ -77,6 +77,23 @@ def test_the_model_is_named_by_what_trains_it_and_by_what_makes_its_questions() 
     assert "configs/schema.py" in names
 
 
+def test_another_encoder_makes_another_model_from_wherever_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make
+) -> None:
+    monkeypatch.delenv("AURICLE_WHISPER", raising=False)
+    names = [demo.model_name(0)]
+    (tmp_path / "whisper").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for named in ("openai/whisper-base", "whisper", str(tmp_path / "whisper")):
+        monkeypatch.setenv("AURICLE_WHISPER", named)
+        names.append(demo.model_name(0))
+    assert len(set(names)) == 3
+    assert names[2] == names[3]
+    monkeypatch.setenv("AURICLE_WHISPER", "whisper")
+    make(tmp_path / "out", MAKE.replace("'now'", "__import__('os').environ['AURICLE_WHISPER']"))
+    assert (tmp_path / "out" / "made").read_text() == str(tmp_path / "whisper")
+
+
 def test_everything_lies_in_the_cache_that_auricle_cache_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AURICLE_CACHE", "kept")

@@ -1,6 +1,6 @@
 import pytest
 
-from cluster.placement import Node, PlacementError, plan
+from cluster.placement import Node, PlacementError, plan, plan_asking
 from configs.schema import Config
 
 
@@ -27,12 +27,23 @@ def test_a_small_machine_gets_two_engines_however_many_nodes_it_plays(monkeypatc
 
 
 def test_too_few_cpus_are_named_with_the_mend() -> None:
-    with pytest.raises(PlacementError, match=r"needs 10 logical CPUs.*have 4.*cluster\.cpus_per_node"):
+    with pytest.raises(PlacementError, match=r"10 logical CPUs are needed.*have 4: .*cluster\.cpus_per_node"):
         plan(config(rollout={"engines": 8}), [Node("a", 4)])
 
 
 def test_gpus_are_asked_for_where_ray_knows_of_any() -> None:
     roles = {role.name: role.gpus for role in plan(config(), [Node("a", 16, gpus=2)])}
     assert (roles["learner"], roles["engine"], roles["audio"]) == (1, 1, 0)
-    with pytest.raises(PlacementError, match="needs 2 GPUs"):
+    with pytest.raises(PlacementError, match=r"2 GPUs are needed and the 1 node\(s\) have 1: "):
         plan(config(), [Node("a", 16, gpus=1)])
+
+
+def test_asking_takes_no_gpu_for_a_learner_and_an_engine_on_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    roles = plan_asking(config(), [Node(str(n), 1.5, gpus=1) for n in range(3)])
+    assert [(role.name, role.count, role.gpus) for role in roles] == [("engine", 3, 1), ("audio", 1, 0)]
+
+
+def test_too_many_engines_for_asking_are_named_with_the_option_that_mends_it() -> None:
+    with pytest.raises(PlacementError, match=r"2 GPUs are needed .* have 1: raise --nodes or lower --engines$"):
+        plan_asking(config(rollout={"engines": 2}), [Node("a", 16, gpus=1)])

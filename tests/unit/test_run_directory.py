@@ -39,31 +39,58 @@ def test_fresh_moves_the_old_run_aside_and_keeps_it(tmp_path: Path) -> None:
 
 def kept_checkpoint(run: RunDirectory, state: str) -> Path:
     temporary = run.begin_checkpoint(4)
-    (temporary / "trainer").mkdir()
-    (temporary / "trainer" / "state.json").write_text(state)
+    write_checkpoint(temporary, state)
     return run.finish_checkpoint(temporary, keep=1)
+
+
+def write_checkpoint(path: Path, state: str = "{}") -> None:
+    for name, text in (("hf/config.json", "{}"), ("trainer/state.json", state)):
+        (path / name).parent.mkdir()
+        (path / name).write_text(text)
 
 
 def test_a_checkpoint_tells_where_its_run_stood(tmp_path: Path) -> None:
     run = RunDirectory.create(config(tmp_path), fresh=False)
-    state = {"step": 4, "position": 9, "ledger": {}, "train_seconds": 1.5, "updates": 4}
-    assert run.read_state(kept_checkpoint(run, json.dumps(state))) == state
+    state = {"step": 4, "position": 9, "ledger": {}, "train_seconds": 1.5, "updates": 4, "questions": {}}
+    checkpoint = kept_checkpoint(run, json.dumps(state))
+    assert run.read_latest() == (checkpoint, state)
 
 
 @pytest.mark.parametrize(
     ("state", "told"),
     [
-        ('{"step": 4, "position": 9, "ledger": {}}', r"does not tell train_seconds: .*run\.init_from=\S+step_4$"),
+        (
+            '{"step": 4, "position": 9, "ledger": {}}',
+            r"does not tell updates, train_seconds, questions: .*run\.init_from=\S+step_4$",
+        ),
         ('{"step": 4, "pos', r"is broken .* remove \S+step_4, and the run goes on from the checkpoint before it"),
     ],
 )
-def test_a_checkpoint_that_cannot_be_resumed_from_is_named_with_the_way_on(
+def test_a_checkpoint_that_cannot_be_resumed_from_is_named_with_the_way_on_before_anything_changes(
     tmp_path: Path, state: str, told: str
 ) -> None:
     run = RunDirectory.create(config(tmp_path), fresh=False)
-    checkpoint = kept_checkpoint(run, state)
+    kept_checkpoint(run, state)
+    run.close()
     with pytest.raises(RunError, match=told):
-        run.read_state(checkpoint)
+        RunDirectory.check(config(tmp_path), resume=True, fresh=False)
+
+
+def test_a_resume_with_other_questions_is_refused_with_the_file(tmp_path: Path) -> None:
+    run = RunDirectory.create(config(tmp_path), fresh=False)
+    asked = {"train": "a", "test": "b"}
+    run.check_questions(asked)  # there is no checkpoint yet
+    facts = {"step": 4, "updates": 4, "position": 9, "ledger": {}, "train_seconds": 1.5, "questions": asked}
+    kept_checkpoint(run, json.dumps(facts))
+    run.check_questions(asked)
+    with pytest.raises(RunError, match=r"^data\.test of \S+r held other questions .* run\.init_from"):
+        run.check_questions(asked | {"test": "c"})
+
+
+def test_a_resume_cannot_count_other_samples_after_than_before(tmp_path: Path) -> None:
+    RunDirectory.create(config(tmp_path), fresh=False)
+    with pytest.raises(RunError, match=r"evaluate\.samples: 8 in the run, 2 now"):
+        RunDirectory.resume(config(tmp_path, evaluate={"samples": 2}))
 
 
 def test_a_resume_takes_more_steps_and_other_placement_and_tells_of_them(tmp_path: Path) -> None:
@@ -200,11 +227,21 @@ def test_a_check_claims_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
+def test_a_checkpoint_that_the_learner_wrote_elsewhere_is_refused_and_the_last_one_kept(tmp_path: Path) -> None:
+    run = RunDirectory.create(config(tmp_path), fresh=False)
+    before = kept_checkpoint(run, "{}")
+    temporary = run.begin_checkpoint(8)
+    with pytest.raises(RunError, match=r"hf/config\.json and trainer/state\.json are not there: run\.dir has to lie"):
+        run.finish_checkpoint(temporary, keep=1)
+    assert run.latest_checkpoint() == before
+
+
 def test_checkpoints_are_complete_or_not_there_and_the_newest_are_kept(tmp_path: Path) -> None:
     run = RunDirectory.create(config(tmp_path), fresh=False)
     for step in (2, 4, 10):
         temporary = run.begin_checkpoint(step)
         assert run.latest_checkpoint() is None or run.latest_checkpoint() != temporary
+        write_checkpoint(temporary)
         run.finish_checkpoint(temporary, keep=2)
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step_10", "step_4"]
     latest = run.latest_checkpoint()

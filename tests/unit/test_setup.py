@@ -23,7 +23,6 @@ FRESH = machine.Machine(
     has_pip=True,
     compiler="c++",
     has_compiler=True,
-    has_python_headers=True,
     cores=2,
     memory_bytes=16 * machine.GIB,
     checkout_free_bytes=15 * machine.GIB,
@@ -69,7 +68,6 @@ def test_a_cache_on_another_disk_needs_room_on_both() -> None:
     [
         ({"cores": 1}, "1 core"),
         ({"memory_bytes": 8 * machine.GIB}, "8.0 GiB"),
-        ({"has_python_headers": False}, "Python.h"),
     ],
 )
 def test_a_tight_machine_is_noted_and_not_refused(change: dict[str, object], named: str) -> None:

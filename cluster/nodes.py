@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import ray
@@ -46,15 +46,28 @@ def connected(settings: Cluster, say: Callable[[str], None]) -> Iterator[list[No
         say: takes a progress line.
     """
     address = existing_address()
-    local: LocalCluster | None = None
     if address is not None:
         say(f"joining the Ray cluster at {address}")
         ray.init(address=address, log_to_driver=True)
-    else:
-        nodes = embedded_nodes(settings)
-        say(f"starting an embedded Ray cluster of {len(nodes)} node(s) on this machine")
-        logging.getLogger("ray").setLevel(logging.ERROR)  # its notes on addresses are about clusters of its own
-        local = LocalCluster()
+        try:
+            yield _wait_for_nodes(settings, say)
+        finally:
+            ray.shutdown()
+        return
+    nodes = embedded_nodes(settings)
+    say(f"starting an embedded Ray cluster of {len(nodes)} node(s) on this machine")
+    logging.getLogger("ray").setLevel(logging.ERROR)  # its notes on addresses are about clusters of its own
+    local = LocalCluster()
+    try:
+        _start(local, nodes)
+        yield _wait_for_nodes(settings, say)
+    finally:
+        ray.shutdown()
+        local.shutdown()
+
+
+def _start(local: LocalCluster, nodes: Sequence[Node]) -> None:
+    try:
         for node in nodes:
             local.add_node(
                 num_cpus=int(node.cpus),
@@ -63,12 +76,10 @@ def connected(settings: Cluster, say: Callable[[str], None]) -> Iterator[list[No
                 include_dashboard=False,
             )
         ray.init(address=local.address, log_to_driver=False, logging_level="ERROR")
-    try:
-        yield _wait_for_nodes(settings, say)
-    finally:
-        ray.shutdown()
-        if local is not None:
-            local.shutdown()
+    except Exception as error:
+        raise ClusterError(
+            f"Ray could not start {len(nodes)} node(s) on this machine, which may be too busy ({error}); try again"
+        ) from error
 
 
 def _wait_for_nodes(settings: Cluster, say: Callable[[str], None]) -> list[Node]:

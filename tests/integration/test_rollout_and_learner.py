@@ -294,7 +294,6 @@ def test_vllm_holds_no_tower_where_the_rollout_actor_embeds(session: Live) -> No
     assert all(name.startswith("language_model.") for name in held)
 
 
-@pytest.mark.parametrize("tower", marked(SAME_TOWER))
 @only_the_demo_path
 def test_who_waits_for_an_engine_that_dies_is_told_and_so_is_who_comes_later(
     session: Live, questions: Questions
@@ -334,6 +333,7 @@ def test_who_waits_for_an_engine_that_dies_is_told_and_so_is_who_comes_later(
     assert all(message.startswith("the engine died: TypeError(") for message in told), told
 
 
+@pytest.mark.parametrize("tower", marked(SAME_TOWER))
 def test_embeddings_and_waveforms_give_the_same_log_probs(
     tower: str, model: Path, questions: Questions, nodes: list[Node], first_groups: dict[str, list[Group]]
 ) -> None:

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 VENV = ROOT / ".venv"
 LOCKS = ROOT / "deploy" / "locks"
 PYTHON = VENV / "bin" / "python"
+PACKAGES = VENV / "lib" / "python3.11" / "site-packages"
 STAMP = VENV / "auricle.stamp"
 LOG = VENV / "setup.log"
 
@@ -155,6 +156,7 @@ def main() -> None:
             if not wheelhouse.is_complete(folder):
                 wheelhouse.download(folder, wheels, PYTHON, run, say)
             install_packages(folder, wheels, sources, cache)
+            wheelhouse.compile_bytecode(folder, PACKAGES, PYTHON, run, say)
         install_auricle(cache)
     STAMP.write_text(stamp(key), encoding="utf-8")
     say(f"ready in {time.monotonic() - started:.0f} s")

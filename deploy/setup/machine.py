@@ -23,14 +23,14 @@ class Sizes:
     """Room that the packages of a device take."""
 
     cache_bytes: int
-    """What an empty cache grows to: wheels, and the packages unpacked from them."""
+    """What an empty cache grows to: wheels, the packages unpacked from them, and their bytecode."""
     copied_bytes: int
     """What a checkout grows to where the cache lies on another disk and the packages are copied."""
 
 
 SIZES = {
-    "cpu": Sizes(cache_bytes=5 * GIB, copied_bytes=5 * GIB),
-    "gpu": Sizes(cache_bytes=11 * GIB, copied_bytes=8 * GIB),
+    "cpu": Sizes(cache_bytes=6 * GIB, copied_bytes=5 * GIB),
+    "gpu": Sizes(cache_bytes=12 * GIB, copied_bytes=9 * GIB),
 }
 
 

@@ -85,6 +85,33 @@ def test_a_changed_lock_names_another_cache(tmp_path: Path) -> None:
     assert wheelhouse.key([lock]) != before
 
 
+def test_packages_are_compiled_once_for_every_checkout(tmp_path: Path) -> None:
+    compiled: list[Path] = []
+
+    def run(*command: object) -> None:
+        compiled.append(Path(str(command[-1])))
+        subprocess.run([str(part) for part in command], check=True)
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    for packages in (first, second):
+        (packages / "parts").mkdir(parents=True)
+    (first / "parts" / "one.py").write_text("value = 1\n")
+    (first / "broken.py").write_text("print 'of another Python'\n")
+    (second / "parts" / "one.py").hardlink_to(first / "parts" / "one.py")
+    for packages in (first, second):
+        wheelhouse.compile_bytecode(tmp_path / "wheels", packages, Path(sys.executable), run, lambda _: None)
+    assert compiled == [first]
+    told = subprocess.run(
+        [sys.executable, "-B", "-v", "-c", "import parts.one; print(parts.one.__file__)"],
+        env={"PYTHONPATH": str(second)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == str(second / "parts" / "one.py")
+    assert f"{second}/parts/__pycache__/one.cpython-311.pyc matches {second}/parts/one.py" in told.stderr
+
+
 def test_torch_is_downloaded_first_and_packages_without_a_wheel_apart(tmp_path: Path) -> None:
     lock = tmp_path / "cpu.txt"
     lock.write_text("a==1 --hash=sha256:00\nbuilt==1 --hash=sha256:00  # source\ntorch==2 --hash=sha256:00\n")

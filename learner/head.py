@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,8 @@ def score(
     """
     parts = list(chunks(states, targets, head.out_features, most_tokens))
     again = len(parts) > 1 and torch.is_grad_enabled()
+    if again and type(head) is nn.Linear and head.bias is None and not hasattr(head.weight, "ds_id"):
+        return _Chunked.apply(states, head.weight, targets, temperature, entropy, len(parts))  # type: ignore[no-any-return]
     scored = [
         checkpoint(_score, head, *part, temperature, entropy, use_reentrant=False)
         if again
@@ -57,10 +59,61 @@ def score(
     return torch.cat(logprobs), torch.cat(entropies)
 
 
+class _Chunked(torch.autograd.Function):
+    """`_score` of every chunk, for a plain output layer that is whole.
+
+    Autograd would make a gradient of the output layer's size for every chunk, beside the one that they are summed in;
+    here each chunk is added to one.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, temperature: float, entropy: Entropy, count: int
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(states, weight, targets)
+        ctx.temperature, ctx.entropy, ctx.count = temperature, entropy, count
+        scored = [
+            _from_logits(part @ weight.T, wanted, temperature, entropy)
+            for part, wanted in zip(states.tensor_split(count), targets.tensor_split(count), strict=True)
+        ]
+        logprobs, entropies = (torch.cat(values) for values in zip(*scored, strict=True))
+        if entropy != "gradient":
+            ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, grad_logprobs: Tensor, grad_entropies: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, targets = ctx.saved_tensors
+        for_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        for_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for part in torch.arange(len(states), device=states.device).tensor_split(ctx.count):
+            if not len(part):
+                continue
+            rows = slice(int(part[0]), int(part[-1]) + 1)
+            logits = (states[rows] @ weight.T).float() / ctx.temperature  # (n, V)
+            distribution = logits.softmax(-1)
+            gradient = -grad_logprobs[rows, None] * distribution
+            gradient.scatter_add_(-1, targets[rows, None], grad_logprobs[rows, None])
+            if ctx.entropy == "gradient":  # of -sum p log p it is -p (log p + entropy)
+                logarithm = logits - logits.logsumexp(-1, keepdim=True)
+                spread = -(distribution * logarithm).sum(-1, keepdim=True)
+                gradient -= grad_entropies[rows, None] * distribution * (logarithm + spread)
+            gradient = (gradient / ctx.temperature).to(weight.dtype)
+            if for_states is not None:
+                for_states[rows] = gradient @ weight
+            if for_weight is not None:
+                for_weight.addmm_(gradient.T, states[rows])
+        return for_states, for_weight, None, None, None, None
+
+
 def _score(
     head: nn.Linear, states: Tensor, targets: Tensor, temperature: float, entropy: Entropy
 ) -> tuple[Tensor, Tensor]:
-    logits = head(states).float() / temperature  # (n, V)
+    return _from_logits(head(states), targets, temperature, entropy)
+
+
+def _from_logits(logits: Tensor, targets: Tensor, temperature: float, entropy: Entropy) -> tuple[Tensor, Tensor]:
+    logits = logits.float() / temperature  # (n, V)
     normaliser = logits.logsumexp(-1)  # (n,)
     logprobs = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normaliser
     if entropy == "none":

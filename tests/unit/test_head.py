@@ -25,12 +25,21 @@ def by_hand(layer: nn.Linear, states: Tensor, targets: Tensor) -> tuple[Tensor, 
     return distribution[torch.arange(len(targets)), targets], -(distribution.exp() * distribution).sum(-1)
 
 
+def sharded(layer: nn.Linear) -> nn.Linear:
+    """As ZeRO-3 marks a layer whose weight is whole only while it is called."""
+    layer.weight.ds_id = 0  # type: ignore[attr-defined]
+    return layer
+
+
 @pytest.mark.parametrize("chunk_tokens", [1000, 10, 1])
+@pytest.mark.parametrize("whole", [True, False])
 def test_values_and_gradients_are_those_of_all_logits_at_once(
-    chunk_tokens: int, monkeypatch: pytest.MonkeyPatch
+    chunk_tokens: int, whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head, "CHUNK_LOGITS", chunk_tokens * VOCABULARY)
     layer, states, targets = layer_and_states()
+    if not whole:
+        sharded(layer)
     logprobs, entropy = head.score(layer, states, targets, TEMPERATURE, "gradient")
     scale = torch.linspace(-1, 1, len(targets))
     gradients = torch.autograd.grad((scale * logprobs + 0.3 * entropy).sum(), (states, layer.weight))
@@ -50,6 +59,16 @@ def test_an_entropy_without_gradient_leaves_that_of_the_log_probs_alone() -> Non
     torch.testing.assert_close(entropy.double(), by_hand(layer, states, targets)[1].detach(), atol=1e-5, rtol=1e-5)
 
 
+def test_a_frozen_output_layer_gets_no_gradient_and_passes_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "CHUNK_LOGITS", 10 * VOCABULARY)
+    layer, states, targets = layer_and_states()
+    layer.requires_grad_(False)
+    head.score(layer, states, targets, TEMPERATURE, "value")[0].sum().backward()
+    wanted = torch.autograd.grad(by_hand(layer, states, targets)[0].sum(), states)[0]
+    assert layer.weight.grad is None
+    assert (states.grad - wanted).norm() / wanted.norm() < 1e-5
+
+
 def test_what_is_kept_for_the_backward_does_not_grow_with_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, states, targets = layer_and_states()
 
@@ -62,6 +81,8 @@ def test_what_is_kept_for_the_backward_does_not_grow_with_the_vocabulary(monkeyp
     at_once = kept()
     monkeypatch.setattr(head, "CHUNK_LOGITS", 4 * VOCABULARY)
     assert at_once >= len(targets) * VOCABULARY
+    assert kept() <= states.numel()
+    sharded(layer)
     assert kept() < VOCABULARY
 
 
@@ -70,6 +91,7 @@ def test_ranks_call_the_output_layer_equally_often_whatever_they_predict(monkeyp
     calls = []
     for tokens in (37, 5, 1):
         layer, states, targets = layer_and_states(tokens)
+        sharded(layer)
         seen: list[int] = []
         layer.register_forward_hook(lambda _, inputs, __, seen=seen: seen.append(len(inputs[0])))
         logprobs, _ = head.score(layer, states, targets, TEMPERATURE, "none", most_tokens=37)

@@ -42,6 +42,7 @@ bench: setup ## Run every benchmark and write bench/baselines
 	@echo "benchmarks: $(or $(BENCHES),none)"
 	@mkdir -p bench/baselines
 	@for name in $(BENCHES); do echo "== $$name"; $(PYTHON) -m bench.$$name --json bench/baselines/$$name.json; done
+	@echo "== step, clips of 10 s"; $(PYTHON) -m bench.step --clip-seconds 10 --json bench/baselines/step_10s.json
 
 clean: ## Remove the environment, build products and tool caches; runs/ stays
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -9,6 +9,7 @@ embedded when its request is given to vLLM, so with the weights that sample from
 from __future__ import annotations
 
 import itertools
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -246,6 +247,8 @@ def build_engine(config: Config, model_path: str, version: int, embeds: bool) ->
     With `embeds` clips come as embeddings, and vLLM loads neither tower nor projector.
     """
     engine = LLMEngine.from_engine_args(engine_arguments(config, model_path, embeds))
+    # on a CPU it warns of every clip that the number of threads stays as it is
+    logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
     engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
     engine.set_weight_version(str(version))
     return engine

@@ -39,7 +39,7 @@ class Update:
     def __call__(self, groups: Sequence[Group], fetch: Callable[[Group], ClipFeatures], step: int) -> UpdateResult:
         """Update from `groups`; `fetch` gives the features of a group's clip, and is called on the owning rank only."""
         algorithm, settings = self.config.algorithm, self.config.learner
-        clock = _Clock()
+        clock = _Clock(self.engine.device)
         advantages = tuple(advantage.grpo(group.total) for group in groups)
         counted = sum(value is not None for values in advantages for value in values)
         idle = [all(not value for value in values) for values in advantages]
@@ -210,13 +210,16 @@ class _Sums:
 
 
 class _Clock:
-    """Adds the time since the last call to a phase."""
+    """Adds the time since the last call to a phase, once what was started on the device is done."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.seconds: dict[str, float] = {}
         self.last = time.perf_counter()
 
     def __call__(self, phase: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         now = time.perf_counter()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.last
         self.last = now

@@ -42,6 +42,8 @@ class AudioActor:
         self._names: dict[tuple[ClipSource, bool], str] = {}
         self._held: OrderedDict[str, tuple[Clip, int]] = OrderedDict()
         """Clips and their bytes, by the hash of the recording: several rows may hold one."""
+        self._rows: dict[str, list[tuple[ClipSource, bool]]] = {}
+        """What was asked for a recording that is held."""
         self._held_bytes = 0
 
     def prepare(self, source: ClipSource, silent: bool = False) -> Clip | str:
@@ -61,6 +63,7 @@ class AudioActor:
         if silent:
             waveform, sha256 = np.zeros_like(waveform), f"silence-{sha256}"
         self._names[asked] = sha256
+        self._rows.setdefault(sha256, []).append(asked)
         if (held := self._find(sha256)) is not None:
             return held
         features = self._features(waveform, sha256)
@@ -87,5 +90,7 @@ class AudioActor:
         self._held[clip.sha256] = (clip, size)
         self._held_bytes += size
         while self._held_bytes > self._budget_bytes and len(self._held) > 1:
-            _, (_, freed) = self._held.popitem(last=False)
+            name, (_, freed) = self._held.popitem(last=False)
             self._held_bytes -= freed
+            for asked in self._rows.pop(name):
+                self._names.pop(asked, None)

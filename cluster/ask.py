@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     example = Example(
         "question", ClipSource(str(Path(options.clip).absolute())), options.question, tuple(options.choice), ""
     )
-    config = inference_config(options.model, options.prompt, dtype=options.dtype, max_tokens=options.max_tokens)
+    config = inference_config(
+        options.model, options.prompt, engines=1, dtype=options.dtype, max_tokens=options.max_tokens
+    )
     read_clip(example.clip, config.data.max_seconds, config.data.min_seconds)  # refused before anything is started
     answered = ask(config, example, options.samples, reporter)
     if answered.greedy is None:

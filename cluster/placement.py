@@ -47,21 +47,22 @@ def plan(config: Config, nodes: list[Node]) -> tuple[Role, ...]:
     Raises:
         PlacementError: with what is missing.
     """
-    for_engines = max(len(nodes) - config.cluster.learner_nodes, 1)
-    mend = "raise cluster.cpus_per_node or --nodes, or lower rollout.engines, learner.ranks or data.encoders"
-    return _fitting(_roles(config, nodes, for_engines), nodes, mend)
+    learner_nodes = config.cluster.learner_nodes
+    cpus = "raise cluster.cpus_per_node or --nodes, or lower rollout.engines, learner.ranks or data.encoders"
+    gpus = "add nodes with GPUs, or lower rollout.engines or learner.ranks"
+    return _fitting(_roles(config, nodes, learner_nodes), nodes, cpus, gpus)
 
 
 def plan_asking(config: Config, nodes: list[Node]) -> tuple[Role, ...]:
     """The actors of a session that trains nothing, with an engine on every node; raises as `plan`."""
-    roles = tuple(role for role in _roles(config, nodes, len(nodes)) if role.name in ASKING)
-    return _fitting(roles, nodes, "raise --nodes or lower --engines")
+    roles = tuple(role for role in _roles(config, nodes, learner_nodes=0) if role.name in ASKING)
+    return _fitting(roles, nodes, "add nodes or lower --engines", "add nodes with GPUs or lower --engines")
 
 
-def _roles(config: Config, nodes: list[Node], for_engines: int) -> tuple[Role, ...]:
+def _roles(config: Config, nodes: list[Node], learner_nodes: int) -> tuple[Role, ...]:
     use_gpus = config.cluster.device == "gpu" or (config.cluster.device == "auto" and any(node.gpus for node in nodes))
     gpu = 1.0 if use_gpus else 0.0
-    engines = config.rollout.engines or _default_engines(for_engines)
+    engines = config.rollout.engines or _default_engines(nodes, use_gpus, learner_nodes)
     beta = config.algorithm.beta
     return (
         Role("learner", config.learner.ranks, 1.0, gpu, "PACK", f"DeepSpeed ZeRO {config.learner.zero_stage}"
@@ -73,18 +74,22 @@ def _roles(config: Config, nodes: list[Node], for_engines: int) -> tuple[Role, .
     )  # fmt: skip
 
 
-def _fitting(roles: tuple[Role, ...], nodes: list[Node], mend: str) -> tuple[Role, ...]:
+def _fitting(roles: tuple[Role, ...], nodes: list[Node], more_cpus: str, more_gpus: str) -> tuple[Role, ...]:
     need_cpus, have_cpus = sum(role.count * role.cpus for role in roles), sum(node.cpus for node in nodes)
     need_gpus, have_gpus = sum(role.count * role.gpus for role in roles), sum(node.gpus for node in nodes)
     if need_cpus > have_cpus:
         raise PlacementError(
-            f"{need_cpus:g} logical CPUs are needed and the {len(nodes)} node(s) have {have_cpus:g}: {mend}"
+            f"{need_cpus:g} logical CPUs are needed and the {len(nodes)} node(s) have {have_cpus:g}: {more_cpus}"
         )
     if need_gpus > have_gpus:
-        raise PlacementError(f"{need_gpus:g} GPUs are needed and the {len(nodes)} node(s) have {have_gpus:g}: {mend}")
+        raise PlacementError(
+            f"{need_gpus:g} GPUs are needed and the {len(nodes)} node(s) have {have_gpus:g}: {more_gpus}"
+        )
     return roles
 
 
-def _default_engines(nodes: int) -> int:
-    """One a node; on a small machine at most two in all."""
-    return min(nodes, SMALL_MACHINE_CPUS) if (os.cpu_count() or 1) <= SMALL_MACHINE_CPUS else nodes
+def _default_engines(nodes: list[Node], use_gpus: bool, learner_nodes: int) -> int:
+    """One on each node that can hold one and is not the learner's; on a small machine at most two in all."""
+    able = sum(node.gpus > 0 if use_gpus else node.cpus > 0 for node in nodes)
+    engines = max(able - learner_nodes, 1)
+    return min(engines, SMALL_MACHINE_CPUS) if (os.cpu_count() or 1) <= SMALL_MACHINE_CPUS else engines

@@ -79,8 +79,6 @@ class RunDirectory:
         elif run.path.exists() and not fresh:
             raise _taken(run.path)
         run.lock.check()
-        if resume:
-            run.read_latest()
 
     @classmethod
     def create(cls, config: Config, fresh: bool) -> RunDirectory:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.asking import Asker
+from cluster.nodes import existing_address
 from cluster.placement import Role
 from cluster.run_directory import model_directory
+from cluster.storage import prove
 from cluster.workers import Workers
 from configs.schema import Config
 from data.prompts import PromptEncoder
@@ -53,6 +55,8 @@ async def workers(
         path = engine_model(model_path, export or Path(temporary) / "engine_model")
         started = Workers(config, roles, path, version, processor.stop_token_ids)
         try:
+            if existing_address() is not None and os.path.isdir(path):
+                prove(None, [path])
             await started.place()
             others = [meanwhile(started)] if meanwhile else []
             places, *_ = await asyncio.gather(started.ready(encoder.encode(WARM_UP)), *others)

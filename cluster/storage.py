@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 LIMIT_SECONDS = 120.0
@@ -18,33 +20,29 @@ class StorageError(RuntimeError):
     """A node does not reach a path."""
 
 
-def prove(runs: Path, samples: Sequence[str]) -> None:
+def prove(runs: Path | None, samples: Sequence[str]) -> None:
     """Have every node write a file that this process sees, and read the samples.
 
     Args:
-        runs: `run.dir`; made where it is missing.
+        runs: `run.dir`, made where it is missing; None where nothing is to be written.
         samples: files or directories that every node has to read.
 
     Raises:
         StorageError: names the nodes, the path and the mend.
     """
-    runs.mkdir(parents=True, exist_ok=True)
-    alive = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    with tempfile.TemporaryDirectory(prefix=".reached-", dir=runs) as reached:
-        answers = {
-            node: _reach.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                reached, node, list(samples)
-            )
-            for node in alive
-        }
-        done, late = ray.wait(list(answers.values()), num_returns=len(answers), timeout=LIMIT_SECONDS)
-        problems = [f"{alive[node]}: no answer" for node, answer in answers.items() if answer in late]
-        for node, answer in answers.items():
-            if answer in done:
-                unread = ray.get(answer)
-                written = (Path(reached) / node).exists()
-                unseen = [] if written else [f"what it writes into run.dir={runs} is not seen here"]
-                problems += [f"{alive[node]}: {problem}" for problem in [*unseen, *unread]]
+    alive = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Resources"].get("CPU")}
+    reached = runs / f".reached-{uuid.uuid4().hex}" if runs is not None else None
+    if reached is not None:
+        reached.mkdir(parents=True)
+    try:
+        problems = [
+            f"{alive[node]}: {problem}"
+            for node, found in _ask(list(alive), reached, samples).items()
+            for problem in found
+        ]
+    finally:
+        if reached is not None:
+            shutil.rmtree(reached, ignore_errors=True)
     if problems:
         raise StorageError(
             "clips, model and run.dir have to lie on storage that every node reaches, under the same absolute paths:\n"
@@ -52,8 +50,33 @@ def prove(runs: Path, samples: Sequence[str]) -> None:
         )
 
 
+def _ask(nodes: Sequence[str], reached: Path | None, samples: Sequence[str]) -> dict[str, list[str]]:
+    """What each node does not reach."""
+    directory = str(reached) if reached is not None else None
+    answers = {
+        node: _reach.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            directory, node, list(samples)
+        )
+        for node in nodes
+    }
+    done, _ = ray.wait(list(answers.values()), num_returns=len(answers), timeout=LIMIT_SECONDS)
+    problems = {}
+    for node, answer in answers.items():
+        if answer not in done:
+            problems[node] = [f"no answer within {LIMIT_SECONDS:g} s"]
+            continue
+        try:
+            problems[node] = ray.get(answer)
+        except RayError as error:
+            problems[node] = [f"it failed: {error}"]
+            continue
+        if reached is not None and not (reached / node).exists():
+            problems[node].append(f"what it writes into run.dir={reached.parent} is not seen here")
+    return problems
+
+
 @ray.remote(num_cpus=0, max_retries=0)
-def _reach(directory: str, name: str, samples: list[str]) -> list[str]:
+def _reach(directory: str | None, name: str, samples: list[str]) -> list[str]:
     """Write `directory`/`name` and open the samples; gives what cannot be read."""
     unread = []
     for sample in samples:
@@ -62,6 +85,7 @@ def _reach(directory: str, name: str, samples: list[str]) -> list[str]:
             next(path.iterdir(), None) if path.is_dir() else path.open("rb").close()
         except OSError as error:
             unread.append(f"{sample} cannot be read ({error.strerror})")
-    with suppress(OSError):  # the driver does not see the file, and says so
-        (Path(directory) / name).touch()
+    if directory is not None:
+        with suppress(OSError):  # the driver does not see the file, and says so
+            (Path(directory) / name).touch()
     return unread

@@ -106,7 +106,14 @@ def threads_of_a_rank() -> int:
     """The CPUs of this machine over the ranks that share it, at least 1; a collective."""
     hosts: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(hosts, socket.gethostname())
-    return max(len(os.sched_getaffinity(0)) // hosts.count(socket.gethostname()), 1)
+    return max(_cpus() // hosts.count(socket.gethostname()), 1)
+
+
+def _cpus() -> int:
+    """CPUs that this process may use; a container's quota may be less than it sees."""
+    cpus, quota = len(os.sched_getaffinity(0)), Path("/sys/fs/cgroup/cpu.max")
+    limit, _, period = quota.read_text().partition(" ") if quota.exists() else ("max", "", "")
+    return cpus if limit == "max" else min(cpus, max(int(limit) // int(period), 1))
 
 
 def trained_as_configured(model: Any, config: Config, path: str) -> Any:

@@ -76,7 +76,7 @@ def lock_files() -> list[Path]:
 
 def packages_stamp(key: str) -> str:
     """What the packages are made from; a moved checkout needs them anew, since scripts name their place."""
-    return f"checkout {ROOT}\nlocks {key}\n"
+    return f"checkout {ROOT}\nlocks {key}\nbytecode by hash\n"
 
 
 def stamp(key: str) -> str:
@@ -145,7 +145,7 @@ def main() -> None:
     found = machine.inspect(checkout=ROOT, cache=cache)
     if lines := machine.missing(found, machine.SIZES[device()], wheelhouse.is_complete(folder)):
         raise SetupError("\nsetup: ".join(lines))
-    for line in machine.tight(found):
+    for line in machine.tight(found, device()):
         say(f"note: {line}")
 
     make_venv()

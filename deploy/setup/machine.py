@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Machine:
     compiler: str
     """Command of the C++ compiler that extensions are built with."""
     has_compiler: bool
+    has_python_headers: bool
     cores: int
     memory_bytes: int
     checkout_free_bytes: int
@@ -64,6 +66,7 @@ def inspect(checkout: Path, cache: Path) -> Machine:
         has_pip=importlib.util.find_spec("ensurepip") is not None,
         compiler=compiler,
         has_compiler=shutil.which(compiler) is not None,
+        has_python_headers=Path(sysconfig.get_path("include"), "Python.h").exists(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_bytes=_memory_bytes(),
         checkout_free_bytes=shutil.disk_usage(checkout).free,
@@ -101,13 +104,15 @@ def _full(place: str, free_bytes: int, needed_bytes: int) -> str:
     )
 
 
-def tight(machine: Machine) -> list[str]:
+def tight(machine: Machine, device: str) -> list[str]:
     """What `machine` has less of than Auricle is tested with, one line each; setup goes on."""
     lines = []
     if machine.cores < 2:
         lines.append(f"{machine.cores} core; Auricle is tested with 2, expect runs to be slow")
     if machine.memory_bytes < MEMORY_BYTES:
         lines.append(f"{machine.memory_bytes / GIB:.1f} GiB of memory; Auricle is tested with 16, runs may be killed")
+    if device == "gpu" and not machine.has_python_headers:
+        lines.append("Python.h is missing (Debian: python3.11-dev); Triton compiles with it at its first use on a GPU")
     return lines
 
 

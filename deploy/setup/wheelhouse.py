@@ -19,8 +19,14 @@ from pathlib import Path
 BATCH = 30
 """Packages asked of pip at a time: pip keeps what it downloaded only when a call ends well."""
 
-COMPILE = "import compileall, sys; compileall.compile_dir(sys.argv[1], quiet=2, workers=0)"
-"""Some packages hold files for other Pythons, which are left out."""
+COMPILE = """
+import compileall, py_compile, sys
+hashed = py_compile.PycInvalidationMode.CHECKED_HASH
+compileall.compile_dir(sys.argv[1], quiet=2, workers=0, force=True, invalidation_mode=hashed)
+"""
+"""Bytecode that is known by its source's hash: a copy on another disk has another time. Some packages hold files for
+other Pythons, which are left out.
+"""
 
 Run = Callable[..., None]
 """Runs a command with its output in the log; raises `CommandError` when it fails."""
@@ -121,16 +127,19 @@ def compile_bytecode(folder: Path, packages: Path, python: Path, run: Run, say: 
         run(python, "-c", COMPILE, packages)
         partial = folder / "bytecode.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        _link_all(packages, partial)
+        _link_all(packages, partial, packages)
         partial.rename(kept)
     else:
-        _link_all(kept, packages)
+        _link_all(kept, packages, packages)
 
 
-def _link_all(source: Path, target: Path) -> None:
-    """Have every bytecode file under `source` under `target` too."""
-    for file in source.rglob("*.pyc"):
+def _link_all(source: Path, target: Path, packages: Path) -> None:
+    """Have every bytecode file under `source` under `target` too, whose module is in `packages`."""
+    for file in source.rglob("__pycache__/*.pyc"):
         place = target / file.relative_to(source)
+        module = packages / file.relative_to(source).parent.parent / f"{file.name.partition('.')[0]}.py"
+        if not module.exists():
+            continue
         place.parent.mkdir(parents=True, exist_ok=True)
         place.unlink(missing_ok=True)
         try:

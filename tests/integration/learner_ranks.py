@@ -58,6 +58,7 @@ class Job:
     offload: str = "none"
     again: bool = False
     """Compute activations again in the backward, and logits too, a few tokens at a time."""
+    threads: int | None = 1
     beta: float = BETA
     entropy_coefficient: float = ENTROPY_COEFFICIENT
     alike: bool = False
@@ -85,6 +86,7 @@ class Outcome:
     """One an update."""
     zero_variance_groups: list[int]
     """One an update."""
+    threads: int
     refused: str | None
     """What the update of a broken policy raised."""
 
@@ -165,7 +167,7 @@ def _rank(folder: Path, rank: int) -> None:
                     "learning_rate": 1e-3,
                     "schedule": "constant",
                     "max_grad_norm": 1e9,
-                    "threads": 1,
+                    "threads": job.threads,
                     "offload": job.offload,
                     "activation_checkpointing": job.again,
                 },
@@ -205,6 +207,7 @@ def _rank(folder: Path, rank: int) -> None:
                 "packed_tokens": [result.packed_tokens for result in results],
                 "zero_variance_groups": [result.zero_variance_groups for result in results],
                 "refused": refused,
+                "threads": torch.get_num_threads(),
             }
             (folder / f"{job.name}.json").write_text(json.dumps(facts))
 

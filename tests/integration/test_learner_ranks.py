@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         Job("hardly a reference", 0, 100_000, beta=1e-20, entropy_coefficient=0.0),
         Job("all alike", 0, 100_000, beta=0.0, entropy_coefficient=0.0, alike=True),
         Job("broken", 0, 100_000, broken=True),
-        Job("uneven", 0, 100_000, uneven=True),
+        Job("uneven", 0, 100_000, uneven=True, threads=None),
         Job("saved", 0, SMALL, updates=2, save=saved),
         Job("saved in bfloat16", 0, SMALL, updates=2, save=coarse, dtype="bfloat16"),
         Job("resumed in bfloat16", 0, SMALL, load=coarse, dtype="bfloat16"),
@@ -63,7 +64,7 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         *(Job(f"two ranks, ZeRO {stage}", stage, SMALL) for stage in (0, 2, 3)),
         *(Job(f"resumed, ZeRO {stage}", stage, SMALL, load=saved) for stage in (2, 3)),
         Job("two ranks, ZeRO 3, computed again", 3, SMALL, again=True),
-        Job("uneven on two ranks", 3, 1, uneven=True, again=True),
+        Job("uneven on two ranks", 3, 1, uneven=True, again=True, threads=None),
         *(Job(f"two ranks, ZeRO {stage}, offload {part}", stage, SMALL, offload=part) for stage, part in OFFLOADED),
         *(
             Job(f"resumed, ZeRO {stage}, offload {part}", stage, SMALL, load=saved, offload=part)
@@ -93,6 +94,12 @@ def test_a_rank_without_work_calls_sharded_modules_no_oftener_than_the_others(ou
     whole, split = outcomes["uneven"], outcomes["uneven on two ranks"]
     assert (whole.micro_batches, split.micro_batches) == (1, 2)
     assert_equal(whole, split)
+
+
+def test_ranks_share_the_cpus_of_their_machine(outcomes: dict[str, Outcome]) -> None:
+    alone, beside = outcomes["uneven"].threads, outcomes["uneven on two ranks"].threads
+    assert 1 <= alone <= len(os.sched_getaffinity(0))
+    assert beside == max(alone // 2, 1)
 
 
 def test_loss_and_gradient_are_the_papers_written_by_hand(

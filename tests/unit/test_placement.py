@@ -34,16 +34,18 @@ def test_too_few_cpus_are_named_with_the_mend() -> None:
 def test_gpus_are_asked_for_where_ray_knows_of_any() -> None:
     roles = {role.name: role.gpus for role in plan(config(), [Node("a", 16, gpus=2)])}
     assert (roles["learner"], roles["engine"], roles["audio"]) == (1, 1, 0)
-    with pytest.raises(PlacementError, match=r"2 GPUs are needed and the 1 node\(s\) have 1: "):
+    with pytest.raises(
+        PlacementError, match=r"2 GPUs are needed and the 1 node\(s\) have 1: add nodes with GPUs, or lower"
+    ):
         plan(config(), [Node("a", 16, gpus=1)])
 
 
 def test_asking_takes_no_gpu_for_a_learner_and_an_engine_on_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 64)
-    roles = plan_asking(config(), [Node(str(n), 1.5, gpus=1) for n in range(3)])
+    roles = plan_asking(config(), [Node("head", 4), *(Node(str(n), 1.5, gpus=1) for n in range(3))])
     assert [(role.name, role.count, role.gpus) for role in roles] == [("engine", 3, 1), ("audio", 1, 0)]
 
 
 def test_too_many_engines_for_asking_are_named_with_the_option_that_mends_it() -> None:
-    with pytest.raises(PlacementError, match=r"2 GPUs are needed .* have 1: raise --nodes or lower --engines$"):
+    with pytest.raises(PlacementError, match=r"2 GPUs are needed .* have 1: add nodes with GPUs or lower --engines$"):
         plan_asking(config(rollout={"engines": 2}), [Node("a", 16, gpus=1)])

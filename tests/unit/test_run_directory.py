@@ -73,7 +73,7 @@ def test_a_checkpoint_that_cannot_be_resumed_from_is_named_with_the_way_on_befor
     kept_checkpoint(run, state)
     run.close()
     with pytest.raises(RunError, match=told):
-        RunDirectory.check(config(tmp_path), resume=True, fresh=False)
+        run.check_questions({})
 
 
 def test_a_resume_with_other_questions_is_refused_with_the_file(tmp_path: Path) -> None:

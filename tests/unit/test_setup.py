@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,6 +24,7 @@ FRESH = machine.Machine(
     has_pip=True,
     compiler="c++",
     has_compiler=True,
+    has_python_headers=True,
     cores=2,
     memory_bytes=16 * machine.GIB,
     checkout_free_bytes=15 * machine.GIB,
@@ -33,7 +35,7 @@ FRESH = machine.Machine(
 
 def test_a_fresh_machine_lacks_nothing() -> None:
     assert machine.missing(FRESH, CPU, cache_is_filled=False) == []
-    assert machine.tight(FRESH) == []
+    assert machine.tight(FRESH, "gpu") == []
 
 
 @pytest.mark.parametrize(
@@ -68,13 +70,18 @@ def test_a_cache_on_another_disk_needs_room_on_both() -> None:
     [
         ({"cores": 1}, "1 core"),
         ({"memory_bytes": 8 * machine.GIB}, "8.0 GiB"),
+        ({"has_python_headers": False}, "Python.h"),
     ],
 )
 def test_a_tight_machine_is_noted_and_not_refused(change: dict[str, object], named: str) -> None:
     tight = replace(FRESH, **change)
     assert machine.missing(tight, CPU, cache_is_filled=False) == []
-    (line,) = machine.tight(tight)
+    (line,) = machine.tight(tight, "gpu")
     assert named in line
+
+
+def test_a_cpu_needs_no_python_headers() -> None:
+    assert machine.tight(replace(FRESH, has_python_headers=False), "cpu") == []
 
 
 def test_a_changed_lock_names_another_cache(tmp_path: Path) -> None:
@@ -95,12 +102,15 @@ def test_packages_are_compiled_once_for_every_checkout(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     for packages in (first, second):
         (packages / "parts").mkdir(parents=True)
-    (first / "parts" / "one.py").write_text("value = 1\n")
+        (packages / "parts" / "one.py").write_text("value = 1\n")
+    os.utime(second / "parts" / "one.py", (1, 1))  # copied, not linked
     (first / "broken.py").write_text("print 'of another Python'\n")
-    (second / "parts" / "one.py").hardlink_to(first / "parts" / "one.py")
+    (first / "by_hand").mkdir()
+    (first / "by_hand" / "only_here.py").touch()
     for packages in (first, second):
         wheelhouse.compile_bytecode(tmp_path / "wheels", packages, Path(sys.executable), run, lambda _: None)
     assert compiled == [first]
+    assert not (second / "by_hand").exists()
     told = subprocess.run(
         [sys.executable, "-B", "-v", "-c", "import parts.one; print(parts.one.__file__)"],
         env={"PYTHONPATH": str(second)},

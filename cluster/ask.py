@@ -1,6 +1,6 @@
 """`python -m cluster.ask`: put one question about one clip to a model, the first thing to try.
 
-python -m cluster.ask --model runs/tiny/checkpoints/step_500 dog.wav "Which animal is heard?" --choice dog --choice cat
+python -m cluster.ask --model runs/tiny/checkpoints/step_450 dog.wav "Which animal is heard?" --choice dog --choice cat
 """
 
 from __future__ import annotations

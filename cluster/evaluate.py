@@ -30,7 +30,7 @@ from data.formats import load_examples
 from data.types import Example
 
 EXAMPLES = """examples:
-  python -m cluster.evaluate --model runs/tiny/checkpoints/step_500 --data questions.jsonl --out evaluation.json
+  python -m cluster.evaluate --model runs/tiny/checkpoints/step_450 --data questions.jsonl --out evaluation.json
   python -m cluster.evaluate --model Qwen/Qwen2-Audio-7B-Instruct --data mmau.json --audio-dir MMAU --out mmau_7b.json
 """
 

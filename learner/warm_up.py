@@ -36,7 +36,7 @@ from learner.policy import Policy
 from learner.sft import Lesson, fine_tune, greedy_accuracy
 from learner.update import expand_audio
 
-STEPS = 280
+STEPS = 270
 """Enough to answer in the format and to hear a little; more of them leave less for GRPO to learn."""
 
 BATCH_SIZE = 32

@@ -21,6 +21,7 @@ FREE_SECONDS = 30.0
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.slow
 def test_a_run_joins_the_cluster_with_relative_paths_and_gives_back_what_it_took(
     tmp_path: Path, model: Path, questions: Questions, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,10 +40,8 @@ class AudioActor:
         self._waveforms = config.rollout.audio == "waveform"
         self._budget_bytes = config.data.cache_bytes // config.data.encoders
         self._names: dict[tuple[ClipSource, bool], str] = {}
-        self._held: OrderedDict[str, tuple[Clip, int]] = OrderedDict()
-        """Clips and their bytes, by the hash of the recording: several rows may hold one."""
-        self._rows: dict[str, list[tuple[ClipSource, bool]]] = {}
-        """What was asked for a recording that is held."""
+        self._held: OrderedDict[str, tuple[Clip, int, list[tuple[ClipSource, bool]]]] = OrderedDict()
+        """Clips, their bytes and what was asked for them, by the hash of the recording: several rows may hold one."""
         self._held_bytes = 0
 
     def prepare(self, source: ClipSource, silent: bool = False) -> Clip | str:
@@ -54,26 +52,24 @@ class AudioActor:
             silent: replace every sample by zero, as a control of what the text alone gives away.
         """
         asked = (source, silent)
-        if (held := self._find(self._names.get(asked))) is not None:
-            return held
+        if asked in self._names:
+            return self._find(asked)
         try:
             waveform, sha256 = read_clip(source, self.data.max_seconds, self.data.min_seconds)
         except ClipError as error:
             return f"clip_{error.reason}: {error}"
         if silent:
             waveform, sha256 = np.zeros_like(waveform), f"silence-{sha256}"
+        if sha256 not in self._held:
+            features = self._features(waveform, sha256)
+            tokens = audio_tokens(mel_frames(len(waveform)))
+            self._hold(Clip(sha256, len(waveform) / SAMPLE_RATE, tokens, ray.put(features)), features)
         self._names[asked] = sha256
-        self._rows.setdefault(sha256, []).append(asked)
-        if (held := self._find(sha256)) is not None:
-            return held
-        features = self._features(waveform, sha256)
-        clip = Clip(sha256, len(waveform) / SAMPLE_RATE, audio_tokens(mel_frames(len(waveform))), ray.put(features))
-        self._hold(clip, features)
-        return clip
+        self._held[sha256][2].append(asked)
+        return self._find(asked)
 
-    def _find(self, name: str | None) -> Clip | None:
-        if name is None or name not in self._held:
-            return None
+    def _find(self, asked: tuple[ClipSource, bool]) -> Clip:
+        name = self._names[asked]
         self._held.move_to_end(name)
         return self._held[name][0]
 
@@ -87,10 +83,10 @@ class AudioActor:
     def _hold(self, clip: Clip, features: ClipFeatures) -> None:
         arrays = (features.waveform, features.mel, features.pooled)
         size = sum(array.nbytes for array in arrays if array is not None)
-        self._held[clip.sha256] = (clip, size)
+        self._held[clip.sha256] = (clip, size, [])
         self._held_bytes += size
         while self._held_bytes > self._budget_bytes and len(self._held) > 1:
-            name, (_, freed) = self._held.popitem(last=False)
+            _, (_, freed, rows) = self._held.popitem(last=False)
             self._held_bytes -= freed
-            for asked in self._rows.pop(name):
-                self._names.pop(asked, None)
+            for asked in rows:
+                del self._names[asked]

@@ -1,4 +1,6 @@
-"""How fast this machine multiplies and copies, to compare a benchmark's figures with what is possible."""
+"""How fast this machine multiplies and copies, to compare a benchmark's figures with what is possible, and how long it
+rests between two timed turns.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+PAUSE_SECONDS = 0.3
+"""Between two timed turns, in which the threads of the last one go to sleep."""
 SIZE = 1536
 """Rows and columns of the matrices: about the size of the products in the benchmarks' model."""
 COPIED_BYTES = 256_000_000

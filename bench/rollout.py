@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from actors.rollout import environment
 from bench import models
+from bench.machine import PAUSE_SECONDS
 from cluster.nodes import connected
 from cluster.placement import plan
 from cluster.progress import Reporter
@@ -52,8 +53,6 @@ PATHS = ("embeddings", "waveform")
 BARE_START_SECONDS = 600
 WORKER_NICENESS = 15
 """What Ray adds to the niceness of its workers."""
-PAUSE_SECONDS = 0.3
-"""Between turns, in which the threads of the last one go to sleep."""
 SAME_COMPLETIONS = 0.97
 """Share of completions that both sides sample alike: the last bit of a sum depends on what is computed beside it."""
 Tokens = list[list[tuple[int, ...]]]

@@ -30,7 +30,7 @@ import torch
 import yaml
 
 from bench import models
-from bench.machine import copy_gigabytes_per_second, matmul_gflops
+from bench.machine import PAUSE_SECONDS, copy_gigabytes_per_second, matmul_gflops
 from bench.parity import gradient_difference
 from bench.reference import Reference
 from bench.rewards import drawn
@@ -55,8 +55,6 @@ FURTHER = {
     "further_bfloat16": ("model.audio_tower=frozen", "algorithm.beta=0.0", "model.dtype=bfloat16"),
 }
 """What Auricle may do besides."""
-PAUSE_SECONDS = 0.3
-"""Between two timed steps: idle threads of the side before spin for a moment."""
 ALIKE_SHARE = 2
 """There, one of so many groups has no variance."""
 

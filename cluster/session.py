@@ -55,8 +55,8 @@ async def workers(
         path = engine_model(model_path, export or Path(temporary) / "engine_model")
         started = Workers(config, roles, path, version, processor.stop_token_ids)
         try:
-            if existing_address() is not None and os.path.isdir(path):
-                prove(None, [path])
+            if export is None and existing_address() is not None and os.path.isdir(path):
+                prove(None, [path])  # a run, which gives `export`, has had its storage proven
             await started.place()
             others = [meanwhile(started)] if meanwhile else []
             places, *_ = await asyncio.gather(started.ready(encoder.encode(WARM_UP)), *others)

@@ -84,25 +84,24 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_logprobs: Tensor, grad_entropies: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, targets = ctx.saved_tensors
-        for_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        for_states = torch.empty_like(states)
         for_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        for part in torch.arange(len(states), device=states.device).tensor_split(ctx.count):
-            if not len(part):
-                continue
-            rows = slice(int(part[0]), int(part[-1]) + 1)
-            logits = (states[rows] @ weight.T).float() / ctx.temperature  # (n, V)
+        by_token = (states, for_states, targets[:, None], grad_logprobs[:, None], grad_entropies[:, None])
+        for part, for_part, wanted, from_logprobs, from_entropies in zip(
+            *(values.tensor_split(ctx.count) for values in by_token), strict=True
+        ):
+            logits = (part @ weight.T).float() / ctx.temperature  # (n, V)
             distribution = logits.softmax(-1)
-            gradient = -grad_logprobs[rows, None] * distribution
-            gradient.scatter_add_(-1, targets[rows, None], grad_logprobs[rows, None])
+            gradient = -from_logprobs * distribution
+            gradient.scatter_add_(-1, wanted, from_logprobs)
             if ctx.entropy == "gradient":  # of -sum p log p it is -p (log p + entropy)
                 logarithm = logits - logits.logsumexp(-1, keepdim=True)
                 spread = -(distribution * logarithm).sum(-1, keepdim=True)
-                gradient -= grad_entropies[rows, None] * distribution * (logarithm + spread)
+                gradient -= from_entropies * distribution * (logarithm + spread)
             gradient = (gradient / ctx.temperature).to(weight.dtype)
-            if for_states is not None:
-                for_states[rows] = gradient @ weight
+            for_part.copy_(gradient @ weight)
             if for_weight is not None:
-                for_weight.addmm_(gradient.T, states[rows])
+                for_weight.addmm_(gradient.T, part)
         return for_states, for_weight, None, None, None, None
 
 

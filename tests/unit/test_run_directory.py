@@ -66,12 +66,11 @@ def test_a_checkpoint_tells_where_its_run_stood(tmp_path: Path) -> None:
         ('{"step": 4, "pos', r"is broken .* remove \S+step_4, and the run goes on from the checkpoint before it"),
     ],
 )
-def test_a_checkpoint_that_cannot_be_resumed_from_is_named_with_the_way_on_before_anything_changes(
+def test_a_checkpoint_that_cannot_be_resumed_from_is_named_with_the_way_on(
     tmp_path: Path, state: str, told: str
 ) -> None:
     run = RunDirectory.create(config(tmp_path), fresh=False)
     kept_checkpoint(run, state)
-    run.close()
     with pytest.raises(RunError, match=told):
         run.check_questions({})
 

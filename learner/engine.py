@@ -253,6 +253,8 @@ def _deepspeed_config(settings: Learner, dtype: torch.dtype, on_cpu: bool) -> di
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,  # torch's AdamW steps on the CPU too
         "bf16": {"enabled": dtype is torch.bfloat16},
+        "data_types": {"grad_accum_dtype": "fp32"} if settings.zero_stage else {},  # without ZeRO the model's own
+        "communication_data_type": "fp32",  # with ZeRO 1 the sum over micro-batches goes through it
         "optimizer": {
             "type": "AdamW",
             "params": {

@@ -65,6 +65,7 @@ class Job:
     """Give every completion the same reward."""
     uneven: bool = False
     """Update from three groups: one with long completions, and two of which one is too many for an even share."""
+    max_grad_norm: float = 1e9
     broken: bool = False
     """Begin with a weight that is NaN, and keep what the update raises."""
 
@@ -166,7 +167,7 @@ def _rank(folder: Path, rank: int) -> None:
                     "micro_batch_tokens": job.micro_batch_tokens,
                     "learning_rate": 1e-3,
                     "schedule": "constant",
-                    "max_grad_norm": 1e9,
+                    "max_grad_norm": job.max_grad_norm,
                     "threads": job.threads,
                     "offload": job.offload,
                     "activation_checkpointing": job.again,

@@ -34,6 +34,11 @@ ROUNDING = 1e-5
 """Relative difference that another order of float32 sums may make."""
 OFFLOADED = ((1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "all"))
 """ZeRO stage, and what of it lives in CPU memory."""
+SHARDED = (1, 2, 3)
+"""ZeRO stages that sum the gradients of a bfloat16 model in float32."""
+COARSE = 0.03
+"""The same where the model is in bfloat16, which has 8 bits."""
+CLIPPED_NORM = 0.05
 SMALL = 350
 """Tokens of a micro-batch that holds one group, or two of the shortest."""
 
@@ -57,12 +62,16 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         Job("broken", 0, 100_000, broken=True),
         Job("uneven", 0, 100_000, uneven=True, threads=None),
         Job("saved", 0, SMALL, updates=2, save=saved),
+        Job("clipped", 0, 100_000, max_grad_norm=CLIPPED_NORM),
         Job("saved in bfloat16", 0, SMALL, updates=2, save=coarse, dtype="bfloat16"),
         Job("resumed in bfloat16", 0, SMALL, load=coarse, dtype="bfloat16"),
     ]
     together = [
         *(Job(f"two ranks, ZeRO {stage}", stage, SMALL) for stage in (0, 2, 3)),
         *(Job(f"resumed, ZeRO {stage}", stage, SMALL, load=saved) for stage in (2, 3)),
+        *(Job(f"clipped, ZeRO {stage}", stage, SMALL, max_grad_norm=CLIPPED_NORM) for stage in (0, 2, 3)),
+        *(Job(f"bfloat16, ZeRO {stage}", stage, SMALL, dtype="bfloat16") for stage in (0, *SHARDED)),
+        *(Job(f"resumed in bfloat16, ZeRO {stage}", stage, SMALL, load=coarse, dtype="bfloat16") for stage in SHARDED),
         Job("two ranks, ZeRO 3, computed again", 3, SMALL, again=True),
         Job("uneven on two ranks", 3, 1, uneven=True, again=True, threads=None),
         *(Job(f"two ranks, ZeRO {stage}, offload {part}", stage, SMALL, offload=part) for stage, part in OFFLOADED),
@@ -88,6 +97,35 @@ def test_one_rank_with_one_micro_batch_and_two_ranks_with_several_make_the_same_
     assert 2 <= split.micro_batches < len(TOTALS)
     assert split.grad_norms == pytest.approx(whole.grad_norms, rel=ROUNDING)
     assert_equal(whole, split)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_gradients_are_clipped_to_their_norm_over_all_ranks(outcomes: dict[str, Outcome], stage: int) -> None:
+    free, clipped, split = outcomes["whole"], outcomes["clipped"], outcomes[f"clipped, ZeRO {stage}"]
+    assert clipped.grad_norms == pytest.approx(free.grad_norms, rel=ROUNDING)
+    assert split.grad_norms == pytest.approx(free.grad_norms, rel=ROUNDING)
+    moments = [tensor for name, tensor in split.state.items() if name.startswith("exp_avg/")]
+    assert torch.cat([moment.flatten() for moment in moments]).norm() == pytest.approx(0.1 * CLIPPED_NORM, rel=1e-4)
+    assert_equal(clipped, split)
+
+
+@pytest.mark.parametrize("stage", [0, *SHARDED])
+def test_ranks_in_bfloat16_have_the_gradient_of_float32(outcomes: dict[str, Outcome], stage: int) -> None:
+    fine, coarse = outcomes["whole"], outcomes[f"bfloat16, ZeRO {stage}"]
+    assert coarse.grad_norms == pytest.approx(fine.grad_norms, rel=COARSE)
+    assert_equal(fine, coarse, COARSE)
+
+
+@pytest.mark.parametrize("stage", SHARDED)
+def test_sharded_gradients_of_bfloat16_are_summed_in_float32(outcomes: dict[str, Outcome], stage: int) -> None:
+    """A sum in bfloat16 is a multiple of its last bit; of sums in float32 only a few happen to be."""
+    moments = [
+        value for name, value in outcomes[f"bfloat16, ZeRO {stage}"].state.items() if name.startswith("exp_avg/")
+    ]
+    gradients = torch.cat([moment.flatten() for moment in moments]) / 0.1
+    gradients = gradients[gradients.abs() > 1e-6]
+    rounded = (gradients - gradients.bfloat16().float()).abs() < 1e-5 * gradients.abs()
+    assert rounded.float().mean() < 0.5
 
 
 def test_a_rank_without_work_calls_sharded_modules_no_oftener_than_the_others(outcomes: dict[str, Outcome]) -> None:
@@ -194,6 +232,13 @@ def test_every_weight_is_updated(outcomes: dict[str, Outcome]) -> None:
     moments = {name: tensor for name, tensor in outcomes["whole"].state.items() if name.startswith("exp_avg/")}
     idle = [name for name, tensor in moments.items() if not torch.any(tensor)]
     assert idle == ["exp_avg/audio_tower.embed_positions.weight"] or not idle
+
+
+@pytest.mark.parametrize("stage", SHARDED)
+def test_sharded_ranks_in_bfloat16_go_on_from_what_one_rank_saved(outcomes: dict[str, Outcome], stage: int) -> None:
+    uninterrupted, resumed = outcomes["saved in bfloat16"], outcomes[f"resumed in bfloat16, ZeRO {stage}"]
+    assert resumed.grad_norms == pytest.approx(uninterrupted.grad_norms[1:], rel=COARSE)
+    assert_equal(uninterrupted, resumed, COARSE)
 
 
 @pytest.mark.parametrize("how", ["2", "3", *(f"{stage}, offload {part}" for stage, part in OFFLOADED)])

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 import yaml
 
-from bench import models
+from bench import bound, models
 from bench.machine import PAUSE_SECONDS, copy_gigabytes_per_second, matmul_gflops
 from bench.parity import gradient_difference
 from bench.reference import Reference
@@ -103,6 +103,7 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:  # it joins ranks of its own
         compared = fresh.submit(gradient_difference, config, str(other), examples[:PROMPTS])
         figures["gradient_difference"], figures["gradient_difference_in"] = compared.result()
+        figures |= fresh.submit(bound.work, config, examples[:PROMPTS], COMPLETION_TOKENS).result()
     with connected(config.cluster, reporter.say) as nodes:
         figures |= alternate(config, nodes, examples, options.repetitions, reporter)
         alike = [example.id for example in examples[:PROMPTS:ALIKE_SHARE]]
@@ -267,12 +268,14 @@ def show(figures: dict[str, Any], reporter: Reporter) -> None:
     work = f"{PROMPTS} prompts x {GROUP_SIZE} completions of {COMPLETION_TOKENS} tokens"
     title = f"{work}, clips of {figures['clip_seconds']:g} s, {figures['threads']} threads"
     reporter.table(title, rows, ("", "seconds a step", "completions/s", "best", "ratio"))
-    spent = [(key.removeprefix("seconds_"), value) for key, value in figures.items() if key.startswith("seconds_")]
-    whole = figures["auricle_step_seconds"]
-    reporter.table(
-        "a step of Auricle", [(name, f"{value:.2f}", f"{value / whole:.0%}") for name, value in spent],
-        ("phase", "seconds", "share"),
-    )  # fmt: skip
+    spent = {key.removeprefix("seconds_"): value for key, value in figures.items() if key.startswith("seconds_")}
+    least = bound.seconds(figures)
+    spent["all"], least["all"] = figures["auricle_step_seconds"], sum(least.values())
+    rows = [
+        (name, f"{value:.2f}", f"{value / spent['all']:.0%}", f"{least[name]:.2f}" if name in least else "")
+        for name, value in spent.items()
+    ]
+    reporter.table("a step of Auricle", rows, ("phase", "seconds", "share", "at least"))
     reporter.say(
         f"ratio {figures['ratio']:.2f} (best {figures['ratio_best']:.2f}); gradients differ by at most "
         f"{figures['gradient_difference']:.1e} ({figures['gradient_difference_in']}), log-probs by "

@@ -173,7 +173,7 @@ class Controller:
         if profile is None:
             return
         if profile.recording:
-            profile.step(line["step"], line["seconds"])
+            profile.step(line["step"], line["seconds"], self._clock.ended_at)
         last = profile.steps == PROFILED_STEPS or (profile.recording and self.version == self.config.run.max_steps)
         if profile.steps == 0:
             await self.workers.learner.start_profile()

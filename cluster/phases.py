@@ -23,6 +23,8 @@ class StepClock:
     def __init__(self) -> None:
         self.started = self._encoded = self._scored = self._stepped = time.perf_counter()
         self._score_seconds = 0.0
+        self.ended_at = 0.0
+        """Time of day at which the engines had the weights."""
 
     def encoded(self) -> None:
         """A prompt is prepared."""
@@ -38,7 +40,7 @@ class StepClock:
 
     def synced(self, learner_seconds: Mapping[str, float]) -> dict[str, float]:
         """The engines have the weights, the step is over: seconds by phase."""
-        elapsed = time.perf_counter() - self.started
+        elapsed, self.ended_at = time.perf_counter() - self.started, time.time()
         seconds = {
             "encode": self._encoded - self.started,
             "sample": self._scored - self._encoded - self._score_seconds,
@@ -78,9 +80,9 @@ class Profile:
             event = {"ph": phase, "cat": "group", "id": group_id, "name": group_id}
             self._events.append(event | {"pid": "run", "tid": "groups", "ts": moment})
 
-    def step(self, step: int, seconds: Mapping[str, float]) -> None:
-        """A step that ends now, phase after phase."""
-        begin = (time.time() - sum(seconds.values())) * 1e6
+    def step(self, step: int, seconds: Mapping[str, float], ended_at: float) -> None:
+        """A step that ended at that time of day, phase after phase."""
+        begin = (ended_at - sum(seconds.values())) * 1e6
         self._span("step", f"step {step}", begin, sum(seconds.values()))
         for name, length in seconds.items():
             self._span("phase", name, begin, length)

@@ -30,9 +30,12 @@ from learner.hf_files import load_processor
 from learner.learner import Learner
 from learner.result import UpdateResult
 
-SECONDS = (0.5, 1.0, 1.7, 0.8, 2.3, 1.2)
+SECONDS = (0.5, 1.0, 1.7, 0.8, 2.3, 1.2, 0.6, 1.5)
 """Lengths of the groups' clips."""
-TOTALS = ((1.0, 0.0, 0.5), (0.0, 0.0, 1.0), (1.0, None, 0.0), (1.0, 1.0, 1.0), (0.2, 0.9, 0.4), (None, 3.0, 1.0))
+TOTALS = (
+    (1.0, 0.0, 0.5), (0.0, 0.0, 1.0), (1.0, None, 0.0), (1.0, 1.0, 1.0),
+    (0.2, 0.9, 0.4), (None, 3.0, 1.0), (0.0, 2.0, 2.0), (0.5, 0.1, 0.3),
+)  # fmt: skip
 """Rewards of the groups' completions; a dropped one and a group without variance among them."""
 BETA, ENTROPY_COEFFICIENT = 0.04, 0.01
 FEW_LOGITS = 2**11

@@ -24,6 +24,7 @@ def test_the_phases_of_a_step_add_up_to_its_wall_time() -> None:
     seconds = clock.synced({"forward": 0.005, "backward": 0.01})
     elapsed = time.perf_counter() - before
     assert list(seconds) == ["encode", "sample", "score", "forward", "backward", "sync", "wait"]
+    assert clock.ended_at == pytest.approx(time.time(), abs=5)
     assert sum(seconds.values()) == pytest.approx(elapsed, abs=0.005)
     assert seconds["encode"] >= 0.01
     assert seconds["sample"] >= 0.02
@@ -38,13 +39,13 @@ def test_a_trace_holds_the_runs_phases_beside_the_learners_operators_on_one_time
     profile.steps = PROFILED_STEPS
     assert profile.recording
     profile.group("0-7", seconds=0.5)
-    profile.step(4, {"sample": 0.6, "forward": 0.2})
-    now = time.time() * 1e6
+    ended_at = time.time() - 30  # a validation came after it
+    profile.step(4, {"sample": 0.6, "forward": 0.2}, ended_at)
     learner = {
         "baseTimeNanoseconds": 1_000_000_000,
         "traceEvents": [
             {"ph": "M", "name": "process_name", "pid": 1},
-            {"ph": "X", "name": "aten::mm", "pid": 1, "tid": 1, "ts": now - 1e6 - 100_000, "dur": 5.0},
+            {"ph": "X", "name": "aten::mm", "pid": 1, "tid": 1, "ts": ended_at * 1e6 - 1e6 - 100_000, "dur": 5.0},
         ],
     }
     profile.learner_path.write_text(json.dumps(learner))

@@ -55,6 +55,8 @@ FURTHER = {
     "further_bfloat16": ("model.audio_tower=frozen", "algorithm.beta=0.0", "model.dtype=bfloat16"),
 }
 """What Auricle may do besides."""
+ONCE = ("further_bfloat16",)
+"""Timed for one step: a CPU without bfloat16 products takes a minute for it."""
 ALIKE_SHARE = 2
 """There, one of so many groups has no variance."""
 
@@ -111,7 +113,8 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
         for name, added in FURTHER.items():
             overrides = [*options.overrides, *added, f"run.name={name}", rewards]
             further = configured(directory, model, questions, options.threads, overrides)
-            figures |= besides(name, further, nodes, examples[:PROMPTS], options.repetitions, reporter)
+            repetitions = 1 if name in ONCE else options.repetitions
+            figures |= besides(name, further, nodes, examples[:PROMPTS], repetitions, reporter)
     figures["ratio"] = figures["auricle_completions_per_second"] / figures["reference_completions_per_second"]
     figures["ratio_best"] = (
         figures["auricle_completions_per_second_best"] / figures["reference_completions_per_second_best"]

@@ -235,7 +235,7 @@ class Learner(Section):
     micro_batch_tokens: PositiveInt = 4096
     """Tokens of a packed micro-batch; a single larger group is still taken whole."""
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed ZeRO stage; from 1 on, gradients of a bfloat16 model are summed in float32."""
+    """DeepSpeed ZeRO stage; from 1 on, gradients of a bfloat16 model are summed and sent in float32."""
     learning_rate: PositiveFloat = 1e-6
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"

@@ -32,6 +32,9 @@ from learner.weights import changed, released_name, weights_of
 MOMENTS = ("exp_avg", "exp_avg_sq")
 GRADIENT_NORM = "the norm of the gradient"
 
+_SUMS_IN_FLOAT32 = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
+"""Of gradients over micro-batches and ranks, with ZeRO. ZeRO 1 sends the sum so far, and would round it on the way."""
+
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 """An all-reduce for inference on CPUs. No learner calls it, and every checkout would compile it at its first start."""
 
@@ -252,9 +255,8 @@ def _deepspeed_config(settings: Learner, dtype: torch.dtype, on_cpu: bool) -> di
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,  # torch's AdamW steps on the CPU too
-        "bf16": {"enabled": dtype is torch.bfloat16},
-        "data_types": {"grad_accum_dtype": "fp32"} if settings.zero_stage else {},  # without ZeRO the model's own
-        "communication_data_type": "fp32",  # with ZeRO 1 the sum over micro-batches goes through it
+        "bf16": {"enabled": dtype is torch.bfloat16, "immediate_grad_update": True},  # frees what is summed at once
+        **(_SUMS_IN_FLOAT32 if settings.zero_stage else {}),
         "optimizer": {
             "type": "AdamW",
             "params": {

@@ -207,7 +207,7 @@ def _rank(folder: Path, rank: int) -> None:
                 "grad_norms": [result.grad_norm for result in results],
                 "losses": [result.loss for result in results],
                 "kls": [result.kl for result in results],
-                "micro_batches": (len(forwards) - 1) // job.updates,
+                "micro_batches": (len(forwards) - 1) // max(job.updates, 1),
                 "packed_tokens": [result.packed_tokens for result in results],
                 "zero_variance_groups": [result.zero_variance_groups for result in results],
                 "refused": refused,

@@ -34,8 +34,8 @@ ROUNDING = 1e-5
 """Relative difference that another order of float32 sums may make."""
 OFFLOADED = ((1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "all"))
 """ZeRO stage, and what of it lives in CPU memory."""
-SHARDED = (1, 2, 3)
-"""ZeRO stages that sum the gradients of a bfloat16 model in float32."""
+SHARDED = {"1": (1, "none"), "2": (2, "none"), "3": (3, "none"), "3, offload optimizer": (3, "optimizer")}
+"""ZeRO stage and offload of ranks in bfloat16, which sum their gradients in float32."""
 COARSE = 0.03
 """The same where the model is in bfloat16, which has 8 bits."""
 CLIPPED_NORM = 0.05
@@ -47,6 +47,12 @@ SMALL = 350
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another policy, so that the divergence and its gradient are not zero."""
     return hearing_model(tmp_path_factory.mktemp("reference"), seed=1)
+
+
+def coarsely(name: str, micro_batch_tokens: int, updates: int = 1, load: str | None = None) -> Job:
+    """A job in bfloat16, sharded as the end of its name says."""
+    stage, offload = SHARDED[name.partition("ZeRO ")[2]]
+    return Job(name, stage, micro_batch_tokens, updates, load, dtype="bfloat16", offload=offload)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +70,7 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         Job("saved", 0, SMALL, updates=2, save=saved),
         Job("clipped", 0, 100_000, max_grad_norm=CLIPPED_NORM),
         Job("saved in bfloat16", 0, SMALL, updates=2, save=coarse, dtype="bfloat16"),
+        Job("loaded in bfloat16", 0, SMALL, updates=0, load=coarse, dtype="bfloat16"),
         Job("resumed in bfloat16", 0, SMALL, load=coarse, dtype="bfloat16"),
     ]
     together = [
@@ -71,8 +78,11 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         Job("two ranks, ZeRO 0, each group alone", 0, 1),
         *(Job(f"resumed, ZeRO {stage}", stage, SMALL, load=saved) for stage in (2, 3)),
         *(Job(f"clipped, ZeRO {stage}", stage, SMALL, max_grad_norm=CLIPPED_NORM) for stage in (0, 2, 3)),
-        *(Job(f"bfloat16, ZeRO {stage}", stage, SMALL, dtype="bfloat16") for stage in (0, *SHARDED)),
-        *(Job(f"resumed in bfloat16, ZeRO {stage}", stage, SMALL, load=coarse, dtype="bfloat16") for stage in SHARDED),
+        Job("bfloat16, ZeRO 0", 0, SMALL, dtype="bfloat16"),
+        *(coarsely(f"bfloat16, ZeRO {how}", SMALL) for how in SHARDED),
+        *(coarsely(f"one micro-batch in bfloat16, ZeRO {how}", 100_000) for how in SHARDED),
+        *(coarsely(f"loaded in bfloat16, ZeRO {how}", SMALL, updates=0, load=coarse) for how in SHARDED),
+        *(coarsely(f"resumed in bfloat16, ZeRO {how}", SMALL, load=coarse) for how in SHARDED),
         Job("two ranks, ZeRO 3, computed again", 3, SMALL, again=True),
         Job("uneven on two ranks", 3, 1, uneven=True, again=True, threads=None),
         *(Job(f"two ranks, ZeRO {stage}, offload {part}", stage, SMALL, offload=part) for stage, part in OFFLOADED),
@@ -108,28 +118,35 @@ def test_gradients_are_clipped_to_their_norm_over_all_ranks(outcomes: dict[str, 
     free, clipped, split = outcomes["whole"], outcomes["clipped"], outcomes[f"clipped, ZeRO {stage}"]
     assert clipped.grad_norms == pytest.approx(free.grad_norms, rel=ROUNDING)
     assert split.grad_norms == pytest.approx(free.grad_norms, rel=ROUNDING)
-    moments = [tensor for name, tensor in split.state.items() if name.startswith("exp_avg/")]
-    assert torch.cat([moment.flatten() for moment in moments]).norm() == pytest.approx(0.1 * CLIPPED_NORM, rel=1e-4)
+    clipped_gradient = torch.cat([moment.flatten() for moment in moments(split).values()])
+    assert clipped_gradient.norm() == pytest.approx(0.1 * CLIPPED_NORM, rel=1e-4)
     assert_equal(clipped, split)
 
 
-@pytest.mark.parametrize("stage", [0, *SHARDED])
-def test_ranks_in_bfloat16_have_the_gradient_of_float32(outcomes: dict[str, Outcome], stage: int) -> None:
-    fine, coarse = outcomes["whole"], outcomes[f"bfloat16, ZeRO {stage}"]
+@pytest.mark.parametrize("how", ["0", *SHARDED])
+def test_ranks_in_bfloat16_have_the_gradient_of_float32(outcomes: dict[str, Outcome], how: str) -> None:
+    fine, coarse = outcomes["whole"], outcomes[f"bfloat16, ZeRO {how}"]
     assert coarse.grad_norms == pytest.approx(fine.grad_norms, rel=COARSE)
-    assert_equal(fine, coarse, COARSE)
+    for name, expected in moments(fine).items():
+        if expected.norm() > 1e-2 * torch.stack([other.norm() for other in moments(fine).values()]).max():
+            assert (moments(coarse)[name] - expected).norm() < COARSE * expected.norm(), name
 
 
-@pytest.mark.parametrize("stage", SHARDED)
-def test_sharded_gradients_of_bfloat16_are_summed_in_float32(outcomes: dict[str, Outcome], stage: int) -> None:
-    """A sum in bfloat16 is a multiple of its last bit; of sums in float32 only a few happen to be."""
-    moments = [
-        value for name, value in outcomes[f"bfloat16, ZeRO {stage}"].state.items() if name.startswith("exp_avg/")
-    ]
-    gradients = torch.cat([moment.flatten() for moment in moments]) / 0.1
-    gradients = gradients[gradients.abs() > 1e-6]
+@pytest.mark.parametrize("how", SHARDED)
+@pytest.mark.parametrize("layout", ["", "one micro-batch in "])
+def test_sharded_gradients_of_bfloat16_are_summed_in_float32(
+    outcomes: dict[str, Outcome], layout: str, how: str
+) -> None:
+    """Over micro-batches and over ranks: every sum in bfloat16 is one of its numbers, of sums in float32 a part is."""
+    gradients = torch.cat([moment.flatten() for moment in moments(outcomes[f"{layout}bfloat16, ZeRO {how}"]).values()])
+    gradients = gradients[gradients.abs() > 1e-7] / 0.1
     rounded = (gradients - gradients.bfloat16().float()).abs() < 1e-5 * gradients.abs()
-    assert rounded.float().mean() < 0.5
+    assert rounded.float().mean() < 0.7
+
+
+def moments(outcome: Outcome) -> dict[str, Tensor]:
+    """The first moment by parameter, which after one update is a tenth of the gradient."""
+    return {name: tensor for name, tensor in outcome.state.items() if name.startswith("exp_avg/")}
 
 
 def test_a_rank_without_work_calls_sharded_modules_no_oftener_than_the_others(outcomes: dict[str, Outcome]) -> None:
@@ -233,16 +250,19 @@ def test_an_update_that_is_not_finite_is_refused_with_the_way_on(outcomes: dict[
 
 
 def test_every_weight_is_updated(outcomes: dict[str, Outcome]) -> None:
-    moments = {name: tensor for name, tensor in outcomes["whole"].state.items() if name.startswith("exp_avg/")}
-    idle = [name for name, tensor in moments.items() if not torch.any(tensor)]
+    found = moments(outcomes["whole"])
+    idle = [name for name, tensor in found.items() if not torch.any(tensor)]
     assert idle == ["exp_avg/audio_tower.embed_positions.weight"] or not idle
 
 
-@pytest.mark.parametrize("stage", SHARDED)
-def test_sharded_ranks_in_bfloat16_go_on_from_what_one_rank_saved(outcomes: dict[str, Outcome], stage: int) -> None:
-    uninterrupted, resumed = outcomes["saved in bfloat16"], outcomes[f"resumed in bfloat16, ZeRO {stage}"]
+@pytest.mark.parametrize("how", SHARDED)
+def test_sharded_ranks_in_bfloat16_go_on_from_what_one_rank_saved(outcomes: dict[str, Outcome], how: str) -> None:
+    saved, loaded = outcomes["loaded in bfloat16"], outcomes[f"loaded in bfloat16, ZeRO {how}"]
+    assert any(not torch.equal(value, value.bfloat16().float()) for value in saved.state.values())
+    for name, tensor in saved.state.items():
+        assert torch.equal(tensor, loaded.state[name]), name
+    uninterrupted, resumed = outcomes["saved in bfloat16"], outcomes[f"resumed in bfloat16, ZeRO {how}"]
     assert resumed.grad_norms == pytest.approx(uninterrupted.grad_norms[1:], rel=COARSE)
-    assert_equal(uninterrupted, resumed, COARSE)
 
 
 @pytest.mark.parametrize("how", ["2", "3", *(f"{stage}, offload {part}" for stage, part in OFFLOADED)])

@@ -98,8 +98,7 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
         "repetitions": options.repetitions,
         "completions": PROMPTS * GROUP_SIZE,
         "completion_tokens": COMPLETION_TOKENS,
-        "matmul_gflops": matmul_gflops(),
-        "copy_gigabytes_per_second": copy_gigabytes_per_second(),
+        **machine(),
     }
     reporter.say("comparing gradients")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:  # it joins ranks of its own
@@ -115,6 +114,7 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
             further = configured(directory, model, questions, options.threads, overrides)
             repetitions = 1 if name in ONCE else options.repetitions
             figures |= besides(name, further, nodes, examples[:PROMPTS], repetitions, reporter)
+    figures |= {name: max(rate, figures[name]) for name, rate in machine().items()}  # a shared host has slow moments
     figures["ratio"] = figures["auricle_completions_per_second"] / figures["reference_completions_per_second"]
     figures["ratio_best"] = (
         figures["auricle_completions_per_second_best"] / figures["reference_completions_per_second_best"]
@@ -123,6 +123,11 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
         ours, theirs = figures[f"{name}_completions_per_second"], figures["reference_completions_per_second"]
         figures[f"{name}_ratio"] = ours / theirs
     return figures
+
+
+def machine() -> dict[str, float]:
+    """What this machine can do now."""
+    return {"matmul_gflops": matmul_gflops(), "copy_gigabytes_per_second": copy_gigabytes_per_second()}
 
 
 def configured(directory: Path, model: Path, questions: Path, threads: int, overrides: Sequence[str]) -> Config:

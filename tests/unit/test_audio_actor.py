@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import actors.audio
 from actors.audio import AudioActor
@@ -24,6 +28,14 @@ MEL_BYTES = 80 * 108 * 4
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_directory(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """An actor sets its process's."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -68,12 +80,17 @@ def test_the_clip_asked_for_longest_ago_makes_room(model: Path, tmp_path: Path, 
     audio = actor(model, clips_held=2.5)
     one, two, three = (recording(tmp_path, f"{seed}.wav", seed) for seed in (1, 2, 3))
     first, second = audio.prepare(one), audio.prepare(two)
+    name, kept = second.sha256, weakref.ref(second.features.mel)
+    del second
     audio.prepare(one)
+    assert kept() is not None
     audio.prepare(three)  # two goes
+    gc.collect()
+    assert kept() is None
     assert audio.prepare(one) is first
-    assert audio.prepare(two).sha256 == second.sha256
+    assert audio.prepare(two).sha256 == name
     assert made[first.sha256] == 1
-    assert made[second.sha256] == 2
+    assert made[name] == 2
     assert audio._held_bytes <= audio._budget_bytes
     assert len(audio._names) == len(audio._held) == 2
 

@@ -35,6 +35,9 @@ from learner.hf_files import resolve
 BATCHED_TOKENS = 8192
 """Tokens that an engine computes in one step at most."""
 
+GATHER_SECONDS = 0.003
+"""How long an engine that was idle waits for one request more: what is asked together then starts together, instead of
+after the first prompt's step."""
 
 CPU_BLOCK_TOKENS = 32
 """Tokens of a block of the key-value cache on CPU, the smallest that its attention kernel is fast with."""
@@ -145,10 +148,11 @@ class EngineThread:
 
     def _take_commands(self, engine: LLMEngine) -> None:
         """Take what waits, or wait where there is nothing else to do."""
+        starting = not self._running
         while True:
-            idle = not self._running and self._load is None
+            wait = starting and self._load is None
             try:
-                command = self._commands.get(block=idle)
+                command = self._commands.get(block=wait, timeout=GATHER_SECONDS if self._running else None)
             except queue.Empty:
                 return
             match command:

@@ -72,7 +72,7 @@ class Question:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit status 1 where actor and vLLM did not sample the same tokens."""
     arguments = argparse.ArgumentParser(prog="python -m bench.rollout", description=__doc__)
-    arguments.add_argument("--repetitions", type=int, default=7, help="measured repetitions of each side (7)")
+    arguments.add_argument("--repetitions", type=int, default=15, help="measured repetitions of each side (15)")
     arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     options = arguments.parse_args(argv)
     torch.set_num_threads(THREADS)

@@ -35,13 +35,17 @@ class Spans:
     """A group's completions (C) over its positions (P + C), boolean (C, P + C)."""
 
 
+Mask = dict[str, Spans | BlockMask]
+"""What a language model takes as `attention_mask`, by kind of layer."""
+
+
 def use(language_model: PreTrainedModel, kind: str) -> None:
     """Have the layers of a language model attend by `SDPA` or `FLEX`, or by one of transformers' own ways."""
     language_model.set_attn_implementation(kind)
 
 
-def mask_for(packed: Packed, kind: str, device: torch.device) -> dict[str, Spans | BlockMask]:
-    """What to give the language model as `attention_mask`, by kind of layer."""
+def mask_for(packed: Packed, kind: str, device: torch.device) -> Mask:
+    """The mask of a micro-batch for layers that attend by `kind`."""
     return {"full_attention": _block_mask(packed, device) if kind == FLEX else _spans(packed, device)}
 
 

@@ -7,7 +7,7 @@ exact. `lm_head` and the softmax run only where a completion token is predicted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,9 +25,16 @@ class MicroBatch:
 
     packed: Packed
     clips: Sequence[ClipFeatures]
-    """One a group."""
+    """One a group. Groups that share the features of a clip share what the tower makes of them."""
     most_targets: int = 0
     """Predicted tokens of the rank that has most in this micro-batch; ranks with shards call the head equally often."""
+    _masks: dict[str, attention.Mask] = field(default_factory=dict, repr=False)
+
+    def mask(self, kind: str, device: torch.device) -> attention.Mask:
+        """Who sees whom, for the language model; made once for the policy and its reference."""
+        if kind not in self._masks:
+            self._masks[kind] = attention.mask_for(self.packed, kind, device)
+        return self._masks[kind]
 
 
 class Policy(nn.Module):
@@ -74,7 +81,7 @@ class Policy(nn.Module):
         embeddings = embeddings.index_copy(0, torch.from_numpy(places).to(device), audio)
         hidden = self.model.model.language_model(
             inputs_embeds=embeddings.unsqueeze(0),
-            attention_mask=attention.mask_for(packed, self.attention_kind, device),
+            attention_mask=batch.mask(self.attention_kind, device),
             position_ids=torch.from_numpy(packed.positions).to(device)[None],
             use_cache=False,
         ).last_hidden_state[0]  # (T, H)
@@ -90,13 +97,15 @@ class Policy(nn.Module):
         """(A, H): the clips' embeddings one after the other, after the projector."""
         projector = self.model.model.multi_modal_projector
         device = projector.linear.weight.device
+        heard = {id(clip): clip for clip in clips}
         if clips[0].pooled is not None:
-            pooled = [torch.as_tensor(clip.pooled, device=device, dtype=dtype) for clip in clips]
+            pooled = [torch.as_tensor(clip.pooled, device=device, dtype=dtype) for clip in heard.values()]
         else:
             pooled = audio_tower.encode(
                 self.model.model.audio_tower,
-                [torch.as_tensor(clip.mel, device=device, dtype=dtype) for clip in clips],
-                [clip.valid_frames for clip in clips],
+                [torch.as_tensor(clip.mel, device=device, dtype=dtype) for clip in heard.values()],
+                [clip.valid_frames for clip in heard.values()],
                 one_batch=self._in_lockstep,
             )
-        return projector(torch.cat(pooled))
+        by_clip = dict(zip(heard, pooled, strict=True))
+        return projector(torch.cat([by_clip[id(clip)] for clip in clips]))

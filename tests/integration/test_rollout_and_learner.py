@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -331,6 +332,39 @@ def test_who_waits_for_an_engine_that_dies_is_told_and_so_is_who_comes_later(
     told = session.in_rollout(die)
     assert len(told) == 4
     assert all(message.startswith("the engine died: TypeError(") for message in told), told
+
+
+@only_the_demo_path
+def test_prompts_that_come_together_start_together(session: Live, questions: Questions) -> None:
+    prompts = session.prompts(examples(questions, "Which animal is heard?", count=2))
+
+    def ask(actor: Any) -> str:
+        from actors import engine
+
+        class Counting:
+            """Tells at its first step what it was given by then."""
+
+            given = 0
+
+            def add_request(self, *_: Any) -> None:
+                self.given += 1
+
+            def step(self) -> list[Any]:
+                raise RuntimeError(f"{self.given} started")
+
+        features, sampling = ray.get(prompts[0].clip.features), Sampling(2, 1.0, 4)
+        build, patience = engine.build_engine, engine.GATHER_SECONDS
+        engine.build_engine, engine.GATHER_SECONDS = lambda *_, **__: Counting(), 2.0
+        try:
+            thread = engine.EngineThread(actor.config, "none", 0, (), actor._audio)
+            first = thread.generate(prompts[0], features, sampling)
+            time.sleep(0.1)
+            thread.generate(prompts[1], features, sampling)
+            return str(first.exception(LIMIT_SECONDS))
+        finally:
+            engine.build_engine, engine.GATHER_SECONDS = build, patience
+
+    assert "2 started" in session.in_rollout(ask)
 
 
 @pytest.mark.parametrize("tower", marked(SAME_TOWER))

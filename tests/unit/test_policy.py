@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,17 @@ def test_a_clip_in_the_wrong_place_changes_the_log_probs(policy: Policy, directo
     right = policy(MicroBatch(pack(groups), clips))[0]
     swapped = policy(MicroBatch(pack(groups), clips[::-1]))[0]
     assert (right - swapped).abs().max() > 1e-4  # rounding alone gives 1e-6
+
+
+def test_the_tower_hears_a_clip_once_for_all_of_its_groups(policy: Policy, directory: Path) -> None:
+    features = clip(directory, 1.3, 0)
+    groups = groups_of(policy, [features, features])
+    apart = policy(MicroBatch(pack(groups), [features, replace(features)]))[0]
+    heard: list[int] = []
+    policy.model.model.audio_tower.conv1.register_forward_hook(lambda _, given, __: heard.append(len(given[0])))
+    together = policy(MicroBatch(pack(groups), [features, features]))[0]
+    assert heard == [1]
+    torch.testing.assert_close(together, apart)
 
 
 def test_embeddings_that_do_not_fill_the_placeholders_are_refused(policy: Policy, directory: Path) -> None:

@@ -232,7 +232,7 @@ class Learner(Section):
 
     ranks: PositiveInt = 1
     """Learner processes."""
-    micro_batch_tokens: PositiveInt = 4096
+    micro_batch_tokens: PositiveInt = 2048
     """Tokens of a packed micro-batch; a single larger group is still taken whole."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage; from 1 on, gradients of a bfloat16 model are summed and sent in float32."""

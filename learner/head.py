@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vecdot
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_LOGITS = 2**24
-"""Logits that are held at once: 64 MiB in float32, and about three times that in the backward."""
+"""Logits of a chunk: 64 MiB in float32. Two of that size are held at once, three for an entropy's gradient."""
 
 Entropy = Literal["none", "value", "gradient"]
 """What is wanted of the entropy: nothing, its value, or its value with the gradient."""
@@ -90,15 +91,15 @@ class _Chunked(torch.autograd.Function):
         for part, for_part, wanted, from_logprobs, from_entropies in zip(
             *(values.tensor_split(ctx.count) for values in by_token), strict=True
         ):
-            logits = (part @ weight.T).float() / ctx.temperature  # (n, V)
-            distribution = logits.softmax(-1)
-            gradient = -from_logprobs * distribution
-            gradient.scatter_add_(-1, wanted, from_logprobs)
+            logarithm = _log_softmax(part @ weight.T, ctx.temperature)  # (n, V)
             if ctx.entropy == "gradient":  # of -sum p log p it is -p (log p + entropy)
-                logarithm = logits - logits.logsumexp(-1, keepdim=True)
-                spread = -(distribution * logarithm).sum(-1, keepdim=True)
-                gradient -= from_entropies * distribution * (logarithm + spread)
-            gradient = (gradient / ctx.temperature).to(weight.dtype)
+                distribution = logarithm.exp()
+                spread = -vecdot(distribution, logarithm)[:, None]
+                gradient = logarithm.add_(spread).mul_(from_entropies).add_(from_logprobs).mul_(distribution).neg_()
+                del distribution
+            else:
+                gradient = logarithm.exp_().mul_(-from_logprobs)
+            gradient = gradient.scatter_add_(-1, wanted, from_logprobs).div_(ctx.temperature).to(weight.dtype)
             for_part.copy_(gradient @ weight)
             if for_weight is not None:
                 for_weight.addmm_(gradient.T, part)
@@ -112,11 +113,16 @@ def _score(
 
 
 def _from_logits(logits: Tensor, targets: Tensor, temperature: float, entropy: Entropy) -> tuple[Tensor, Tensor]:
-    logits = logits.float() / temperature  # (n, V)
-    normaliser = logits.logsumexp(-1)  # (n,)
-    logprobs = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normaliser
+    logarithm = _log_softmax(logits, temperature)  # (n, V)
+    logprobs = logarithm.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     if entropy == "none":
         return logprobs, torch.zeros_like(logprobs)
     with torch.set_grad_enabled(entropy == "gradient" and torch.is_grad_enabled()):
-        everything = logits - normaliser.unsqueeze(-1)  # (n, V)
-        return logprobs, -(everything.exp() * everything).sum(-1)
+        return logprobs, -vecdot(logarithm.exp(), logarithm)
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    logits = logits.float()
+    if temperature != 1:
+        logits = logits / temperature
+    return logits.log_softmax(-1)

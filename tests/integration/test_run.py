@@ -55,6 +55,17 @@ def test_a_profile_holds_three_steps_of_the_run_and_the_learners_operators(recor
     assert last - first < 1e6 * sum(line["step_seconds"] for line in recorded.lines()) + 60e6  # one clock for all
 
 
+def test_a_profiled_steps_phases_lie_where_the_learner_worked_though_a_validation_followed(recorded: Finished) -> None:
+    events = json.loads((recorded.path / "profile.json").read_text())["traceEvents"]
+    noted = [event["ts"] for event in events if (event.get("tid"), event["name"]) == ("phase", "optimizer")]
+    worked = [event["ts"] for event in events if event["name"].startswith("Optimizer.step#")]
+    lines = recorded.lines()[1:]
+    assert len(noted) == len(worked) == len(lines)
+    assert any(line["validation_accuracy"] is not None for line in lines)
+    for at, really, line in zip(noted, sorted(worked), lines, strict=True):
+        assert abs(at - really) < 1e6 * (line["seconds"]["wait"] + line["seconds"]["optimizer"])
+
+
 def test_bad_clips_are_dropped_by_reason_and_bad_rows_are_left_out_with_their_line(
     recorded: Finished, questions: Questions
 ) -> None:

@@ -2,8 +2,10 @@
 
 Each in a fresh process, from the same prompts and completions. Counted is what an update takes beyond the loaded
 models: activations, gradients, and the optimizer's moments, which the first update makes and the second finds there.
-Sampling is left out on both sides. The model is the benchmarks' own with the embeddings of 152,000 tokens, so logits
-weigh as they do for a 7B model against the rest of an update.
+Sampling is left out on both sides. Both compute the group of one prompt at a time: the published trainer does, and the
+learner does where `--micro-batch-tokens` holds no two groups; more tokens at a time take more memory. The model is the
+benchmarks' own with the embeddings of 152,000 tokens, so logits weigh as they do for a 7B model against the rest of an
+update.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--clip-seconds", type=float, default=10.0, help="length of every clip (10, as in AVQA)")
     arguments.add_argument("--prompts", type=int, default=8, help="prompts of the update (8)")
     arguments.add_argument("--vocabulary", type=int, default=152_000, help="rows of embeddings and lm_head (152,000)")
-    arguments.add_argument("--micro-batch-tokens", type=int, default=2048, help="learner.micro_batch_tokens (2048)")
+    arguments.add_argument("--micro-batch-tokens", type=int, default=1024, help="learner.micro_batch_tokens (1024)")
     arguments.add_argument("--threads", type=int, default=2, help="threads of either side (2)")
     arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     options = arguments.parse_args(argv)

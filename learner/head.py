@@ -113,12 +113,12 @@ def _score(
 
 
 def _from_logits(logits: Tensor, targets: Tensor, temperature: float, entropy: Entropy) -> tuple[Tensor, Tensor]:
-    logarithm = _log_softmax(logits, temperature)  # (n, V)
-    logprobs = logarithm.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    logits = _log_softmax(logits, temperature)  # (n, V); one name, so that what it is made of is let go
+    logprobs = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     if entropy == "none":
         return logprobs, torch.zeros_like(logprobs)
     with torch.set_grad_enabled(entropy == "gradient" and torch.is_grad_enabled()):
-        return logprobs, -vecdot(logarithm.exp(), logarithm)
+        return logprobs, -vecdot(logits.exp(), logits)
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:

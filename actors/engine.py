@@ -12,6 +12,7 @@ import itertools
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -35,9 +36,9 @@ from learner.hf_files import resolve
 BATCHED_TOKENS = 8192
 """Tokens that an engine computes in one step at most."""
 
-GATHER_SECONDS = 0.003
-"""How long an engine that was idle waits for one request more: what is asked together then starts together, instead of
-after the first prompt's step."""
+GATHER_SECONDS = 0.01
+"""How long an engine that was idle waits for others after a first request: what is asked together then starts together,
+instead of after the first prompt's step."""
 
 CPU_BLOCK_TOKENS = 32
 """Tokens of a block of the key-value cache on CPU, the smallest that its attention kernel is fast with."""
@@ -147,26 +148,31 @@ class EngineThread:
             raise
 
     def _take_commands(self, engine: LLMEngine) -> None:
-        """Take what waits, or wait where there is nothing else to do."""
-        starting = not self._running
+        """Take what waits. An idle engine waits for a first command, and after a request for others beside it."""
+        idle = not self._running and self._load is None
+        if idle:
+            self._take(engine, self._commands.get())
+        until = time.monotonic() + (GATHER_SECONDS if idle and self._running else 0)
         while True:
-            wait = starting and self._load is None
             try:
-                command = self._commands.get(block=wait, timeout=GATHER_SECONDS if self._running else None)
+                command = self._commands.get(timeout=max(until - time.monotonic(), 0))
             except queue.Empty:
                 return
-            match command:
-                case _Request() if self._load is not None:
-                    self._held.append(command)
-                case _Request():
-                    self._add(engine, command)
-                case _WeightLoad():
-                    if self._load is not None:
-                        command.future.set_exception(EngineError("a weight update is already waiting"))
-                    else:
-                        self._load = command
-                case _Call():
-                    _resolve(command.future, lambda call=command: call.function(engine))
+            self._take(engine, command)
+
+    def _take(self, engine: LLMEngine, command: _Request | _WeightLoad | _Call) -> None:
+        match command:
+            case _Request() if self._load is not None:
+                self._held.append(command)
+            case _Request():
+                self._add(engine, command)
+            case _WeightLoad():
+                if self._load is not None:
+                    command.future.set_exception(EngineError("a weight update is already waiting"))
+                else:
+                    self._load = command
+            case _Call():
+                _resolve(command.future, lambda: command.function(engine))
 
     def _add(self, engine: LLMEngine, request: _Request) -> None:
         parameters = sampling_parameters(request.sampling, request.prompt.seed, self._stop_token_ids)

@@ -13,11 +13,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.linalg import vecdot
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_LOGITS = 2**24
-"""Logits of a chunk: 64 MiB in float32. Two of that size are held at once, three for an entropy's gradient."""
+"""Logits of a chunk, 64 MiB in float32. Of a layer that is whole and in float32, two of that size are held at once."""
 
 Entropy = Literal["none", "value", "gradient"]
 """What is wanted of the entropy: nothing, its value, or its value with the gradient."""
@@ -64,45 +63,45 @@ class _Chunked(torch.autograd.Function):
     """`_score` of every chunk, for a plain output layer that is whole.
 
     Autograd would make a gradient of the output layer's size for every chunk, beside the one that they are summed in;
-    here each chunk is added to one.
+    here each chunk is added to one, in the layer's own type.
     """
 
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, temperature: float, entropy: Entropy, count: int
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(states, weight, targets)
         ctx.temperature, ctx.entropy, ctx.count = temperature, entropy, count
         scored = [
             _from_logits(part @ weight.T, wanted, temperature, entropy)
             for part, wanted in zip(states.tensor_split(count), targets.tensor_split(count), strict=True)
         ]
         logprobs, entropies = (torch.cat(values) for values in zip(*scored, strict=True))
+        ctx.save_for_backward(states, weight, targets, entropies)
         if entropy != "gradient":
             ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, grad_logprobs: Tensor, grad_entropies: Tensor) -> tuple[Tensor | None, ...]:
-        states, weight, targets = ctx.saved_tensors
+        states, weight, targets, entropies = ctx.saved_tensors
         for_states = torch.empty_like(states)
         for_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        by_token = (states, for_states, targets[:, None], grad_logprobs[:, None], grad_entropies[:, None])
-        for part, for_part, wanted, from_logprobs, from_entropies in zip(
+        by_token = (states, for_states, *(one[:, None] for one in (targets, entropies, grad_logprobs, grad_entropies)))
+        for part, for_part, wanted, spread, from_logprobs, from_entropies in zip(
             *(values.tensor_split(ctx.count) for values in by_token), strict=True
         ):
-            logarithm = _log_softmax(part @ weight.T, ctx.temperature)  # (n, V)
+            gradient = _log_softmax(part @ weight.T, ctx.temperature)  # (n, V)
             if ctx.entropy == "gradient":  # of -sum p log p it is -p (log p + entropy)
-                distribution = logarithm.exp()
-                spread = -vecdot(distribution, logarithm)[:, None]
-                gradient = logarithm.add_(spread).mul_(from_entropies).add_(from_logprobs).mul_(distribution).neg_()
+                distribution = gradient.exp()
+                gradient.add_(spread).mul_(from_entropies).add_(from_logprobs).mul_(distribution).neg_()
                 del distribution
             else:
-                gradient = logarithm.exp_().mul_(-from_logprobs)
+                gradient.exp_().mul_(-from_logprobs)
             gradient = gradient.scatter_add_(-1, wanted, from_logprobs).div_(ctx.temperature).to(weight.dtype)
             for_part.copy_(gradient @ weight)
             if for_weight is not None:
                 for_weight.addmm_(gradient.T, part)
+            del gradient  # before the next chunk's logits are made
         return for_states, for_weight, None, None, None, None
 
 
@@ -113,16 +112,18 @@ def _score(
 
 
 def _from_logits(logits: Tensor, targets: Tensor, temperature: float, entropy: Entropy) -> tuple[Tensor, Tensor]:
-    logits = _log_softmax(logits, temperature)  # (n, V); one name, so that what it is made of is let go
-    logprobs = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    """`logits` are used up."""
+    logprobs = _log_softmax(logits, temperature)  # (n, V)
+    del logits
+    of_targets = logprobs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     if entropy == "none":
-        return logprobs, torch.zeros_like(logprobs)
-    with torch.set_grad_enabled(entropy == "gradient" and torch.is_grad_enabled()):
-        return logprobs, -vecdot(logits.exp(), logits)
+        return of_targets, torch.zeros_like(of_targets)
+    if entropy == "gradient" and torch.is_grad_enabled():
+        return of_targets, -(logprobs.exp() * logprobs).sum(-1)
+    logprobs = logprobs.detach()
+    return of_targets, -logprobs.exp().mul_(logprobs).sum(-1)
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    logits = logits.float()
-    if temperature != 1:
-        logits = logits / temperature
-    return logits.log_softmax(-1)
+    """In float32; in place as far as it can be."""
+    return logits.float().div_(temperature).log_softmax(-1)

@@ -133,56 +133,33 @@ def attention_allowed(packed: Packed, part: slice = slice(None)) -> NDArray[np.b
 
 
 def plan_micro_batches(
-    packed_tokens: Sequence[int], ranks: int, budget: int, clips: Sequence[str] | None = None
+    packed_tokens: Sequence[int], ranks: int, micro_batch_tokens: int
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:
     """Give every group to a rank and a micro-batch.
 
     Ranks are balanced by tokens (longest first to the least loaded), and every rank gets the same number of
-    micro-batches, since sharded parameters are gathered in lockstep; a rank that lacks work gets empty ones. Groups
-    about one clip go to one micro-batch, as far as it holds them, so that the tower hears the clip once.
+    micro-batches, since sharded parameters are gathered in lockstep; a rank that lacks work gets empty ones.
 
     Args:
         packed_tokens: tokens of each group.
         ranks: learner ranks.
-        budget: tokens of a micro-batch; a larger group stands alone.
-        clips: what names the clip of each group; without it every clip is another.
+        micro_batch_tokens: budget of a micro-batch; a larger group stands alone.
 
     Returns:
         `plan[rank][micro_batch]` = indices of groups.
 
-    >>> plan_micro_batches([5, 3, 4], ranks=2, budget=6)
+    >>> plan_micro_batches([5, 3, 4], ranks=2, micro_batch_tokens=6)
     (((0,), ()), ((2,), (1,)))
-    >>> plan_micro_batches([2, 4, 2, 4], ranks=2, budget=6, clips=["a", "b", "a", "c"])
-    (((0, 2), (3,)), ((1,), ()))
     """
-    bundles = _about_one_clip(packed_tokens, budget, clips or [str(i) for i in range(len(packed_tokens))])
-    sizes = [sum(packed_tokens[index] for index in bundle) for bundle in bundles]
     loads = [0] * ranks
     shares: list[list[int]] = [[] for _ in range(ranks)]
-    for number in sorted(range(len(bundles)), key=lambda i: (-sizes[i], i)):
+    for index in sorted(range(len(packed_tokens)), key=lambda i: (-packed_tokens[i], i)):
         rank = min(range(ranks), key=lambda r: (loads[r], r))
-        loads[rank] += sizes[number]
-        shares[rank].append(number)
-    plans = [
-        [tuple(index for number in members for index in bundles[number]) for members in _fill(share, sizes, budget)]
-        for share in shares
-    ]
+        loads[rank] += packed_tokens[index]
+        shares[rank].append(index)
+    plans = [_fill(share, packed_tokens, micro_batch_tokens) for share in shares]
     count = max(len(plan) for plan in plans)
     return tuple(tuple(plan) + ((),) * (count - len(plan)) for plan in plans)
-
-
-def _about_one_clip(packed_tokens: Sequence[int], budget: int, clips: Sequence[str]) -> list[list[int]]:
-    """Indices of groups in bundles that hear one clip and fit a micro-batch."""
-    bundles: list[list[int]] = []
-    filling: dict[str, tuple[list[int], int]] = {}
-    for index, (clip, tokens) in enumerate(zip(clips, packed_tokens, strict=True)):
-        bundle, used = filling.get(clip, ([], 0))
-        if not bundle or used + tokens > budget:
-            bundle, used = [], 0
-            bundles.append(bundle)
-        bundle.append(index)
-        filling[clip] = bundle, used + tokens
-    return bundles
 
 
 def _fill(share: Sequence[int], packed_tokens: Sequence[int], budget: int) -> list[tuple[int, ...]]:

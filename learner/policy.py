@@ -25,16 +25,16 @@ class MicroBatch:
 
     packed: Packed
     clips: Sequence[ClipFeatures]
-    """One a group. Groups that share the features of a clip share what the tower makes of them."""
+    """One a group; where several are about one clip the same object, which the tower then hears once."""
     most_targets: int = 0
     """Predicted tokens of the rank that has most in this micro-batch; ranks with shards call the head equally often."""
-    _masks: dict[str, attention.Mask] = field(default_factory=dict, repr=False)
+    _masks: dict[tuple[str, torch.device], attention.Mask] = field(default_factory=dict, init=False, compare=False)
 
     def mask(self, kind: str, device: torch.device) -> attention.Mask:
         """Who sees whom, for the language model; made once for the policy and its reference."""
-        if kind not in self._masks:
-            self._masks[kind] = attention.mask_for(self.packed, kind, device)
-        return self._masks[kind]
+        if (kind, device) not in self._masks:
+            self._masks[kind, device] = attention.mask_for(self.packed, kind, device)
+        return self._masks[kind, device]
 
 
 class Policy(nn.Module):
@@ -97,15 +97,15 @@ class Policy(nn.Module):
         """(A, H): the clips' embeddings one after the other, after the projector."""
         projector = self.model.model.multi_modal_projector
         device = projector.linear.weight.device
-        heard = {id(clip): clip for clip in clips}
+        distinct = {id(clip): clip for clip in clips}
         if clips[0].pooled is not None:
-            pooled = [torch.as_tensor(clip.pooled, device=device, dtype=dtype) for clip in heard.values()]
+            pooled = [torch.as_tensor(clip.pooled, device=device, dtype=dtype) for clip in distinct.values()]
         else:
             pooled = audio_tower.encode(
                 self.model.model.audio_tower,
-                [torch.as_tensor(clip.mel, device=device, dtype=dtype) for clip in heard.values()],
-                [clip.valid_frames for clip in heard.values()],
+                [torch.as_tensor(clip.mel, device=device, dtype=dtype) for clip in distinct.values()],
+                [clip.valid_frames for clip in distinct.values()],
                 one_batch=self._in_lockstep,
             )
-        by_clip = dict(zip(heard, pooled, strict=True))
+        by_clip = dict(zip(distinct, pooled, strict=True))
         return projector(torch.cat([by_clip[id(clip)] for clip in clips]))

@@ -52,10 +52,7 @@ class Update:
         used = useful or [0]  # nothing to learn from: one group of weight 0, so that the step is still a step
         sequences = {index: _sequences(groups[index], advantages[index], self._audio_token_id) for index in used}
         plan = plan_micro_batches(
-            [sequences[index].packed_tokens for index in used],
-            self.engine.world_size,
-            settings.micro_batch_tokens,
-            [groups[index].prompt.clip.sha256 for index in used],
+            [sequences[index].packed_tokens for index in used], self.engine.world_size, settings.micro_batch_tokens
         )
         # a rank without work still takes part in the collectives of the forward, with the least that there is
         idle_index = min(used, key=lambda index: sequences[index].targets)
@@ -69,9 +66,9 @@ class Update:
             weighted = bool(members and useful)
             indices = [used[member] for member in members] or [idle_index]
             packed = pack([sequences[index] for index in indices])
-            clips = {groups[index].prompt.clip.sha256: fetch(groups[index]) for index in indices}
-            heard = [clips[groups[index].prompt.clip.sha256] for index in indices]
-            batch = MicroBatch(packed, heard, most_targets)
+            names = [groups[index].prompt.clip.sha256 for index in indices]
+            clips = {name: fetch(groups[index]) for name, index in dict(zip(names, indices, strict=True)).items()}
+            batch = MicroBatch(packed, [clips[name] for name in names], most_targets)
             tokens = _TokenData.of([groups[i] for i in indices], [advantages[i] for i in indices], packed, counted)
             tokens = tokens.to(self.engine.device)
             clock("pack")

@@ -82,8 +82,8 @@ BREAKS = (
     Break(
         "the learner pairs the clip of one prompt with another's answers",
         "learner/update.py",
-        "[fetch(groups[index]) for index in indices]",
-        "[fetch(groups[index]) for index in reversed(indices)]",
+        "[clips[name] for name in names]",
+        "[clips[name] for name in reversed(names)]",
         f"{ROLLOUT}::test_every_token_has_the_same_log_prob_in_engine_and_learner_and_another_clip_would_show{DEMO_PATH}",
     ),
     Break(

@@ -68,6 +68,8 @@ class Job:
     """Give every completion the same reward."""
     uneven: bool = False
     """Update from three groups: one with long completions, and two of which one is too many for an even share."""
+    one_clip: bool = False
+    """Have all groups hear the first one's clip, whose features come anew with each fetch."""
     max_grad_norm: float = 1e9
     broken: bool = False
     """Begin with a weight that is NaN, and keep what the update raises."""
@@ -86,6 +88,8 @@ class Outcome:
     state: dict[str, Tensor]
     """`master/NAME`, `exp_avg/NAME` and `exp_avg_sq/NAME` after the last update."""
     micro_batches: int
+    heard: int
+    """Clips that went into the policy's tower."""
     packed_tokens: list[int]
     """One an update."""
     zero_variance_groups: list[int]
@@ -151,6 +155,11 @@ def lasting(group: Group, length: int) -> Group:
     return replace(group, completions=tuple(completions))
 
 
+def about(group: Group, clip: Clip) -> Group:
+    """The group with its question asked about another clip."""
+    return replace(group, prompt=replace(group.prompt, clip=clip))
+
+
 def _rank(folder: Path, rank: int) -> None:
     plan = json.loads((folder / "jobs.json").read_text())
     fabricated, features = fabricate(plan["model"])
@@ -159,6 +168,8 @@ def _rank(folder: Path, rank: int) -> None:
         groups = [replace(group, total=(1.0,) * len(group.total)) if job.alike else group for group in fabricated]
         if job.uneven:
             groups = [lasting(group, length) for group, length in zip(groups, (30, 1, 1), strict=False)]
+        if job.one_clip:
+            groups = [about(group, groups[0].prompt.clip) for group in groups]
         head.CHUNK_LOGITS = FEW_LOGITS if job.again else CHUNK_LOGITS
         config = Config.model_validate(
             {
@@ -185,6 +196,9 @@ def _rank(folder: Path, rank: int) -> None:
             learner.load(Path(job.load) / "trainer")
         forwards = [0]
         learner.engine.policy.register_forward_pre_hook(lambda *_, seen=forwards: seen.append(0))
+        heard: list[int] = []
+        convolution = learner.engine.policy.model.get_submodule("model.audio_tower.conv1")
+        convolution.register_forward_pre_hook(lambda _, given, seen=heard: seen.append(len(given[0])))
         results: list[UpdateResult] = []
         refused = None
         if job.broken:
@@ -192,7 +206,7 @@ def _rank(folder: Path, rank: int) -> None:
         for _ in range(job.updates):
             try:
                 results.append(
-                    learner.update(groups, lambda group: features[group.prompt.clip.sha256], learner.updates)
+                    learner.update(groups, lambda group: replace(features[group.prompt.clip.sha256]), learner.updates)
                 )
             except NotFinite as error:
                 if not job.broken:
@@ -208,6 +222,7 @@ def _rank(folder: Path, rank: int) -> None:
                 "losses": [result.loss for result in results],
                 "kls": [result.kl for result in results],
                 "micro_batches": (len(forwards) - 1) // max(job.updates, 1),
+                "heard": sum(heard),
                 "packed_tokens": [result.packed_tokens for result in results],
                 "zero_variance_groups": [result.zero_variance_groups for result in results],
                 "refused": refused,

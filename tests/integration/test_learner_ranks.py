@@ -69,6 +69,7 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         Job("uneven", 0, 100_000, uneven=True, threads=None),
         Job("saved", 0, SMALL, updates=2, save=saved),
         Job("clipped", 0, 100_000, max_grad_norm=CLIPPED_NORM),
+        Job("about one clip", 0, 100_000, one_clip=True),
         Job("saved in bfloat16", 0, SMALL, updates=2, save=coarse, dtype="bfloat16"),
         Job("loaded in bfloat16", 0, SMALL, updates=0, load=coarse, dtype="bfloat16"),
         Job("resumed in bfloat16", 0, SMALL, load=coarse, dtype="bfloat16"),
@@ -78,6 +79,8 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         Job("two ranks, ZeRO 0, each group alone", 0, 1),
         *(Job(f"resumed, ZeRO {stage}", stage, SMALL, load=saved) for stage in (2, 3)),
         *(Job(f"clipped, ZeRO {stage}", stage, SMALL, max_grad_norm=CLIPPED_NORM) for stage in (0, 2, 3)),
+        Job("two ranks about one clip, each group alone", 0, 1, one_clip=True),
+        Job("two ranks about one clip, ZeRO 3", 3, SMALL, one_clip=True),
         Job("bfloat16, ZeRO 0", 0, SMALL, dtype="bfloat16"),
         *(coarsely(f"bfloat16, ZeRO {how}", SMALL) for how in SHARDED),
         *(coarsely(f"one micro-batch in bfloat16, ZeRO {how}", 100_000) for how in SHARDED),
@@ -111,6 +114,17 @@ def test_one_rank_with_one_micro_batch_and_two_ranks_with_several_make_the_same_
     assert split.micro_batches == each_alone if "alone" in how else 2 <= split.micro_batches < each_alone
     assert split.grad_norms == pytest.approx(whole.grad_norms, rel=ROUNDING)
     assert_equal(whole, split)
+
+
+@pytest.mark.parametrize("how", ["each group alone", "ZeRO 3"])
+def test_a_clip_that_several_groups_of_a_micro_batch_hear_is_encoded_once_with_the_gradient_of_all(
+    outcomes: dict[str, Outcome], how: str
+) -> None:
+    once, split = outcomes["about one clip"], outcomes[f"two ranks about one clip, {how}"]
+    assert once.heard == once.micro_batches == 1
+    assert split.heard == split.micro_batches
+    assert split.grad_norms == pytest.approx(once.grad_norms, rel=ROUNDING)
+    assert_equal(once, split)
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner import head
 
@@ -84,6 +88,54 @@ def test_what_is_kept_for_the_backward_does_not_grow_with_the_vocabulary(monkeyp
     assert kept() <= states.numel()
     sharded(layer)
     assert kept() < VOCABULARY
+
+
+@pytest.mark.parametrize("entropy", ["none", "value", "gradient"])
+def test_two_tensors_of_a_chunks_logits_are_held_at_once(
+    entropy: head.Entropy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "CHUNK_LOGITS", 10 * VOCABULARY)
+    layer, states, targets = layer_and_states(40)
+    with Held(10 * VOCABULARY) as held:
+        logprobs, entropies = head.score(layer, states, targets, TEMPERATURE, entropy)
+        (logprobs.sum() + (entropies.sum() if entropy == "gradient" else 0)).backward()
+    assert held.most == 2
+
+
+class Held(TorchDispatchMode):
+    """Counts the tensors of one size that are alive beside each other."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.most = 0
+        self._alive: dict[int, StorageWeakRef] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.numel() == self.size:
+            held = StorageWeakRef(made.untyped_storage())
+            self._alive[held.cdata] = held
+        self._alive = {place: held for place, held in self._alive.items() if not held.expired()}
+        self.most = max(self.most, len(self._alive))
+        return made
+
+
+@pytest.mark.parametrize("entropy", ["value", "gradient"])
+def test_chunks_in_bfloat16_give_the_gradients_of_float32_to_its_precision(
+    entropy: head.Entropy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "CHUNK_LOGITS", 10 * VOCABULARY)
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        layer, states, targets = layer_and_states()
+        layer, states = layer.to(dtype), states.detach().to(dtype).requires_grad_()
+        logprobs, entropies = head.score(layer, states, targets, TEMPERATURE, entropy)
+        scale = torch.linspace(-1, 1, len(targets))
+        loss = (scale * logprobs).sum() + (0.3 * entropies.sum() if entropy == "gradient" else 0)
+        gradients.append([one.float() for one in torch.autograd.grad(loss, (states, layer.weight))])
+    for exact, coarse in zip(*gradients, strict=True):
+        assert (coarse - exact).norm() / exact.norm() < 0.02
 
 
 def test_ranks_call_the_output_layer_equally_often_whatever_they_predict(monkeypatch: pytest.MonkeyPatch) -> None:

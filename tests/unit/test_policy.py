@@ -160,15 +160,28 @@ def test_a_clip_in_the_wrong_place_changes_the_log_probs(policy: Policy, directo
     assert (right - swapped).abs().max() > 1e-4  # rounding alone gives 1e-6
 
 
-def test_the_tower_hears_a_clip_once_for_all_of_its_groups(policy: Policy, directory: Path) -> None:
+def test_the_tower_hears_a_clip_once_for_all_of_its_groups_and_gets_the_gradient_of_all(
+    policy: Policy, directory: Path
+) -> None:
     features = clip(directory, 1.3, 0)
-    groups = groups_of(policy, [features, features])
-    apart = policy(MicroBatch(pack(groups), [features, replace(features)]))[0]
+    packed = pack(groups_of(policy, [features, features]))
+    apart = gradients(policy, policy(MicroBatch(packed, [features, replace(features)]))[0].sum())
     heard: list[int] = []
     policy.model.model.audio_tower.conv1.register_forward_hook(lambda _, given, __: heard.append(len(given[0])))
-    together = policy(MicroBatch(pack(groups), [features, features]))[0]
+    together = gradients(policy, policy(MicroBatch(packed, [features, features]))[0].sum())
     assert heard == [1]
-    torch.testing.assert_close(together, apart)
+    assert_the_same(together, apart)
+
+
+def test_policy_and_reference_share_the_mask_of_a_micro_batch(policy: Policy, directory: Path) -> None:
+    clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
+    batch = MicroBatch(pack(groups_of(policy, clips)), clips)
+    given = []
+    layer = policy.model.model.language_model.layers[0]
+    layer.register_forward_pre_hook(lambda _, __, named: given.append(named["attention_mask"]), with_kwargs=True)
+    policy(batch)
+    policy(batch)
+    assert given[0] is given[1]
 
 
 def test_embeddings_that_do_not_fill_the_placeholders_are_refused(policy: Policy, directory: Path) -> None:

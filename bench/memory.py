@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="auricle-bench-") as temporary:
         model = models.build(Path(temporary) / "model", options.vocabulary)
         questions = models.write_questions(Path(temporary) / "clips", options.clip_seconds, options.prompts)
-        for name, update in SIDES.items():
-            reporter.say(f"an update: {NAMES[name]}")
+        for name, (label, update) in SIDES.items():
+            reporter.say(f"an update: {label}")
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
                 found = fresh.submit(update, str(model), str(questions), options).result()
             figures |= {f"{name}_{key}": value for key, value in found.items()}
-    for name, which in itertools.product(("learner", "default"), ("", "second_")):
+    for name, which in itertools.product(SIDES, ("", "second_")):
         peak, other = figures[f"{name}_{which}peak_megabytes"], figures[f"reference_{which}peak_megabytes"]
         figures[f"{name}_{which}peak_ratio"] = peak / other
     figures["peak_ratio"] = figures["learner_peak_ratio"]
@@ -72,11 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
-
-
-def one_group_at_a_time(model: str, questions: str, options: argparse.Namespace) -> dict[str, float]:
-    """Memory of the learner's update with a group as its micro-batch."""
-    return learner_update(model, questions, options, micro_batch_tokens=1)  # a larger group is taken whole
 
 
 def learner_update(model: str, questions: str, options: argparse.Namespace, **settings: int) -> dict[str, float]:
@@ -117,11 +113,11 @@ def sampled(number: int, options: argparse.Namespace) -> torch.Tensor:
     return torch.randint(models.VOCABULARY, options.vocabulary, (GROUP_SIZE, COMPLETION_TOKENS), generator=generator)
 
 
-SIDES = {"learner": one_group_at_a_time, "default": learner_update, "reference": reference_update}
-NAMES = {
-    "reference": "reference method",
-    "learner": "Auricle's learner, one group at a time",
-    "default": "the same with the default micro-batch",
+SIDES = {
+    "reference": ("reference method", reference_update),
+    # a group is larger than one token, and is taken whole
+    "learner": ("Auricle's learner, one group at a time", partial(learner_update, micro_batch_tokens=1)),
+    "default": ("the same with the default micro-batch", learner_update),
 }
 
 
@@ -156,11 +152,9 @@ def resident_bytes(field: str) -> int:
 def show(figures: dict[str, Any], reporter: Reporter) -> None:
     """Print the table."""
     rows = []
-    for name, label in NAMES.items():
+    for name, (label, _) in SIDES.items():
         cells = [f"{figures[f'{name}_{key}_megabytes']:,.0f}" for key in ("loaded", "peak", "second_peak")]
-        ratios = (
-            [f"{figures[f'{name}_{which}peak_ratio']:.2f}" for which in ("", "second_")] if name != "reference" else []
-        )
+        ratios = [f"{figures[f'{name}_{which}peak_ratio']:.2f}" for which in ("", "second_")]
         rows.append((label, *cells, " / ".join(ratios)))
     title = (
         f"memory of an update of {figures['prompts']} prompts x {GROUP_SIZE} completions, vocabulary "

@@ -1,9 +1,14 @@
 """The one adapter to vLLM: an `LLMEngine` in this process, driven by one thread.
 
 Only that thread calls add, step, update and abort; everybody else puts commands into its queue and awaits a future.
-Not stepping is pausing. A weight update waits until nothing runs (drain), requests that arrive meanwhile wait for
-it, and the prefix cache is emptied before the next request starts: no key or value crosses a version. A clip is
-embedded when its request is given to vLLM, so with the weights that sample from it.
+Not stepping is pausing. What runs when a weight update comes is, by `rollout.on_update`,
+
+- drain: sampled to its end first, while requests that arrive meanwhile wait for the update;
+- recompute: preempted, and its keys and values are computed again, with the new weights, before its next token;
+- keep_kv: sampled on from the keys and values that it has, while new requests, salted with the version, make their own.
+
+Either way each token carries the version that sampled it, and the prefix cache never crosses a version. A clip is
+embedded when its request is given to vLLM.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from actors.embedder import AudioInput, Embedder, Waveforms, heard
+from actors.report import EngineReport
 from actors.weights import object_store
 from actors.weights.buckets import Bucket, WeightUpdate
 from configs.schema import Config
@@ -92,7 +98,10 @@ class EngineThread:
     ) -> None:
         self.version = version
         self.ready: Future[None] = Future()
+        self._busy_seconds = 0.0
+        self._kv_cache_use = 0.0
         self._audio = audio
+        self._on_update = config.on_update
         self._stop_token_ids = list(stop_token_ids)
         self._commands: queue.SimpleQueue[_Request | _WeightLoad | _Call] = queue.SimpleQueue()
         self._running: dict[str, _Request] = {}
@@ -115,12 +124,16 @@ class EngineThread:
         return self._put(_Request(prompt, features, sampling))
 
     def load(self, update: WeightUpdate, buckets: list[Bucket]) -> Future[None]:
-        """Drain, load the weights, empty the prefix cache and call them `update.version` from then on."""
+        """Load the weights, between two steps, and call them `update.version` from then on."""
         return self._put(_WeightLoad(update, buckets))
 
     def call(self, function: Callable[[LLMEngine], Any]) -> Future[Any]:
         """Run a function on the engine's own thread, between two steps."""
         return self._put(_Call(function))
+
+    def report(self) -> EngineReport:
+        """How the engine is doing."""
+        return EngineReport(self.version, self._busy_seconds, self._kv_cache_use)
 
     def _put(self, command: _Request | _WeightLoad | _Call) -> Future[Any]:
         self._commands.put(command)
@@ -138,10 +151,12 @@ class EngineThread:
         try:
             while True:
                 self._take_commands(engine)
-                self._load_if_drained(engine)
+                started = time.perf_counter()
+                self._load_if_due(engine)
                 if self._running:
                     for output in engine.step():
                         self._finish(engine, output)
+                self._busy_seconds += time.perf_counter() - started
         except Exception as error:
             self._died = error
             self._refuse_all(error)
@@ -162,7 +177,7 @@ class EngineThread:
 
     def _take(self, engine: LLMEngine, command: _Request | _WeightLoad | _Call) -> None:
         match command:
-            case _Request() if self._load is not None:
+            case _Request() if self._load is not None:  # only where the engine drains
                 self._held.append(command)
             case _Request():
                 self._add(engine, command)
@@ -185,6 +200,7 @@ class EngineThread:
                     "prompt_token_ids": list(request.prompt.token_ids),
                     "multi_modal_data": audio.data,
                     "multi_modal_uuids": {"audio": [audio.id]},
+                    **({"cache_salt": str(self.version)} if self._on_update == "keep_kv" else {}),
                 },
                 parameters,
             )
@@ -212,12 +228,15 @@ class EngineThread:
             clean_up_tokenization_spaces=False,
         )
         completions = [_completion(*pair, self.version) for pair in zip(ordered, texts, strict=True)]
-        audio_version = request.version if self._audio.trained else self.version
+        self._kv_cache_use = engine.engine_core.engine_core.scheduler.kv_cache_manager.usage
+        kept = self._audio.trained or self._on_update == "keep_kv"
         del self._running[output.request_id]
-        request.future.set_result(Group(request.prompt, tuple(completions), audio_version=audio_version))
+        request.future.set_result(
+            Group(request.prompt, tuple(completions), context_version=request.version if kept else self.version)
+        )
 
-    def _load_if_drained(self, engine: LLMEngine) -> None:
-        if self._load is None or self._running:
+    def _load_if_due(self, engine: LLMEngine) -> None:
+        if self._load is None or (self._running and self._on_update == "drain"):
             return
         load, self._load = self._load, None
         _resolve(load.future, lambda: self._apply(engine, load))
@@ -226,6 +245,8 @@ class EngineThread:
             self._add(engine, request)
 
     def _apply(self, engine: LLMEngine, load: _WeightLoad) -> None:
+        if self._on_update != "keep_kv" and not engine.reset_prefix_cache(reset_running_requests=True):
+            raise EngineError(f"the prefix cache could not be emptied before version {load.update.version}")
         manifest = self._audio.load(load.update, load.buckets)
         if manifest:
             engine.collective_rpc("start_weight_update")
@@ -235,8 +256,6 @@ class EngineThread:
             engine.collective_rpc("finish_weight_update")
         if any(heard(slot) for slot in manifest):
             engine.reset_encoder_cache()
-        if not engine.reset_prefix_cache():
-            raise EngineError(f"the prefix cache could not be emptied before version {load.update.version}")
         self.version = load.update.version
         engine.set_weight_version(str(self.version))
 

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 import torch
 
+from actors.report import EngineReport
 from actors.weights.buckets import WeightUpdate
 from configs.schema import Config
 from data.types import Clip, ClipFeatures, ClipSource, Example, Group, Prompt, Sampling
@@ -51,16 +52,16 @@ class RolloutActor:
         await self._warm_up(prompt_token_ids)
         return {"name": self.name, "pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
 
-    async def generate(self, prompt: Prompt, features: ClipFeatures, sampling: Sampling) -> tuple[Group, str]:
-        """The completions of one prompt, in one request; and the engine's name, to wait for without the group."""
+    async def generate(self, prompt: Prompt, features: ClipFeatures, sampling: Sampling) -> tuple[Group, EngineReport]:
+        """The completions of one prompt, in one request; and a report, to wait for without the group."""
         group = await asyncio.wrap_future(self._engine.generate(prompt, features, sampling))
-        return dataclasses.replace(group, engine=self.name), self.name
+        return dataclasses.replace(group, engine=self.name), self._engine.report()
 
-    async def update_weights(self, update: WeightUpdate) -> int:
-        """Drain, load and go on as `update.version`, which is returned."""
+    async def update_weights(self, update: WeightUpdate) -> EngineReport:
+        """Load and go on as `update.version`, as `rollout.on_update` says."""
         buckets = await asyncio.gather(*update.buckets)
         await asyncio.wrap_future(self._engine.load(update, list(buckets)))
-        return self._engine.version
+        return self._engine.report()
 
     async def _warm_up(self, prompt_token_ids: tuple[int, ...]) -> None:
         """Sample from one second of silence, outside of every count."""

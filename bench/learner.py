@@ -131,7 +131,8 @@ def prefix_figures(model: str, seconds: float, repetitions: int) -> dict[str, fl
         for batch, advantages in lay_out(parts, budget):
             logprobs, entropy = policy(batch)
             weights = torch.full_like(logprobs, losses.sequence_mean_weight(COMPLETION_TOKENS, len(repeated)))
-            losses.grpo(logprobs, entropy, advantages, weights, None, 0.0, 0.0).backward()
+            surrogate = losses.surrogate(logprobs, advantages)
+            losses.grpo(surrogate, logprobs, entropy, weights, None, 0.0, 0.0).backward()
 
     gradients = []
     for parts in (shared, repeated):

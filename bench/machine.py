@@ -16,6 +16,11 @@ SIZE = 1536
 COPIED_BYTES = 256_000_000
 
 
+def machine() -> dict[str, float]:
+    """What this machine can do now."""
+    return {"matmul_gflops": matmul_gflops(), "copy_gigabytes_per_second": copy_gigabytes_per_second()}
+
+
 def matmul_gflops(repetitions: int = 8) -> float:
     """Rate of a float32 matrix product in 1e9 floating-point operations a second, with the threads that torch has."""
     left, right = torch.randn(SIZE, SIZE), torch.randn(SIZE, SIZE)

@@ -34,8 +34,8 @@ from bench.machine import PAUSE_SECONDS
 from cluster.nodes import connected
 from cluster.placement import plan
 from cluster.progress import Reporter
+from cluster.rollout_pool import RolloutPool
 from cluster.session import workers
-from cluster.workers import RolloutPool
 from configs.schema import Config
 from data.audio import SAMPLE_RATE, audio_tokens, log_mel, mel_frames
 from data.prompts import PromptEncoder

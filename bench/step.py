@@ -30,7 +30,7 @@ import torch
 import yaml
 
 from bench import bound, models
-from bench.machine import PAUSE_SECONDS, copy_gigabytes_per_second, matmul_gflops
+from bench.machine import PAUSE_SECONDS, machine
 from bench.parity import gradient_difference
 from bench.reference import Reference
 from bench.rewards import drawn
@@ -125,11 +125,6 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
     return figures
 
 
-def machine() -> dict[str, float]:
-    """What this machine can do now."""
-    return {"matmul_gflops": matmul_gflops(), "copy_gigabytes_per_second": copy_gigabytes_per_second()}
-
-
 def configured(directory: Path, model: Path, questions: Path, threads: int, overrides: Sequence[str]) -> Config:
     """Auricle's side as a run is configured."""
     file = directory / "step.yaml"
@@ -161,18 +156,21 @@ class Auricle:
 
     def next_examples(self) -> list[Example]:
         """The questions of the next step."""
-        draws = self.controller.order.peek(PROMPTS)
+        order = self.controller.order
+        draws = [order.at(order.position + ahead) for ahead in range(PROMPTS)]
         return [self.controller.questions.train[draw.index] for draw in draws]
 
     def step(self) -> tuple[float, dict[str, Any]]:
         """Seconds of a whole step, its rollout log included, and its line of `metrics.jsonl`."""
 
-        async def logged() -> dict[str, Any]:
-            line = await self.controller.step()
-            await self.controller.workers.log.written()
-            return line
+        lines: list[dict[str, Any]] = []
 
-        return timed(lambda: self._runner.run(logged()))
+        async def logged() -> None:
+            await self.controller.train(self.controller.version + 1, lines.append)
+            await self.controller.workers.log.written()
+
+        seconds, _ = timed(lambda: self._runner.run(logged()))
+        return seconds, lines[0]
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 It moves references only: no clip, feature, completion or weight passes through this process.
 
-Synchronous: the groups of a step are sampled by version v, trained into version v + 1, and the engines take v + 1
-before the next step draws.
+Two tasks go on side by side. One starts a group whenever `admission` has room for it and the engines have a place; the
+other trains a step as soon as `admission` gives its groups, and has the new weights delivered while the next step is
+gathered. How far the one may run ahead of the other is `algorithm.max_staleness`, and nothing else: at 0 a step's
+groups start when the engines have the version that they train, and this is synchronous training.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ import asyncio
 import hashlib
 import json
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from actors.weights.buckets import WeightUpdate
+from cluster.admission import Admission
 from cluster.asking import Asker, Unusable
 from cluster.evaluation import ask_all
 from cluster.ledger import Ledger
@@ -60,6 +64,35 @@ class Ready:
     group_id: str
     reference: Any
     summary: GroupSummary
+    encoded: float
+    """When its prompt was prepared, and below when it was scored, by `time.perf_counter`."""
+    scored: float
+
+
+@dataclass(slots=True)
+class Lengths:
+    """Whether long completions are trained like short ones."""
+
+    sampled_tokens: int = 0
+    sampled_groups: int = 0
+    trained_tokens: int = 0
+    trained_groups: int = 0
+
+    def sampled(self, summary: GroupSummary) -> None:
+        """A group is there."""
+        self.sampled_groups += 1
+        self.sampled_tokens += summary.completion_tokens
+
+    def trained(self, summary: GroupSummary) -> None:
+        """A group was trained."""
+        self.trained_groups += 1
+        self.trained_tokens += summary.completion_tokens
+
+    @property
+    def bias(self) -> float:
+        """Mean tokens of a trained group over those of a sampled one, since the launch; 1 without bias."""
+        trained, sampled = self.trained_tokens * self.sampled_groups, self.sampled_tokens * self.trained_groups
+        return trained / sampled if sampled else 1.0
 
 
 @dataclass(slots=True)
@@ -86,8 +119,16 @@ class Questions:
         }
 
 
+def group_name(draw: Draw) -> str:
+    """The id of the group that a draw asks for, the only one in the run."""
+    return f"{draw.epoch}-{draw.index}"
+
+
 class Controller:
     """One run, from its state at a step to `run.max_steps`."""
+
+    _tasks: asyncio.TaskGroup
+    """What goes on beside the steps, while they are taken."""
 
     def __init__(
         self,
@@ -108,29 +149,41 @@ class Controller:
         self.questions = questions
         self.reporter = reporter
         self.metrics = metrics
-        self.version = int(state["step"]) if state else 0
+        algorithm = config.algorithm
+        version = int(state["step"]) if state else 0
+        self.admission = Admission(algorithm.prompts_per_step, algorithm.max_staleness, config.run.max_steps, version)
         self.ledger = Ledger.from_json(state["ledger"]) if state else Ledger()
         position = int(state["position"]) if state else 0
         self.order = DataOrder(len(questions.train), config.run.seed, position)
-        self._dropped: list[tuple[str, Example, str]] = []
+        self._again = deque(Draw(*draw) for draw in state["outstanding"]) if state else deque()
+        self._draws: dict[str, Draw] = {}
+        """Of the groups that are outstanding."""
+        self._ready: dict[str, Ready] = {}
+        self._fruitless: Counter[str] = Counter()
+        self._prefetched = position
+        self._changed = asyncio.Event()
+        self._evaluating = False
+        self._delivery: asyncio.Task[float] | None = None
+        self._sync_seconds: float | None = None
+        self._lengths = Lengths()
+        dropped = state["dropped_since"] if state else []
+        self._dropped = [(Draw(epoch, index), reason) for epoch, index, reason in dropped]
         self._train_seconds = float(state["train_seconds"]) if state else 0.0
         self._started = time.monotonic()
         self._clock = StepClock()
         self._profile = profile
+
+    @property
+    def version(self) -> int:
+        """Optimizer steps applied."""
+        return self.admission.version
 
     async def run(self) -> dict[str, Any]:
         """Train to the end; returns what `summary.json` holds."""
         base = await self.evaluate_test("base")
         self._started = time.monotonic()
         with self.reporter.steps(self.version, self.config.run.max_steps) as lines:
-            while self.version < self.config.run.max_steps:
-                line = await self.step()
-                self.run_directory.append_metrics(line)
-                self.metrics.record(line)
-                lines.show(line)
-                await self._profiled(line)
-                if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
-                    await self.checkpoint()
+            await self.train(self.config.run.max_steps, lines.show)
         if self._profile is not None:
             self.reporter.say("no profile: it begins after the first step of a launch, and there was no other")
         train_seconds = self.train_seconds
@@ -140,30 +193,65 @@ class Controller:
         figures = {"base": base, "trained": trained, "silent": silent}
         return figures | {"train_seconds": train_seconds, "bad_rows": self.questions.bad_rows()}
 
-    async def step(self) -> dict[str, Any]:
+    async def train(self, until: int, show: Callable[[dict[str, Any]], None]) -> None:
+        """Take the steps up to that one, each with its line, its checkpoint and what else is due.
+
+        Afterwards no group is outstanding, and the engines have the weights.
+
+        Args:
+            until: number of the last step, at most `run.max_steps`.
+            show: called with each line of `metrics.jsonl`.
+        """
+        self.admission.last_step = until
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._tasks.create_task(self._admit())
+                while self.version < until:
+                    line = await self._step()
+                    self.run_directory.append_metrics(line)
+                    self.metrics.record(line)
+                    show(line)
+                    await self._profiled(line)
+                    if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
+                        await self.checkpoint()
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None  # the others are what it took with it
+
+    async def _step(self) -> dict[str, Any]:
         """One optimizer step; returns its line of `metrics.jsonl`."""
-        self._clock = StepClock()
-        ready = await self._sample()
-        staleness = self.version - min(group.summary.oldest_version for group in ready)
-        if staleness > self.config.algorithm.max_staleness:
-            raise AssertionError(f"a token is {staleness} versions old, algorithm.max_staleness is less")
+        clock = self._clock = StepClock()
+        busy = self.workers.rollout.busy_seconds
+        ready = await self._batch()
+        last = max(ready, key=lambda group: group.scored)
+        clock.encoded, clock.scored = max(group.encoded for group in ready), last.scored
+        clock.score_seconds = last.summary.score_seconds
+        buffered = self.admission.finished - len(ready)
+        staleness = Counter(self.version - group.summary.oldest_version for group in ready)
         references = [group.reference for group in ready]
-        last = self.version + 1 == self.config.run.max_steps
-        prefetched = [] if last else [self._prefetch()]
-        result, *_ = await asyncio.gather(self.workers.learner.step(references, self.version), *prefetched)
-        self.ledger.train(group.group_id for group in ready)
-        self.version += 1
-        self._clock.stepped()
+        result = await self.workers.learner.step(references, self.version)
+        counts = self._trained(ready)
+        clock.stepped = time.perf_counter()
+        await self._delivered()  # one version at a time
         update = await self.workers.learner.publish(self.version)
-        await self.workers.rollout.update(update)
-        seconds = self._clock.synced(result.seconds)
+        self._delivery = self._tasks.create_task(self._deliver(update))
+        if self.config.algorithm.max_staleness == 0:
+            await self._delivered()
+        seconds = clock.synced(result.seconds)
+        busy = self.workers.rollout.busy_seconds - busy
         await self._write_log(references, result)
         validation = None
         if self._due(self.config.evaluate.every_steps) and self.questions.validation:
             validation = await self._evaluate_validation()
-        self.ledger.check()
-        return self._line(ready, result, seconds, update.size_bytes) | {
-            "staleness_max": staleness,
+        return self._line(ready, result, seconds) | {
+            **counts,
+            "staleness": {str(age): count for age, count in sorted(staleness.items())},
+            "staleness_max": max(staleness),
+            "buffered": buffered,
+            "rollout_busy": busy / (len(self.workers.rollout.reports) * sum(seconds.values())),
+            "learner_busy": sum(result.seconds.values()) / sum(seconds.values()),
+            "sync_bytes": update.size_bytes,
+            "sync_seconds": self._sync_seconds,
+            "sync_bytes_per_second": update.size_bytes / self._sync_seconds if self._sync_seconds else None,
             "validation_accuracy": validation,
         }
 
@@ -210,9 +298,12 @@ class Controller:
     async def checkpoint(self) -> None:
         """Write `checkpoints/step_N`, with every step up to it in the rollout log."""
         temporary = self.run_directory.begin_checkpoint(self.version)
+        outstanding = [*self._draws.values(), *self._again]
         facts = {
             "step": self.version,
             "position": self.order.position,
+            "outstanding": [(draw.epoch, draw.index) for draw in outstanding],
+            "dropped_since": [(draw.epoch, draw.index, reason) for draw, reason in self._dropped],
             "ledger": self.ledger.to_json(),
             "train_seconds": self.train_seconds,
             "questions": self.questions.digests(),
@@ -221,63 +312,123 @@ class Controller:
         await self.workers.log.written()
         self.run_directory.finish_checkpoint(temporary, self.config.checkpoint.keep)
 
-    async def _sample(self) -> list[Ready]:
-        """The groups of a step: as many as `prompts_per_step`, drawing again for each that is dropped."""
-        wanted = self.config.algorithm.prompts_per_step
-        ready: list[Ready] = []
-        fruitless: Counter[str] = Counter()
-        while len(ready) < wanted:
-            draws = [self.order.take() for _ in range(wanted - len(ready))]
-            before = self.ledger.dropped.copy()
-            groups = [group for group in await asyncio.gather(*map(self._group, draws)) if group is not None]
-            ready += groups
-            fruitless = Counter() if groups else fruitless + (self.ledger.dropped - before)
-            if fruitless.total() >= self.order.count:
-                raise NothingToTrain(fruitless, self._dropped[-1][2])
-        return ready
+    async def _admit(self) -> None:
+        """Start groups, as many and as soon as there may be."""
+        while self.version < self.admission.last_step:
+            rollout = self.workers.rollout
+            sampling = self.admission.outstanding - self.admission.finished
+            if not self._evaluating and sampling < rollout.places and self.admission.room(rollout.version):
+                self._start()
+            else:
+                await self._change()
 
-    async def _prefetch(self) -> None:
-        """Have the clips of the next step prepared while the learner works."""
-        draws = self.order.peek(self.config.algorithm.prompts_per_step)
-        await self.workers.audio.prefetch([self.questions.train[draw.index].clip for draw in draws])
+    def _start(self) -> None:
+        """Start the next group: one that a checkpoint found outstanding, or the next of the order."""
+        draw = self._again.popleft() if self._again else self.order.take()
+        group_id = group_name(draw)
+        self.ledger.admit(group_id)
+        self.admission.start(group_id, self.workers.rollout.version)
+        self._draws[group_id] = draw
+        self._prefetch()
+        self._tasks.create_task(self._group(group_id, draw))
 
-    async def _group(self, draw: Draw) -> Ready | None:
+    def _prefetch(self) -> None:
+        """Have the clips of a step's groups prepared that start next, as far as the run will need them."""
+        step = self.config.algorithm.prompts_per_step
+        needed = step * (self.config.run.max_steps - self.version) - self.admission.outstanding
+        self._prefetched = max(self._prefetched, self.order.position)
+        while self._prefetched < self.order.position + min(step, needed):
+            draw = self.order.at(self._prefetched)
+            self.workers.audio.prefetch(self.questions.train[draw.index].clip)
+            self._prefetched += 1
+
+    async def _batch(self) -> list[Ready]:
+        """The groups of the next step, once they are there."""
+        while not (names := self.admission.batch()):
+            await self._change()
+        return [self._ready.pop(name) for name in names]
+
+    async def _change(self) -> None:
+        """Wait until a group has finished or gone, a step was taken, or the engines have new weights."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _trained(self, ready: list[Ready]) -> dict[str, Any]:
+        """The groups are part of the policy; gives the ledger's counts at that moment."""
+        for group in ready:
+            del self._draws[group.group_id]
+            self._lengths.trained(group.summary)
+        self.ledger.train(group.group_id for group in ready)
+        self.admission.train(group.group_id for group in ready)
+        self.ledger.check()
+        self._changed.set()
+        return self.ledger.counts() | {"dropped_by_reason": dict(self.ledger.dropped)}
+
+    async def _deliver(self, update: WeightUpdate) -> float:
+        """Have every engine take the weights; gives the seconds."""
+        started = time.perf_counter()
+        await self.workers.rollout.update(update)
+        self._changed.set()
+        return time.perf_counter() - started
+
+    async def _delivered(self) -> None:
+        """Wait until the engines have the last weights that were published."""
+        if self._delivery is not None:
+            self._sync_seconds = await self._delivery
+
+    async def _group(self, group_id: str, draw: Draw) -> None:
         """One question asked and scored, or dropped and counted."""
         example = self.questions.train[draw.index]
-        group_id = f"{draw.epoch}-{draw.index}"
-        self.ledger.admit(group_id)
         prompt = await self.asker.prompt(example, group_id, draw.epoch)
-        self._clock.encoded()
+        encoded = time.perf_counter()
         if isinstance(prompt, Unusable):
-            return self._drop(group_id, example, prompt.reason, prompt.detail)
+            self._drop(group_id, prompt.reason, prompt.detail)
+            return
         rollout = self.config.rollout
         sampling = Sampling(
             self.config.algorithm.group_size, rollout.temperature, rollout.max_completion_tokens, rollout.ignore_stop
         )
         asked = time.perf_counter()
         reference, summary = await self.workers.rollout.sample_and_score(prompt, sampling)
-        self._clock.scored(summary.score_seconds)
         if self._profile is not None and self._profile.recording:
             self._profile.group(group_id, time.perf_counter() - asked)
         if summary.completions < 2:
-            return self._drop(group_id, example, "unscored", "; ".join(summary.problems))
-        return Ready(group_id, reference, summary)
+            self._drop(group_id, "unscored", "; ".join(summary.problems))
+            return
+        self.admission.finish(group_id, summary.oldest_version)
+        self._ready[group_id] = Ready(group_id, reference, summary, encoded, time.perf_counter())
+        self._lengths.sampled(summary)
+        self._fruitless.clear()
+        self._changed.set()
 
-    def _drop(self, group_id: str, example: Example, reason: str, detail: str) -> None:
+    def _drop(self, group_id: str, reason: str, detail: str) -> None:
+        draw = self._draws.pop(group_id)
         self.ledger.drop(group_id, reason)
-        self._dropped.append((group_id, example, f"{reason}: {detail}"))
+        self.admission.drop(group_id)
+        self._changed.set()
+        self._dropped.append((draw, f"{reason}: {detail}"))
+        self._fruitless[reason] += 1
+        if self._fruitless.total() >= self.order.count:
+            raise NothingToTrain(self._fruitless, self._dropped[-1][1])
         if self.ledger.dropped[reason] == 1:
+            example = self.questions.train[draw.index]
             self.reporter.say(f"dropped {example.id} ({reason}): {detail} [further ones are counted in metrics.jsonl]")
 
     async def _write_log(self, references: list[Any], result: UpdateResult) -> None:
         """Have the step's groups written while the next step samples."""
         directory = str(self.run_directory.rollouts.absolute())
-        await self.workers.log.write(directory, self.version, references, result.advantages, self._dropped)
+        dropped = [(group_name(draw), self.questions.train[draw.index], reason) for draw, reason in self._dropped]
         self._dropped = []
+        await self.workers.log.write(directory, self.version, references, result.advantages, dropped)
 
     async def _evaluate_validation(self) -> float:
+        """Ask with the newest weights; no group starts meanwhile."""
         questions = self.questions.validation[: self.config.evaluate.questions]
+        await self._delivered()
+        self._evaluating = True
         result = await self._evaluate(f"validation_step_{self.version}", questions, samples=0)
+        self._evaluating = False
+        self._changed.set()
         return float(result["accuracy"])
 
     async def _evaluate(
@@ -301,9 +452,7 @@ class Controller:
     def _due(self, every: int) -> bool:
         return every > 0 and self.version % every == 0
 
-    def _line(
-        self, ready: list[Ready], result: UpdateResult, seconds: dict[str, float], sync_bytes: int
-    ) -> dict[str, Any]:
+    def _line(self, ready: list[Ready], result: UpdateResult, seconds: dict[str, float]) -> dict[str, Any]:
         summaries = [group.summary for group in ready]
         elapsed = sum(seconds.values())
         completions = sum(summary.completions for summary in summaries)
@@ -315,7 +464,6 @@ class Controller:
             return sum(value * summary.completions for value, summary in weighted) / max(completions, 1)
 
         by_name = {name: mean([summary.rewards[name] for summary in summaries]) for name in summaries[0].rewards}
-        counts = self.ledger.counts()
         return {
             "step": self.version,
             "time": time.time(),
@@ -333,12 +481,11 @@ class Controller:
             "zero_variance_groups": result.zero_variance_groups,
             "logprob_difference_max": result.logprob_difference_max,
             "logprob_difference_mean": result.logprob_difference_mean,
-            **counts,
-            "dropped_by_reason": dict(self.ledger.dropped),
+            "off_policy": result.off_policy,
+            "length_bias": self._lengths.bias,
             "packed_tokens": result.packed_tokens,
             "tokens_per_second": tokens / elapsed,
             "completions_per_second": sampled / elapsed,
-            "sync_bytes": sync_bytes,
             "step_seconds": elapsed,
             "seconds": seconds,
         }

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from cluster.asking import Asker, Unusable
+from cluster.rollout_pool import RolloutPool
 from cluster.scoring import Answered
-from cluster.workers import RolloutPool
 from data.types import Example, Sampling
 
 QUESTIONS_AT_ONCE = 64

@@ -250,7 +250,10 @@ def finish(run: RunDirectory, outcome: dict[str, Any], reporter: Reporter) -> di
         **outcome,
         "steps": lines[-1]["step"],
         "completions_per_second": sum(line["completions"] for line in lines) / seconds,
-        "logprob_difference_max": max(line["logprob_difference_max"] for line in lines),
+        "logprob_difference_max": max(
+            (line["logprob_difference_max"] for line in lines if line["logprob_difference_max"] is not None),
+            default=None,
+        ),
         "ledger": {key: lines[-1][key] for key in ("admitted", "trained", "dropped", "in_flight", "dropped_by_reason")},
     }
     run.write_json("summary.json", summary)
@@ -275,10 +278,12 @@ def show(run: RunDirectory, summary: dict[str, Any], reporter: Reporter) -> dict
             )
         before = f"{base['format_rate']:.1%}" if base is not None else "unknown"
         reporter.say(f"format rate {before} -> {trained['format_rate']:.1%}")
+    difference = summary["logprob_difference_max"]
+    agreement = "no log-probs compared" if difference is None else f"largest log-prob difference {difference:.1e}"
     reporter.say(
         f"{summary['steps']} steps in {summary['train_seconds']:.0f} s, "
         f"{summary['completions_per_second']:.1f} completions/s, "
-        f"largest log-prob difference {summary['logprob_difference_max']:.1e}; {run.path}/summary.json"
+        f"{agreement}; {run.path}/summary.json"
     )
     return summary
 

@@ -20,8 +20,15 @@ GAUGES = {
     "zero_variance_groups": ("auricle_zero_variance_groups", "Groups of the step whose completions scored alike"),
     "logprob_difference_max": (
         "auricle_logprob_difference_max_nats",
-        "Largest |log-prob of the engine - log-prob of the learner| of a token in the step",
+        "Largest |log-prob of the engine - log-prob of the learner| of a token, of groups of the learner's own version",
     ),
+    "staleness_max": ("auricle_staleness_max_versions", "Age of the oldest token that the step trained"),
+    "buffered": ("auricle_groups_buffered", "Groups that were finished and left over when the step took its own"),
+    "length_bias": ("auricle_length_bias_ratio", "Mean tokens of trained groups over those of sampled groups"),
+    "rollout_busy": ("auricle_rollout_busy_ratio", "Share of the step in which engines sampled or loaded weights"),
+    "learner_busy": ("auricle_learner_busy_ratio", "Share of the step in which the learner worked"),
+    "sync_seconds": ("auricle_sync_seconds", "Seconds from published weights to the last engine that loaded them"),
+    "sync_bytes_per_second": ("auricle_sync_bytes_per_second", "Bytes of the published weights over these seconds"),
     "tokens_per_second": ("auricle_completion_tokens_per_second", "Completion tokens of the step over its seconds"),
     "step_seconds": ("auricle_step_seconds", "Seconds of the step, all phases"),
     "in_flight": ("auricle_groups_in_flight", "Groups admitted and neither trained nor dropped"),
@@ -42,6 +49,27 @@ PHASES = ("auricle_phase_seconds", "Seconds of the last step by phase")
 """Name and help of the gauge of `seconds`, with a label `phase`."""
 
 
+STALENESS = ("auricle_groups_by_staleness", "Groups of the step by the age of their oldest token in versions")
+"""Name and help of the gauge of `staleness`, with a label `versions`."""
+
+OFF_POLICY = {
+    "ratio_mean": ("auricle_importance_ratio_mean", "Mean probability of the learner over that of the engine"),
+    "ratio_max": ("auricle_importance_ratio_max", "Largest probability of the learner over that of the engine"),
+    "clipped": ("auricle_importance_clipped_ratio", "Share of tokens whose ratio was truncated or clipped"),
+    "masked": ("auricle_importance_masked_ratio", "Share of tokens whose ratio was out of bounds and counted nothing"),
+    "effective_sample_size": ("auricle_effective_sample_ratio", "Effective sample size as a share of the tokens"),
+    "logprob_difference_mean": (
+        "auricle_off_policy_logprob_difference_mean_nats",
+        "Mean |log-prob of the engine - log-prob of the learner| over all tokens, stale ones too",
+    ),
+    "logprob_difference_max": (
+        "auricle_off_policy_logprob_difference_max_nats",
+        "Largest |log-prob of the engine - log-prob of the learner| of all tokens, stale ones too",
+    ),
+}
+"""Key in `off_policy` of a metrics line: name and help of its gauge."""
+
+
 class MetricsError(ValueError):
     """`/metrics` cannot be served."""
 
@@ -58,6 +86,10 @@ class Metrics:
         }
         self._dropped = Counter(*DROPPED, ["run", "reason"], registry=self.registry)
         self._phases = Gauge(*PHASES, ["run", "phase"], registry=self.registry)
+        self._staleness = Gauge(*STALENESS, ["run", "versions"], registry=self.registry)
+        self._off_policy = {
+            key: Gauge(name, text, ["run"], registry=self.registry) for key, (name, text) in OFF_POLICY.items()
+        }
         self._run_name = run_name
         self._seen: dict[str, float] = {}
         self._server: Any = None
@@ -91,6 +123,11 @@ class Metrics:
             self._dropped.labels(self._run_name, reason).inc(self._increase(f"dropped {reason}", count))
         for phase, seconds in line["seconds"].items():
             self._phases.labels(self._run_name, phase).set(seconds)
+        self._staleness.clear()  # an age that no group has is not shown
+        for versions, groups in line["staleness"].items():
+            self._staleness.labels(self._run_name, versions).set(groups)
+        for key, gauge in self._off_policy.items():
+            gauge.labels(self._run_name).set(line["off_policy"][key])
 
     def _increase(self, key: str, total: float) -> float:
         increase = total - self._seen.get(key, 0.0)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.metrics import COUNTERS, DROPPED, GAUGES, PHASES
+from cluster.metrics import COUNTERS, DROPPED, GAUGES, OFF_POLICY, PHASES, STALENESS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 
@@ -32,7 +32,16 @@ def rows() -> list[Row]:
     gauges = [(name, "gauge", "run", text, key) for key, (name, text) in GAUGES.items()]
     counters = [(f"{name}_total", "counter", "run", text, key) for key, (name, text) in COUNTERS.items()]
     dropped = (f"{DROPPED[0]}_total", "counter", "run, reason", DROPPED[1], "dropped_by_reason")
-    return [*gauges, (PHASES[0], "gauge", "run, phase", PHASES[1], "seconds"), *counters, dropped]
+    staleness = (STALENESS[0], "gauge", "run, versions", STALENESS[1], "staleness")
+    off_policy = [(name, "gauge", "run", text, f"off_policy.{key}") for key, (name, text) in OFF_POLICY.items()]
+    return [
+        *gauges,
+        staleness,
+        *off_policy,
+        (PHASES[0], "gauge", "run, phase", PHASES[1], "seconds"),
+        *counters,
+        dropped,
+    ]
 
 
 def render() -> str:

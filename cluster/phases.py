@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +13,42 @@ PROFILED_STEPS = 3
 """Steps that a trace holds, after a first one that is left out."""
 
 
+@dataclass(slots=True)
 class StepClock:
-    """Splits the wall time of a synchronous step into phases that add up to it.
+    """Splits the wall time of a step into phases that add up to it, as the learner sees them.
 
-    `encode` lasts until the last prompt is prepared, `sample` until the last group is sampled, less the `score` that
-    followed it; then come the learner's own phases, `sync` is the weights' way into every engine, and `wait` is what
-    is left: actor calls on their way, and whatever else held the step up.
+    While the step waits for its groups, it is in `encode` until the last of them is prepared and in `sample` until the
+    last is sampled, less the `score` that followed; where sampling ran ahead there is little of these. Then come the
+    learner's own phases, `sync` is the weights' way to the engines as far as the learner waits for it, and `wait` is
+    what is left: actor calls on their way, and whatever else held the step up. Times are of `time.perf_counter`.
     """
 
-    def __init__(self) -> None:
-        self.started = self._encoded = self._scored = self._stepped = time.perf_counter()
-        self._score_seconds = 0.0
-        self.ended_at = 0.0
-        """Time of day at which the engines had the weights."""
-
-    def encoded(self) -> None:
-        """A prompt is prepared."""
-        self._encoded = time.perf_counter()
-
-    def scored(self, score_seconds: float) -> None:
-        """A group is sampled and scored; scoring took so long."""
-        self._scored, self._score_seconds = time.perf_counter(), score_seconds
-
-    def stepped(self) -> None:
-        """The learner has stepped."""
-        self._stepped = time.perf_counter()
+    started: float = field(default_factory=time.perf_counter)
+    encoded: float = 0.0
+    """When the last prompt of the step was prepared."""
+    scored: float = 0.0
+    """When the last group of the step was sampled and scored."""
+    score_seconds: float = 0.0
+    """What scoring that one took."""
+    stepped: float = 0.0
+    """When the learner had stepped."""
+    ended_at: float = 0.0
+    """Time of day at the end."""
 
     def synced(self, learner_seconds: Mapping[str, float]) -> dict[str, float]:
-        """The engines have the weights, the step is over: seconds by phase."""
-        elapsed, self.ended_at = time.perf_counter() - self.started, time.time()
+        """The learner may go on, the step is over: seconds by phase."""
+        now, self.ended_at = time.perf_counter(), time.time()
+        encode = max(self.encoded - self.started, 0.0)
+        sample_and_score = max(self.scored - self.started, 0.0) - encode
+        score = min(self.score_seconds, sample_and_score)
         seconds = {
-            "encode": self._encoded - self.started,
-            "sample": self._scored - self._encoded - self._score_seconds,
-            "score": self._score_seconds,
+            "encode": encode,
+            "sample": sample_and_score - score,
+            "score": score,
             **learner_seconds,
-            "sync": time.perf_counter() - self._stepped,
+            "sync": now - self.stepped,
         }
-        return seconds | {"wait": elapsed - sum(seconds.values())}
+        return seconds | {"wait": now - self.started - sum(seconds.values())}
 
 
 class Profile:

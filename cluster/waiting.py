@@ -8,6 +8,9 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+ANSWER_KEY = "cluster.actor_timeout_seconds"
+"""The limit of every answer that has none of its own."""
+
 
 class WorkerError(RuntimeError):
     """An actor could not be placed, or did not answer in time."""

@@ -1,4 +1,7 @@
-"""The actors of a run: created as planned, asked through one small surface each, ended together."""
+"""The actors of a run: created as planned, asked through one small surface each, ended together.
+
+The engines' surface is `cluster.rollout_pool`.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,11 @@ from actors.reward import RewardActor
 from actors.rollout import RolloutActor, environment
 from actors.weights.buckets import WeightUpdate
 from cluster.placement import Role
-from cluster.waiting import WorkerError, bounded
+from cluster.rollout_pool import RolloutPool
+from cluster.waiting import ANSWER_KEY, bounded
 from configs.schema import Config
-from data.types import Clip, ClipSource, Example, GroupSummary, Prompt, Sampling
+from data.types import Clip, ClipSource, Example
 from learner.result import UpdateResult
-
-ANSWER_KEY = "cluster.actor_timeout_seconds"
 
 
 class AudioPool:
@@ -32,16 +34,17 @@ class AudioPool:
     def __init__(self, actors: Sequence[Any], config: Config) -> None:
         self.actors = actors
         self.answer_seconds = config.cluster.actor_timeout_seconds
-        self._ahead: dict[ClipSource, Clip | str] = {}
+        self._ahead: dict[ClipSource, asyncio.Task[Clip | str]] = {}
 
-    async def prefetch(self, sources: Sequence[ClipSource]) -> None:
-        """Have clips prepared that are asked for next, so that their references are here by then."""
-        self._ahead = dict(zip(sources, await asyncio.gather(*map(self._prepare, sources)), strict=True))
+    def prefetch(self, source: ClipSource) -> None:
+        """Have a clip prepared that is asked for soon, so that its reference is here by then."""
+        if source not in self._ahead:
+            self._ahead[source] = asyncio.create_task(self._prepare(source))
 
     async def prepare(self, source: ClipSource, silent: bool = False) -> Clip | str:
         """The prepared clip, or why it cannot be used."""
         if not silent and source in self._ahead:
-            return self._ahead[source]
+            return await self._ahead.pop(source)
         return await self._prepare(source, silent)
 
     async def _prepare(self, source: ClipSource, silent: bool = False) -> Clip | str:
@@ -49,56 +52,6 @@ class AudioPool:
         call: Awaitable[Clip | str] = self.actors[home].prepare.remote(source, silent)
         what = f"audio actor {home} has not prepared {source}"
         return await bounded(call, ANSWER_KEY, self.answer_seconds, what, "more data.encoders share the clips")
-
-
-class RolloutPool:
-    """The engines. A group goes to the engine with the least outstanding work."""
-
-    def __init__(self, actors: Mapping[str, Any], rewards: Sequence[Any], config: Config) -> None:
-        self.actors = actors
-        self.rewards = rewards
-        self.outstanding = dict.fromkeys(actors, 0)
-        self.request_seconds = config.rollout.request_timeout_seconds
-        self.update_seconds = config.rollout.update_timeout_seconds
-        self.answer_seconds = config.cluster.actor_timeout_seconds
-        self._turn = 0
-
-    async def sample(self, prompt: Prompt, sampling: Sampling) -> Any:
-        """The completions of a prompt, as a `Group` value (evaluation, asking)."""
-        group = await self._sampled(prompt, sampling)
-        return await bounded(group, ANSWER_KEY, self.answer_seconds, f"group {prompt.group_id} has not arrived")
-
-    async def sample_and_score(self, prompt: Prompt, sampling: Sampling) -> tuple[Any, GroupSummary]:
-        """Sample a group and score it; gives a reference to the scored group, and its summary."""
-        group = await self._sampled(prompt, sampling)
-        self._turn += 1
-        reward = self.rewards[self._turn % len(self.rewards)]
-        reference, summary = reward.score.options(num_returns=2).remote(group)
-        what = f"the reward actor has not scored group {prompt.group_id}"
-        mend = "a reward function of `rewards` may hang"
-        return reference, await bounded(summary, ANSWER_KEY, self.answer_seconds, what, mend)
-
-    async def update(self, update: WeightUpdate) -> None:
-        """Load a version into every engine; each must report it in time."""
-        calls = {name: actor.update_weights.remote(update) for name, actor in self.actors.items()}
-        for name, call in calls.items():
-            what = f"{name} has not taken version {update.version}"
-            version = await bounded(call, "rollout.update_timeout_seconds", self.update_seconds, what)
-            if version != update.version:
-                raise WorkerError(f"{name} reports version {version} after the update to {update.version}")
-
-    async def _sampled(self, prompt: Prompt, sampling: Sampling) -> Any:
-        """A reference to the completions of a prompt, once they are there; the group itself stays with its engine."""
-        name = min(self.outstanding, key=lambda engine: (self.outstanding[engine], engine))
-        self.outstanding[name] += sampling.completions
-        try:
-            generate = self.actors[name].generate.options(num_returns=2)
-            group, done = generate.remote(prompt, prompt.clip.features, sampling)
-            what = f"{name} has not finished group {prompt.group_id}"
-            await bounded(done, "rollout.request_timeout_seconds", self.request_seconds, what)
-            return group
-        finally:
-            self.outstanding[name] -= sampling.completions
 
 
 class LearnerGroup:
@@ -203,7 +156,7 @@ class Workers:
             environment(config),
         )
         self.audio = AudioPool(encoders, config)
-        self.rollout = RolloutPool(dict(zip(names, engines, strict=True)), rewards, config)
+        self.rollout = RolloutPool(dict(zip(names, engines, strict=True)), rewards, config, self.version)
         learners = await self._create(
             "learner", LearnerActor, lambda rank: (config, rank), {"TOKENIZERS_PARALLELISM": "false"}
         )

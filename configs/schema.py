@@ -197,6 +197,10 @@ class Rollout(Section):
     """Share of a GPU's memory that an engine takes."""
     prefix_cache: bool = True
     """Reuse keys and values of equal prompts, never across a weight version."""
+    on_update: Literal["auto", "drain", "recompute", "keep_kv"] = "auto"
+    """What new weights do to completions that are being sampled: `drain` samples them to their end first, `recompute`
+    computes their keys and values again, `keep_kv` goes on from the old ones. `auto` is `drain` where
+    `algorithm.max_staleness` is 0, else `recompute`."""
     threads: PositiveInt = 1
     """CPU threads of an engine."""
     update_timeout_seconds: PositiveFloat = 300.0
@@ -269,6 +273,27 @@ class Learner(Section):
         return self
 
 
+class Correction(Section):
+    """What a token counts that an older policy sampled: truncated importance sampling by the learner's probability over
+    the engine's.
+    """
+
+    level: Literal["auto", "none", "token", "sequence"] = "auto"
+    """The ratio of a token, or the product over its completion. `auto` is `token` where `algorithm.max_staleness` is
+    above 0 and `algorithm.ratio` is `current`, else `none`."""
+    cap: PositiveFloat = 2.0
+    """Ratios are truncated here."""
+    mask: tuple[float, float] | None = None
+    """Ratios outside of these bounds count nothing."""
+
+    @field_validator("mask")
+    @classmethod
+    def _around_one(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 <= value[0] < 1 < value[1]:
+            raise ValueError(f"algorithm.correction.mask is {list(value)}: give bounds around 1, for example [0.1, 10]")
+        return value
+
+
 class Algorithm(Section):
     """The objective."""
 
@@ -281,16 +306,36 @@ class Algorithm(Section):
     prompts_per_step: PositiveInt = 16
     """Prompts of one optimizer step."""
     max_staleness: NonNegativeInt = 0
-    """Versions that a token may lag behind; 0 is exact on-policy training."""
+    """Versions that a token may lag behind; 0 is exact on-policy training, from 1 on sampling never waits for the
+    learner as long as it is not that many versions ahead."""
+    ratio: Literal["current", "sampled"] = "current"
+    """What the policy's ratio is taken to: to itself before the update, corrected by `algorithm.correction`, or to the
+    policy that sampled, clipped by `algorithm.clip` as in PPO."""
+    clip: tuple[NonNegativeFloat, NonNegativeFloat] = (0.2, 0.2)
+    """How far below and above 1 a ratio to the policy that sampled may gain."""
+    correction: Correction = Correction()
+    """Importance sampling between engine and learner, as in `algorithm.correction`."""
     entropy_coefficient: NonNegativeFloat = 0.0
     """Weight of the mean token entropy that is added to the objective."""
 
-    @field_validator("max_staleness")
-    @classmethod
-    def _synchronous_so_far(cls, value: int) -> int:
-        if value != 0:
-            raise ValueError("algorithm.max_staleness above 0 is not built yet; use 0 (exact on-policy training)")
-        return value
+    @property
+    def correction_level(self) -> str:
+        """`correction.level` with `auto` resolved."""
+        if self.correction.level != "auto":
+            return self.correction.level
+        return "token" if self.max_staleness and self.ratio == "current" else "none"
+
+    @model_validator(mode="after")
+    def _corrected_once(self) -> Self:
+        level = self.correction_level
+        if self.ratio == "sampled" and level != "none":
+            raise ValueError(
+                f"algorithm.correction.level: {level} with algorithm.ratio: sampled would count the engine's log-prob "
+                "twice; leave one of them at its default"
+            )
+        if self.correction.mask is not None and level == "none":
+            raise ValueError("algorithm.correction.mask needs algorithm.correction.level: token or sequence")
+        return self
 
 
 class Checkpoint(Section):
@@ -366,6 +411,28 @@ class Config(Section):
     """The endpoint that Prometheus scrapes."""
     cluster: Cluster = Cluster()
     """Nodes, and what is placed where."""
+
+    @property
+    def on_update(self) -> str:
+        """`rollout.on_update` with `auto` resolved."""
+        if self.rollout.on_update != "auto":
+            return self.rollout.on_update
+        return "recompute" if self.algorithm.max_staleness else "drain"
+
+    @model_validator(mode="after")
+    def _updates_keep_the_bound(self) -> Self:
+        on_update = self.rollout.on_update
+        if self.algorithm.max_staleness == 0 and on_update in ("recompute", "keep_kv"):
+            raise ValueError(
+                f"rollout.on_update: {on_update} lets completions cross versions, and algorithm.max_staleness is 0: "
+                "use drain, or allow 1"
+            )
+        if on_update == "keep_kv" and self.rollout.audio == "waveform" and self.model.projector == "trained":
+            raise ValueError(
+                "rollout.on_update: keep_kv with rollout.audio: waveform would keep what an older audio tower heard; "
+                "use rollout.audio: auto, or recompute"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -35,26 +35,22 @@ class DataOrder:
         self.count = count
         self.seed = seed
         self.position = position
-        self._epoch = -1
-        self._permutation: list[int] = []
+        self._permutations: dict[int, list[int]] = {}
 
     def take(self) -> Draw:
         """The next question."""
-        draw = self._at(self.position)
+        draw = self.at(self.position)
         self.position += 1
         return draw
 
-    def peek(self, count: int) -> list[Draw]:
-        """The next `count` questions, left in place."""
-        return [self._at(self.position + ahead) for ahead in range(count)]
-
-    def _at(self, position: int) -> Draw:
+    def at(self, position: int) -> Draw:
+        """The question of any turn, past or coming."""
         epoch, place = divmod(position, self.count)
-        if epoch != self._epoch:
+        if epoch not in self._permutations:
             generator = np.random.Generator(np.random.PCG64(hash_seed(self.seed, "order", epoch)))
-            self._permutation = generator.permutation(self.count).tolist()
-            self._epoch = epoch
-        return Draw(epoch, self._permutation[place])
+            self._permutations[epoch] = generator.permutation(self.count).tolist()
+            self._permutations.pop(epoch - 2, None)  # an epoch that goes on may be looked beyond
+        return Draw(epoch, self._permutations[epoch][place])
 
 
 def hash_seed(*parts: object) -> int:

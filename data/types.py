@@ -108,8 +108,9 @@ class Group:
     completions: tuple[Completion, ...]
     engine: str = ""
     """Name of the engine that sampled them."""
-    audio_version: int = 0
-    """Policy version that made the clip's embeddings; what is frozen never ages and counts as sampled."""
+    context_version: int = 0
+    """Oldest policy version in what the tokens were conditioned on: the clip's embeddings, and where an engine keeps
+    them over an update, keys and values. What is frozen, or made again, does not age."""
     rewards: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     """By reward name, unweighted, one value a completion; None dropped the completion."""
     total: tuple[float | None, ...] = ()
@@ -117,8 +118,13 @@ class Group:
 
     @property
     def oldest_version(self) -> int:
-        """Lowest policy version of any token in the group, and of the clip's embeddings."""
-        return min([self.audio_version, *(version for one in self.completions for version in one.versions)])
+        """Lowest policy version of any token in the group, and of what it was conditioned on."""
+        return min([self.context_version, *(version for one in self.completions for version in one.versions)])
+
+    def is_of(self, version: int) -> bool:
+        """Whether this version alone made every token, key and embedding: its learner gives the same log-probs."""
+        versions = (one for completion in self.completions for one in completion.versions)
+        return self.context_version == version and all(one == version for one in versions)
 
     @property
     def completion_tokens(self) -> int:

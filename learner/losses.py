@@ -16,22 +16,52 @@ def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return torch.exp(difference) - difference - 1
 
 
+def surrogate(logprobs: Tensor, advantages: Tensor, importance: Tensor | None = None) -> Tensor:
+    """The policy gradient's loss of each token, (N,): the ratio is 1 and carries only the gradient.
+
+    Args:
+        logprobs: the policy's log-probability of each sampled token, (N,), with gradient.
+        advantages: the advantage of the completion that each token belongs to, (N,).
+        importance: weight of each token against the policy that sampled it, (N,), without gradient; see `off_policy`.
+            With the policy before the update as the proximal one this is decoupled PPO (arXiv 2110.00641), whose
+            clipping never acts in the first update from a batch, and there is no second.
+    """
+    loss = -torch.exp(logprobs - logprobs.detach()) * advantages  # (N,)
+    return loss if importance is None else loss * importance
+
+
+def clipped_surrogate(
+    logprobs: Tensor, sampled_logprobs: Tensor, advantages: Tensor, clip: tuple[float, float]
+) -> Tensor:
+    """PPO's loss of each token, (N,), whose ratio is to the policy that sampled (arXiv 1707.06347, eq. 7).
+
+    Args:
+        logprobs: the policy's log-probability of each sampled token, (N,), with gradient.
+        sampled_logprobs: the engine's when it sampled the token, (N,).
+        advantages: the advantage of the completion that each token belongs to, (N,).
+        clip: the ratio gains nothing below 1 - clip[0] and above 1 + clip[1].
+    """
+    low, high = clip
+    ratio = torch.exp(logprobs - sampled_logprobs)  # (N,)
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
+
+
 def grpo(
+    surrogate: Tensor,
     logprobs: Tensor,
     entropy: Tensor,
-    advantages: Tensor,
     weights: Tensor,
     reference_logprobs: Tensor | None,
     beta: float,
     entropy_coefficient: float,
 ) -> Tensor:
-    """GRPO with one update a batch (arXiv 2402.03300, eq. 4): the ratio is 1 and carries only the gradient.
+    """GRPO (arXiv 2402.03300, eq. 3): the surrogate, the KL to the reference, and an entropy bonus.
 
     Args:
+        surrogate: what the advantages come to, (N,), with gradient.
         logprobs: the policy's log-probability of each sampled token, (N,), with gradient.
         entropy: entropy of the policy at each token in nats, (N,), with gradient if its coefficient is not 0.
-        advantages: the advantage of the completion that each token belongs to, (N,).
-        weights: share of each token in the mean, (N,); see `sequence_mean_weights`.
+        weights: share of each token in the mean, (N,); see `sequence_mean_weight`.
         reference_logprobs: the reference's log-probabilities, (N,), or None where beta is 0.
         beta: weight of the KL to the reference.
         entropy_coefficient: weight of the entropy bonus.
@@ -39,8 +69,7 @@ def grpo(
     Returns:
         Scalar, to be minimised and summed over micro-batches and ranks.
     """
-    ratio = torch.exp(logprobs - logprobs.detach())  # (N,)
-    per_token = -ratio * advantages
+    per_token = surrogate
     if reference_logprobs is not None:
         per_token = per_token + beta * kl_k3(logprobs, reference_logprobs)
     if entropy_coefficient:

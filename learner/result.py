@@ -20,9 +20,10 @@ class UpdateResult:
     """Mean token entropy, in nats."""
     grad_norm: float
     learning_rate: float
-    logprob_difference_max: float
-    """Largest |log-prob(engine) - log-prob(learner)| of a token."""
-    logprob_difference_mean: float
+    logprob_difference_max: float | None
+    """Largest |log-prob(engine) - log-prob(learner)| of a token, of the groups that are wholly of the learner's
+    version; None where no group is."""
+    logprob_difference_mean: float | None
     zero_variance_groups: int
     completions: int
     """Completions that count in the mean."""
@@ -30,3 +31,7 @@ class UpdateResult:
     """Positions that went through the policy."""
     seconds: dict[str, float]
     """By phase: pack, forward, backward, optimizer."""
+    off_policy: dict[str, float]
+    """How far all tokens are from the policy that learns, before the update: `ratio_mean`, `ratio_max`, the shares
+    `clipped` and `masked`, `effective_sample_size` as a share of the tokens, and the absolute difference of their
+    log-probs, `logprob_difference_mean` and `logprob_difference_max`."""

@@ -19,6 +19,7 @@ from data.types import ClipFeatures, Group
 from learner import advantage, losses
 from learner.engine import Engine, finite
 from learner.head import Entropy
+from learner.off_policy import Importance, importance
 from learner.packing import Packed, Sequences, pack, plan_micro_batches
 from learner.policy import MicroBatch
 from learner.result import Advantages, UpdateResult
@@ -69,16 +70,19 @@ class Update:
             names = [groups[index].prompt.clip.sha256 for index in indices]
             clips = {name: fetch(groups[index]) for name, index in dict(zip(names, indices, strict=True)).items()}
             batch = MicroBatch(packed, [clips[name] for name in names], most_targets)
-            tokens = _TokenData.of([groups[i] for i in indices], [advantages[i] for i in indices], packed, counted)
+            tokens = _TokenData.of(
+                [groups[i] for i in indices], [advantages[i] for i in indices], packed, counted, step
+            )
             tokens = tokens.to(self.engine.device)
             clock("pack")
             reference = self._reference_logprobs(batch)
             clock("reference")
             logprobs, entropy = self.engine.forward(batch, "gradient" if algorithm.entropy_coefficient else "value")
+            ratios = importance(logprobs, tokens.sampled_logprobs, tokens.advantages, tokens.owners, algorithm)
             loss = losses.grpo(
+                self._surrogate(logprobs, tokens, ratios),
                 logprobs,
                 entropy,
-                tokens.advantages,
                 tokens.weights * weighted,
                 reference,
                 algorithm.beta,
@@ -89,12 +93,13 @@ class Update:
             self.engine.backward(loss)
             clock("backward")
             if members and len(logprobs):
-                sums.add(loss, logprobs, entropy, reference, tokens, packed)
+                sums.add(loss, logprobs, entropy, reference, tokens, ratios, packed)
         rate = learning_rate(step, self.config.run.max_steps, settings)
         norm = self.engine.step(rate)
         clock("optimizer")
         totals = sums.over_ranks()
         tokens_seen = max(totals["tokens"], 1.0)
+        current = totals["current_tokens"]
         return UpdateResult(
             advantages=advantages,
             loss=totals["loss"],
@@ -102,8 +107,17 @@ class Update:
             entropy=totals["entropy"] / tokens_seen,
             grad_norm=norm,
             learning_rate=rate,
-            logprob_difference_max=totals["difference_max"],
-            logprob_difference_mean=totals["difference"] / tokens_seen,
+            logprob_difference_max=totals["difference_max"] if current else None,
+            logprob_difference_mean=totals["difference"] / current if current else None,
+            off_policy={
+                "ratio_mean": totals["ratio"] / tokens_seen,
+                "ratio_max": totals["ratio_max"],
+                "clipped": totals["cut"] / tokens_seen,
+                "masked": totals["masked"] / tokens_seen,
+                "effective_sample_size": totals["weight"] ** 2 / max(totals["weight_squared"] * tokens_seen, 1e-12),
+                "logprob_difference_mean": totals["off_policy_difference"] / tokens_seen,
+                "logprob_difference_max": totals["off_policy_difference_max"],
+            },
             zero_variance_groups=sum(idle),
             completions=counted,
             packed_tokens=int(totals["packed"]),
@@ -113,6 +127,13 @@ class Update:
     @property
     def _audio_token_id(self) -> int:
         return self.engine.policy.audio_token_id
+
+    def _surrogate(self, logprobs: Tensor, tokens: _TokenData, ratios: Importance) -> Tensor:
+        algorithm = self.config.algorithm
+        if algorithm.ratio == "sampled":
+            return losses.clipped_surrogate(logprobs, tokens.sampled_logprobs, tokens.advantages, algorithm.clip)
+        corrected = algorithm.correction_level != "none"
+        return losses.surrogate(logprobs, tokens.advantages, ratios.weights if corrected else None)
 
     def _reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
         if self.reference is None:
@@ -147,10 +168,13 @@ class _TokenData:
     advantages: Tensor
     weights: Tensor
     sampled_logprobs: Tensor
+    owners: Tensor
+    current: Tensor
+    """Whether the version that learns made all of the token's group."""
 
     @classmethod
     def of(
-        cls, groups: Sequence[Group], advantages: Sequence[Advantages], packed: Packed, completions: int
+        cls, groups: Sequence[Group], advantages: Sequence[Advantages], packed: Packed, completions: int, version: int
     ) -> _TokenData:
         flat = [
             (completion, value)
@@ -163,7 +187,8 @@ class _TokenData:
         )  # (C,)
         owners = torch.from_numpy(packed.owners)
         sampled = [logprob for completion, value in flat if value is not None for logprob in completion.logprobs]
-        return cls(by_completion[owners], weight[owners], torch.tensor(sampled))
+        current = torch.tensor([group.is_of(version) for group in groups for _ in group.completions])  # (C,)
+        return cls(by_completion[owners], weight[owners], torch.tensor(sampled), owners, current[owners])
 
     def to(self, device: torch.device) -> _TokenData:
         """Where the log-probs are."""
@@ -173,11 +198,15 @@ class _TokenData:
 class _Sums:
     """Sums over micro-batches, reduced over ranks once a step."""
 
-    NAMES = ("loss", "kl", "entropy", "difference", "tokens", "packed")
+    SUMS = (
+        "loss", "kl", "entropy", "tokens", "packed", "current_tokens", "difference", "off_policy_difference",
+        "ratio", "weight", "weight_squared", "cut", "masked",
+    )  # fmt: skip
+    LARGEST = ("difference_max", "off_policy_difference_max", "ratio_max")
 
     def __init__(self, device: torch.device) -> None:
-        self.values = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
-        self.difference_max = torch.zeros(1, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(len(self.SUMS), dtype=torch.float64, device=device)
+        self.largest = torch.zeros(len(self.LARGEST), dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(
@@ -187,28 +216,35 @@ class _Sums:
         entropy: Tensor,
         reference: Tensor | None,
         tokens: _TokenData,
+        ratios: Importance,
         packed: Packed,
     ) -> None:
-        difference = (logprobs - tokens.sampled_logprobs).abs()
-        kl = losses.kl_k3(logprobs, reference).sum().item() if reference is not None else 0.0
-        self.values += torch.tensor(
-            [
-                loss.item(),
-                kl,
-                entropy.sum().item(),
-                difference.sum().item(),
-                len(logprobs),
-                len(packed.token_ids),
-            ],
-            dtype=torch.float64,
-            device=self.values.device,
-        )
-        self.difference_max = torch.maximum(self.difference_max, difference.max().double().reshape(1))
+        difference = (logprobs - tokens.sampled_logprobs).abs()  # (N,)
+        current = difference * tokens.current  # (N,)
+        kl = losses.kl_k3(logprobs, reference).sum() if reference is not None else 0.0
+        values: dict[str, Tensor | float] = {
+            "loss": loss,
+            "kl": kl,
+            "entropy": entropy.sum(),
+            "tokens": len(logprobs),
+            "packed": len(packed.token_ids),
+            "current_tokens": tokens.current.sum(),
+            "difference": current.sum(),
+            "off_policy_difference": difference.sum(),
+            "ratio": ratios.ratios.sum(),
+            "weight": ratios.weights.sum(),
+            "weight_squared": ratios.weights.square().sum(),
+            "cut": ratios.cut.sum(),
+            "masked": ratios.masked.sum(),
+        }
+        largest = torch.stack([current.max(), difference.max(), ratios.ratios.max()]).double()
+        self.sums += torch.stack([torch.as_tensor(values[name]).to(self.sums) for name in self.SUMS])
+        self.largest = torch.maximum(self.largest, largest)
 
     def over_ranks(self) -> Mapping[str, float]:
-        dist.all_reduce(self.values)
-        dist.all_reduce(self.difference_max, op=dist.ReduceOp.MAX)
-        return dict(zip(self.NAMES, self.values.tolist(), strict=True)) | {"difference_max": self.difference_max.item()}
+        dist.all_reduce(self.sums)
+        dist.all_reduce(self.largest, op=dist.ReduceOp.MAX)
+        return dict(zip(self.SUMS + self.LARGEST, [*self.sums.tolist(), *self.largest.tolist()], strict=True))
 
 
 class _Clock:

@@ -38,6 +38,8 @@ TOTALS = (
 )  # fmt: skip
 """Rewards of the groups' completions; a dropped one and a group without variance among them."""
 BETA, ENTROPY_COEFFICIENT = 0.04, 0.01
+STALE_LOGPROBS = (-5.0, -7.0, -6.0)
+"""Of a completion's tokens in turn: a near-uniform policy's are between the first two."""
 FEW_LOGITS = 2**11
 """Logits of a chunk where they are computed again: of a handful of tokens."""
 LIMIT_SECONDS = 250
@@ -70,6 +72,8 @@ class Job:
     """Update from three groups: one with long completions, and two of which one is too many for an even share."""
     one_clip: bool = False
     """Have all groups hear the first one's clip, whose features come anew with each fetch."""
+    stale: str = ""
+    """Level at which the learner weighs completions of an older policy, whose log-probs then differ by token."""
     max_grad_norm: float = 1e9
     broken: bool = False
     """Begin with a weight that is NaN, and keep what the update raises."""
@@ -155,6 +159,23 @@ def lasting(group: Group, length: int) -> Group:
     return replace(group, completions=tuple(completions))
 
 
+def stale(groups: Sequence[Group]) -> list[Group]:
+    """The groups as an older policy sampled them: some tokens are likelier for the learner, some are less likely."""
+    return [
+        replace(
+            group,
+            completions=tuple(
+                replace(
+                    one,
+                    logprobs=tuple(STALE_LOGPROBS[place % len(STALE_LOGPROBS)] for place in range(len(one.token_ids))),
+                )
+                for one in group.completions
+            ),
+        )
+        for group in groups
+    ]
+
+
 def about(group: Group, clip: Clip) -> Group:
     """The group with its question asked about another clip."""
     return replace(group, prompt=replace(group.prompt, clip=clip))
@@ -168,6 +189,8 @@ def _rank(folder: Path, rank: int) -> None:
         groups = [replace(group, total=(1.0,) * len(group.total)) if job.alike else group for group in fabricated]
         if job.uneven:
             groups = [lasting(group, length) for group, length in zip(groups, (30, 1, 1), strict=False)]
+        if job.stale:
+            groups = stale(groups)
         if job.one_clip:
             groups = [about(group, groups[0].prompt.clip) for group in groups]
         head.CHUNK_LOGITS = FEW_LOGITS if job.again else CHUNK_LOGITS
@@ -186,7 +209,12 @@ def _rank(folder: Path, rank: int) -> None:
                     "offload": job.offload,
                     "activation_checkpointing": job.again,
                 },
-                "algorithm": {"beta": job.beta, "entropy_coefficient": job.entropy_coefficient},
+                "algorithm": {
+                    "beta": job.beta,
+                    "entropy_coefficient": job.entropy_coefficient,
+                    "max_staleness": 1 if job.stale else 0,
+                    "correction": {"level": job.stale or "none"},
+                },
                 "cluster": {"device": "cpu"},
             }
         )

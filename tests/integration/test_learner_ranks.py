@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from tests.integration.learner_ranks import (
     Outcome,
     fabricate,
     run_ranks,
+    stale,
 )
 from tests.integration.models import hearing_model
 
@@ -38,6 +39,8 @@ SHARDED = {"1": (1, "none"), "2": (2, "none"), "3": (3, "none"), "3, offload opt
 """ZeRO stage and offload of ranks in bfloat16, which sum their gradients in float32."""
 COARSE = 0.03
 """The same where the model is in bfloat16, which has 8 bits."""
+LEVELS = ("token", "sequence")
+"""At which completions of an older policy are weighed."""
 CLIPPED_NORM = 0.05
 SMALL = 350
 """Tokens of a micro-batch that holds one group, or two of the shortest."""
@@ -66,6 +69,7 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         Job("hardly a reference", 0, 100_000, beta=1e-20, entropy_coefficient=0.0),
         Job("all alike", 0, 100_000, beta=0.0, entropy_coefficient=0.0, alike=True),
         Job("broken", 0, 100_000, broken=True),
+        *(Job(f"stale, {level}", 0, 100_000, stale=level) for level in LEVELS),
         Job("uneven", 0, 100_000, uneven=True, threads=None),
         Job("saved", 0, SMALL, updates=2, save=saved),
         Job("clipped", 0, 100_000, max_grad_norm=CLIPPED_NORM),
@@ -81,6 +85,7 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         *(Job(f"clipped, ZeRO {stage}", stage, SMALL, max_grad_norm=CLIPPED_NORM) for stage in (0, 2, 3)),
         Job("two ranks about one clip, each group alone", 0, 1, one_clip=True),
         Job("two ranks about one clip, ZeRO 3", 3, SMALL, one_clip=True),
+        *(Job(f"stale, {level}, on two ranks", 3, 1, stale=level) for level in LEVELS),
         Job("bfloat16, ZeRO 0", 0, SMALL, dtype="bfloat16"),
         *(coarsely(f"bfloat16, ZeRO {how}", SMALL) for how in SHARDED),
         *(coarsely(f"one micro-batch in bfloat16, ZeRO {how}", 100_000) for how in SHARDED),
@@ -201,6 +206,52 @@ def test_loss_and_gradient_are_the_papers_written_by_hand(
             assert (found - parameter.grad).abs().max() < 1e-4 * largest, name
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_asynchronous_step_makes_the_gradient_and_the_weights_that_are_written_by_hand(
+    outcomes: dict[str, Outcome], model: Path, reference: Path, level: str
+) -> None:
+    policy, other = (Policy(load_model(str(path), torch.float32), temperature=1.0) for path in (model, reference))
+    policy.eval()
+    other.requires_grad_(False).eval()
+    groups, features = fabricate(str(model))
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0)
+    truncated: list[bool] = []
+    by_completion = [
+        one_completion(
+            policy, other, group, features[group.prompt.clip.sha256], tokens, advantage,
+            lambda logprobs, sampled: truncated_weights(logprobs, sampled, level, truncated),
+        )
+        for group in stale(groups)
+        for tokens, advantage in zip(group.completions, by_hand(group.total), strict=True)
+        if advantage is not None
+    ]  # fmt: skip
+    torch.stack(by_completion).mean().backward()
+    assert 0 < sum(truncated) < len(truncated)
+    largest = max(parameter.grad.abs().max() for parameter in policy.parameters() if parameter.grad is not None)
+    gradients = {name: parameter.grad for name, parameter in policy.model.named_parameters()}
+    optimizer.step()
+    for outcome in (outcomes[f"stale, {level}"], outcomes[f"stale, {level}, on two ranks"]):
+        for name, parameter in policy.model.named_parameters():
+            if gradients[name] is None:
+                continue
+            found = outcome.state[f"exp_avg/{checkpoint_name(name)}"] / 0.1
+            assert (found - gradients[name]).abs().max() < 1e-4 * largest, name
+            clear = gradients[name].abs() > 1e-3 * largest  # Adam's first step is the gradient's sign
+            stepped = outcome.state[f"master/{checkpoint_name(name)}"]
+            assert (stepped - parameter.detach())[clear].abs().sum() < 1e-6 * max(int(clear.sum()), 1), name
+    assert_equal(outcomes[f"stale, {level}"], outcomes[f"stale, {level}, on two ranks"])
+    unweighed = outcomes["whole"]
+    assert outcomes[f"stale, {level}"].grad_norms != pytest.approx(unweighed.grad_norms, rel=0.01)
+
+
+def truncated_weights(logprobs: Tensor, sampled: Tensor, level: str, truncated: list[bool]) -> Tensor:
+    """min(ratio, 2), the ratio of each token or of the whole completion."""
+    apart = logprobs.detach() - sampled
+    ratio = apart.exp() if level == "token" else apart.sum().exp().expand(len(apart))
+    truncated += (ratio > 2.0).tolist()
+    return ratio.clamp(max=2.0)
+
+
 def by_hand(rewards: Sequence[float | None]) -> list[float | None]:
     """(r - mean) / (std + 1e-4) over what is not dropped, with the unbiased deviation."""
     kept = [reward for reward in rewards if reward is not None]
@@ -209,14 +260,20 @@ def by_hand(rewards: Sequence[float | None]) -> list[float | None]:
 
 
 def one_completion(
-    policy: Policy, reference: Policy, group: Group, clip: ClipFeatures, completion: Completion, advantage: float
+    policy: Policy,
+    reference: Policy,
+    group: Group,
+    clip: ClipFeatures,
+    completion: Completion,
+    advantage: float,
+    importance: Callable[[Tensor, Tensor], Tensor] = lambda logprobs, _: torch.ones_like(logprobs),
 ) -> Tensor:
     """The mean over the tokens of one completion, which is alone with its prompt."""
     prompt = expand_audio(group.prompt.token_ids, policy.audio_token_id, group.prompt.clip.audio_tokens)
     batch = MicroBatch(pack([Sequences(prompt, [completion.token_ids])]), [clip])
     logprobs, entropy = (values.double() for values in policy(batch, entropy="gradient"))
     apart = reference(batch)[0].double() - logprobs
-    ratio = (logprobs - logprobs.detach()).exp()
+    ratio = (logprobs - logprobs.detach()).exp() * importance(logprobs, torch.tensor(completion.logprobs).double())
     return (-ratio * advantage + BETA * (apart.exp() - apart - 1) - ENTROPY_COEFFICIENT * entropy).mean()
 
 

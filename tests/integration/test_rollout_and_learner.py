@@ -172,7 +172,7 @@ def test_after_an_update_a_repeated_prompt_is_sampled_from_the_learners_new_poli
     new = session.sample(session.prompts(asked, epoch=3))
     assert {version for group in new for one in group.completions for version in one.versions} == {before + 1}
     assert session.train(new).logprob_difference_max < AGREEMENT
-    assert session.train(old).logprob_difference_max > VISIBLE
+    assert session.train(old).off_policy["logprob_difference_max"] > VISIBLE
     session.send_weights()
 
 
@@ -221,9 +221,9 @@ def test_after_three_updates_the_tower_is_another_and_engine_and_learner_stay_on
     for name, first in load_tensors(str(model), TOWER):
         assert name.endswith("embed_positions.weight") or (trained[name] - first).abs().max() > VISIBLE, name
     new = session.sample(session.prompts(asked, epoch=23))
-    assert {group.audio_version for group in new} == {session.version}
+    assert {group.context_version for group in new} == {session.version}
     assert session.train(new).logprob_difference_max < AGREEMENT
-    assert session.train(old).logprob_difference_max > VISIBLE
+    assert session.train(old).off_policy["logprob_difference_max"] > VISIBLE
     session.send_weights()
 
 
@@ -247,7 +247,7 @@ def test_the_projector_alone_is_trained_and_engine_and_learner_stay_one_policy(
     assert all((trained[name] - weight).abs().max() > VISIBLE for name, weight in first.items())
     new = session.sample(session.prompts(asked, epoch=33))
     assert session.train(new).logprob_difference_max < AGREEMENT
-    assert session.train(old).logprob_difference_max > VISIBLE
+    assert session.train(old).off_policy["logprob_difference_max"] > VISIBLE
     session.send_weights()
     session.in_learner(lambda learner: len(train_only_the_projector(learner, alone=False)))
 
@@ -262,7 +262,7 @@ def test_a_request_that_waits_for_an_update_is_embedded_and_sampled_after_it(
     before, after = session.sample_around_an_update(prompts[:3], prompts[3:])
     for groups, version in ((before, session.version - 1), (after, session.version)):
         versions = {version for group in groups for one in group.completions for version in one.versions}
-        assert versions | {group.audio_version for group in groups} == {version}
+        assert versions | {group.context_version for group in groups} == {version}
         assert {group.oldest_version for group in groups} == {version}
     assert session.train(after).logprob_difference_max < AGREEMENT
     session.send_weights()

@@ -14,11 +14,13 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from actors.report import EngineReport
 from actors.reward import RewardActor
 from cluster.placement import Node, plan
+from cluster.rollout_pool import RolloutPool
 from cluster.session import workers
 from cluster.waiting import WorkerError
-from cluster.workers import AudioPool, LearnerGroup, RolloutLog, RolloutPool
+from cluster.workers import AudioPool, LearnerGroup, RolloutLog
 from configs.schema import Config
 from data.types import Clip, ClipSource, Completion, Example, Group, Prompt, Sampling
 from tests.integration.commands import command
@@ -56,8 +58,9 @@ class Hanging:
 class Engine:
     """Samples at once, and always the same."""
 
-    async def generate(self, prompt: Prompt, features: Any, sampling: Sampling) -> tuple[Group, str]:
-        return Group(prompt, (Completion((1,), "a", (0.0,), (0,), "stop"),) * sampling.completions), "engine-0"
+    async def generate(self, prompt: Prompt, features: Any, sampling: Sampling) -> tuple[Group, EngineReport]:
+        group = Group(prompt, (Completion((1,), "a", (0.0,), (0,), "stop"),) * sampling.completions)
+        return group, EngineReport(0, 0.0, 0.0)
 
 
 def config(**sections: Any) -> Config:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from actors.weights.buckets import WeightUpdate
 from cluster.asking import Unusable
 from cluster.controller import Controller, NothingToTrain, Questions
-from cluster.metrics import Metrics
+from cluster.metrics import OFF_POLICY, Metrics
 from cluster.progress import Reporter
 from cluster.run_directory import RunDirectory
 from configs.schema import Config
@@ -30,6 +29,10 @@ class Actors:
     def __init__(self) -> None:
         self.audio = self.rollout = self.learner = self.log = self
         self.asked: list[str] = []
+        self.version = 0
+        self.places = 100
+        self.busy_seconds = 0.0
+        self.reports = {"engine-0": None}
         self.scored = 2
         self.unusable = ""
 
@@ -38,7 +41,7 @@ class Actors:
             return Unusable(self.unusable, "no such clip")
         return Prompt(group_id, example, (1,), Clip("c", 1.0, 25), seed=0)
 
-    async def prefetch(self, sources: Sequence[ClipSource]) -> None:
+    def prefetch(self, source: ClipSource) -> None:
         self.asked.append("prefetch")
 
     async def sample(self, prompt: Prompt, sampling: Any) -> Group:
@@ -48,17 +51,18 @@ class Actors:
 
     async def sample_and_score(self, prompt: Prompt, sampling: Any) -> tuple[str, GroupSummary]:
         problems = () if self.scored else ("reward mine:score, example 0: it raised KeyError",)
-        version = self.asked.count("step")
-        return "group", GroupSummary(prompt.group_id, self.scored, 2, 0, {}, 1.0, version, problems=problems)
+        return "group", GroupSummary(prompt.group_id, self.scored, 2, 0, {}, 1.0, self.version, problems=problems)
 
     async def step(self, groups: Any, step: int) -> UpdateResult:
         self.asked.append("step")
-        return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 2, 2, {})
+        off_policy = dict.fromkeys(OFF_POLICY, 0.0)
+        return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 2, 2, {}, off_policy)
 
     async def publish(self, version: int) -> WeightUpdate:
         return WeightUpdate(version, (), (), 0)
 
-    async def update(self, update: WeightUpdate) -> None: ...
+    async def update(self, update: WeightUpdate) -> None:
+        self.version = update.version
 
     async def save(self, directory: str, facts: dict[str, Any]) -> None:
         for name, content in (("hf/config.json", {}), ("trainer/state.json", {"updates": facts["step"], **facts})):

@@ -31,9 +31,9 @@ def test_grpo_loss_and_gradient_match_a_float64_reference() -> None:
     flat = torch.tensor([p for policy in policies for p in policy], dtype=torch.float64, requires_grad=True)
     weights = torch.tensor([1 / (3 * 2)] * 3 + [1 / (1 * 2)], dtype=torch.float64)
     loss = losses.grpo(
+        losses.surrogate(flat, torch.tensor([0.7, 0.7, 0.7, -0.7], dtype=torch.float64)),
         flat,
         torch.zeros(4),
-        torch.tensor([0.7, 0.7, 0.7, -0.7], dtype=torch.float64),
         weights,
         torch.tensor([r for reference in references for r in reference], dtype=torch.float64),
         beta,
@@ -54,6 +54,7 @@ def test_grpo_loss_and_gradient_match_a_float64_reference() -> None:
 def test_entropy_bonus_lowers_the_loss_by_its_weighted_mean() -> None:
     logprobs, weights = torch.zeros(2), torch.tensor([0.5, 0.5])
     entropy = torch.tensor([1.0, 3.0])
-    plain = losses.grpo(logprobs, entropy, torch.ones(2), weights, None, 0.0, 0.0)
-    bonus = losses.grpo(logprobs, entropy, torch.ones(2), weights, None, 0.0, 0.1)
+    surrogate = losses.surrogate(logprobs, torch.ones(2))
+    plain = losses.grpo(surrogate, logprobs, entropy, weights, None, 0.0, 0.0)
+    bonus = losses.grpo(surrogate, logprobs, entropy, weights, None, 0.0, 0.1)
     assert (plain - bonus).item() == pytest.approx(0.2)

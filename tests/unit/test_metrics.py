@@ -13,7 +13,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster import metrics_reference
-from cluster.metrics import COUNTERS, GAUGES, Metrics, MetricsError
+from cluster.metrics import COUNTERS, GAUGES, OFF_POLICY, Metrics, MetricsError
 from cluster.metrics_reference import PAGE, rows
 
 DEPLOY = Path(metrics_reference.__file__).parent.parent / "deploy"
@@ -26,7 +26,13 @@ LEGEND = re.compile(r"{{(\w+)}}")
 def line(**values: Any) -> dict[str, Any]:
     """A line of `metrics.jsonl`: every exported value 1, but for those given."""
     ones = dict.fromkeys((*GAUGES, *COUNTERS), 1.0)
-    return {**ones, "dropped_by_reason": {"clip_missing": 2}, "seconds": {"sample": 0.5}, **values}
+    labelled = {
+        "dropped_by_reason": {"clip_missing": 2},
+        "seconds": {"sample": 0.5},
+        "staleness": {"0": 3},
+        "off_policy": dict.fromkeys(OFF_POLICY, 0.5),
+    }
+    return {**ones, **labelled, **values}
 
 
 def scraped(metrics: Metrics) -> dict[str, list[tuple[dict[str, str], float]]]:

@@ -31,10 +31,10 @@ def test_epochs_and_seeds_give_different_orders() -> None:
     assert len({tuple(indices) for indices in orders}) == 4
 
 
-def test_peeking_leaves_the_order_in_place() -> None:
+def test_looking_ahead_leaves_the_order_in_place() -> None:
     order = DataOrder(5, seed=0)
-    ahead = order.peek(7)
-    assert [order.take() for _ in range(7)] == ahead
+    ahead = [order.at(position) for position in range(23)]
+    assert [order.take() for _ in range(23)] == ahead
 
 
 def test_request_seeds_of_neighbours_are_far_apart_and_fit_63_bits() -> None:

@@ -124,7 +124,8 @@ def test_the_gradient_of_grpo_is_that_of_completions_that_are_alone_with_their_p
     with torch.no_grad():
         reference = other(batch)[0] if beta else None
     logprobs, entropy = policy(batch, entropy="gradient" if coefficient else "value")
-    loss = losses.grpo(logprobs, entropy, advantages[owners], weights[owners], reference, beta, coefficient)
+    surrogate = losses.surrogate(logprobs, advantages[owners])
+    loss = losses.grpo(surrogate, logprobs, entropy, weights[owners], reference, beta, coefficient)
     packed = gradients(policy, loss)
 
     alone = []

@@ -15,7 +15,7 @@ def completion(*versions: int) -> Completion:
 
 
 @pytest.mark.parametrize(
-    ("completions", "audio_version", "oldest"),
+    ("completions", "context_version", "oldest"),
     [
         ((completion(4, 4), completion(4, 5)), 4, 4),
         ((completion(5), completion(5, 5)), 4, 4),
@@ -25,6 +25,6 @@ def completion(*versions: int) -> Completion:
     ],
 )
 def test_a_group_is_as_old_as_its_oldest_token_or_its_embeddings(
-    completions: tuple[Completion, ...], audio_version: int, oldest: int
+    completions: tuple[Completion, ...], context_version: int, oldest: int
 ) -> None:
-    assert Group(PROMPT, completions, audio_version=audio_version).oldest_version == oldest
+    assert Group(PROMPT, completions, context_version=context_version).oldest_version == oldest

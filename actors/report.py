@@ -1,0 +1,17 @@
+"""What an engine tells of itself with each answer. Imports nothing heavy: the control loop reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """How an engine is doing."""
+
+    version: int
+    """Policy version of its weights."""
+    busy_seconds: float
+    """What it has spent on sampling and on loading weights since it started."""
+    kv_cache_use: float
+    """Share of the key-value cache that was taken when a group last finished."""

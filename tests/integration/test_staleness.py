@@ -1,0 +1,148 @@
+"""Two engines sample while the learner trains, and no token is older than it may be: read back from the rollout log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cluster.controller import Controller, Questions
+from cluster.metrics import Metrics
+from cluster.placement import Node, plan
+from cluster.progress import Reporter
+from cluster.run_directory import RunDirectory
+from cluster.runs import load
+from cluster.session import workers
+from configs.schema import Config
+from data.formats import load_examples
+from tests.integration import recordings
+from tests.integration.runs import metrics_lines
+
+pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+
+STEPS = 8
+PROMPTS = 4
+ALLOWED = (0, 1, 4)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left: its metrics and its rollout log."""
+
+    lines: list[dict[str, Any]]
+    trained: pd.DataFrame
+    dropped: pd.DataFrame
+    first_version: int
+
+    @property
+    def ages(self) -> list[int]:
+        """How many versions each trained token lagged behind the weights that it trained."""
+        rows = self.trained.itertuples()
+        return [row.step - 1 - version for row in rows for versions in row.versions for version in versions]
+
+
+def configured(folder: Path, model: Path, questions: recordings.Questions, staleness: int, steps: int) -> Config:
+    return Config.model_validate(
+        {
+            "run": {"name": f"staleness-{staleness}", "dir": str(folder), "max_steps": steps},
+            "model": {"path": str(model), "audio_tower": "frozen", "projector": "trained"},
+            "data": {"train": str(questions.train)},
+            "rollout": {"engines": 2, "max_completion_tokens": 24, "max_model_tokens": 1024, "on_update": "recompute"}
+            if staleness
+            else {"engines": 2, "max_completion_tokens": 24, "max_model_tokens": 1024},
+            "rewards": [{"use": "tests.integration.plug_ins:vowels"}],
+            "learner": {"learning_rate": 1e-3, "schedule": "constant", "threads": 1},
+            "algorithm": {"group_size": 4, "prompts_per_step": PROMPTS, "max_staleness": staleness},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, model: Path, questions: recordings.Questions, nodes: list[Node]
+) -> dict[int, Run]:
+    """A run for each bound, one after the other on the same actors: each goes on from the version of the last."""
+    folder = tmp_path_factory.mktemp("staleness")
+    first = configured(folder, model, questions, staleness=1, steps=STEPS)
+    examples = Questions(train=load_examples(questions.train, None, "auto").examples)
+
+    async def run_all() -> dict[int, Run]:
+        done: dict[int, Run] = {}
+        async with workers(first, plan(first, nodes), str(model)) as (started, asker, _):
+            await started.learner.join(started.model_path, started.model_path, None)
+            version = 0
+            for staleness in ALLOWED:
+                config = configured(folder, model, questions, staleness, version + STEPS)
+                directory = RunDirectory.create(config, fresh=False)
+                state = {
+                    "step": version,
+                    "position": version * PROMPTS,
+                    "outstanding": [],
+                    "dropped_since": [],
+                    "ledger": {"admitted": 0, "trained": 0, "dropped": {}},
+                    "train_seconds": 0.0,
+                }
+                controller = Controller(
+                    config, directory, started, asker, examples, Reporter(), Metrics(config.run.name), state
+                )
+                await controller.run()
+                assert controller.admission.outstanding == 0
+                rollouts = load(directory.path).rollouts
+                done[staleness] = Run(
+                    metrics_lines(directory.path),
+                    rollouts[rollouts.drop_reason.isna()],
+                    rollouts[rollouts.drop_reason.notna()],
+                    version,
+                )
+                version += STEPS
+        return done
+
+    return asyncio.run(run_all())
+
+
+@pytest.mark.parametrize("staleness", ALLOWED)
+def test_no_trained_token_is_older_than_allowed_and_some_are_as_old(runs: dict[int, Run], staleness: int) -> None:
+    ages = runs[staleness].ages
+    assert len(ages) > STEPS * PROMPTS * 4
+    assert min(ages) >= 0
+    assert max(ages) == staleness
+
+
+@pytest.mark.parametrize("staleness", ALLOWED)
+def test_every_group_is_trained_once_and_the_ledger_balances(runs: dict[int, Run], staleness: int) -> None:
+    run = runs[staleness]
+    assert run.trained.group_id.is_unique
+    assert run.dropped.empty
+    assert run.trained.groupby("step").size().to_list() == [PROMPTS] * STEPS
+    for line in run.lines:
+        assert line["admitted"] == line["trained"] + line["dropped"] + line["in_flight"]
+        assert line["in_flight"] <= staleness * PROMPTS  # right after a step
+        assert sum(line["staleness"].values()) == PROMPTS
+    assert run.lines[-1]["in_flight"] == 0
+    assert run.lines[-1]["admitted"] == STEPS * PROMPTS  # nothing was sampled that no step would take
+
+
+@pytest.mark.parametrize("staleness", ALLOWED)
+def test_engine_and_learner_agree_on_what_one_version_sampled(runs: dict[int, Run], staleness: int) -> None:
+    compared = [line["logprob_difference_max"] for line in runs[staleness].lines]
+    compared = [difference for difference in compared if difference is not None]
+    assert compared
+    assert max(compared) < 1e-4
+
+
+def test_stale_tokens_are_weighed_and_fresh_ones_count_in_full(runs: dict[int, Run]) -> None:
+    fresh, stale = ([line["off_policy"] for line in runs[staleness].lines] for staleness in (0, 4))
+    assert all(figures["ratio_max"] == pytest.approx(1.0, abs=1e-3) for figures in fresh)
+    assert all(figures["effective_sample_size"] == pytest.approx(1.0, abs=1e-5) for figures in fresh)
+    assert max(figures["ratio_max"] for figures in stale) > 1.01
+    assert min(figures["effective_sample_size"] for figures in stale) < 0.9999
+
+
+def test_long_completions_are_trained_like_short_ones(runs: dict[int, Run]) -> None:
+    assert runs[4].lines[-1]["length_bias"] == pytest.approx(1.0)  # in the end everything that was sampled
+    assert json.dumps(runs[4].lines)  # plain values

@@ -1,0 +1,99 @@
+"""Importance weights, and the losses that use them, against values written by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from configs.schema import Algorithm
+from learner import losses
+from learner.off_policy import Importance, importance
+
+LOGPROBS = [-1.0, -2.0, -0.5, -3.0]
+SAMPLED = [-1.5, -2.0, -2.0, -0.5]
+OWNERS = [0, 0, 1, 2]
+"""Tokens of three completions."""
+
+
+def weighed(advantages: list[float] | None = None, **settings: Any) -> Importance:
+    algorithm = Algorithm.model_validate({"max_staleness": 1, **settings})
+    return importance(
+        torch.tensor(LOGPROBS, dtype=torch.float64, requires_grad=True),
+        torch.tensor(SAMPLED, dtype=torch.float64),
+        torch.tensor(advantages or [1.0] * 4),
+        torch.tensor(OWNERS),
+        algorithm,
+    )
+
+
+def approximately(values: list[float]) -> Any:
+    return pytest.approx(values, rel=1e-12)
+
+
+def test_a_tokens_weight_is_its_ratio_up_to_the_cap() -> None:
+    found = weighed()
+    assert found.ratios.tolist() == approximately([math.exp(0.5), 1.0, math.exp(1.5), math.exp(-2.5)])
+    assert found.weights.tolist() == approximately([math.exp(0.5), 1.0, 2.0, math.exp(-2.5)])
+    assert found.cut.tolist() == [False, False, True, False]
+    assert not found.weights.requires_grad
+
+
+def test_a_completions_weight_is_the_product_of_its_tokens_ratios() -> None:
+    found = weighed(correction={"level": "sequence", "cap": 5.0})
+    assert found.weights.tolist() == approximately([math.exp(0.5), math.exp(0.5), math.exp(1.5), math.exp(-2.5)])
+
+
+def test_ratios_out_of_bounds_count_nothing() -> None:
+    found = weighed(correction={"level": "token", "cap": 10.0, "mask": [0.5, 3.0]})
+    assert found.weights.tolist() == approximately([math.exp(0.5), 1.0, 0.0, 0.0])
+    assert found.masked.tolist() == [False, False, True, True]
+
+
+def test_on_policy_training_and_the_sampled_ratio_carry_no_second_weight() -> None:
+    for settings in ({"max_staleness": 0}, {"ratio": "sampled"}, {"correction": {"level": "none"}}):
+        assert weighed(**settings).weights.tolist() == [1.0] * 4
+    assert weighed(max_staleness=0).ratios.tolist() == weighed().ratios.tolist()  # they are measured all the same
+
+
+def test_a_clipped_ratio_is_one_whose_gain_ends() -> None:
+    found = weighed(advantages=[1.0, 1.0, -1.0, -1.0], ratio="sampled", clip=[0.2, 0.3])
+    assert found.cut.tolist() == [True, False, False, True]
+
+
+def gradient(loss: Tensor, of: Tensor) -> list[float]:
+    [found] = torch.autograd.grad(loss.sum(), of)
+    return found.tolist()
+
+
+def test_the_gradient_of_a_corrected_token_is_its_weight_times_its_advantage() -> None:
+    logprobs = torch.tensor(LOGPROBS, dtype=torch.float64, requires_grad=True)
+    advantages, weights = torch.tensor([1.0, -1.0, 2.0, 1.0]), torch.tensor([0.5, 1.0, 2.0, 0.0])
+    loss = losses.surrogate(logprobs, advantages, weights)
+    assert loss.tolist() == approximately([-0.5, 1.0, -4.0, 0.0])
+    assert gradient(loss, logprobs) == approximately([-0.5, 1.0, -4.0, 0.0])
+
+
+def test_the_clipped_surrogate_is_ppos() -> None:
+    logprobs = torch.tensor(LOGPROBS, dtype=torch.float64, requires_grad=True)
+    sampled = torch.tensor(SAMPLED, dtype=torch.float64)
+    advantages = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
+    loss = losses.clipped_surrogate(logprobs, sampled, advantages, (0.2, 0.3))
+    assert loss.tolist() == approximately([-1.3, 1.0, math.exp(1.5), -math.exp(-2.5)])
+    assert gradient(loss, logprobs) == approximately([0.0, 1.0, math.exp(1.5), -math.exp(-2.5)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ratio": "sampled", "correction": {"level": "token"}}, "twice"),
+        ({"correction": {"level": "none", "mask": [0.5, 2.0]}}, "needs algorithm.correction.level"),
+        ({"correction": {"level": "token", "mask": [1.5, 2.0]}}, "bounds around 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Algorithm.model_validate(settings)

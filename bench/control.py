@@ -148,9 +148,9 @@ class Simulated:
         return WeightUpdate(version, (), (), 0)
 
     async def save(self, directory: str, facts: dict[str, Any]) -> None:
-        (Path(directory) / "hf").mkdir()
-        (Path(directory) / "trainer").mkdir()
-        (Path(directory) / "trainer" / "state.json").write_text(json.dumps({"updates": facts["step"], **facts}))
+        for name, content in (("hf/config.json", {}), ("trainer/state.json", {"updates": facts["step"], **facts})):
+            (Path(directory) / name).parent.mkdir()
+            (Path(directory) / name).write_text(json.dumps(content))
 
     async def write(self, *_: Any) -> None: ...
 

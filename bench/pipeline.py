@@ -3,8 +3,8 @@
 The rollout has one core and the learner the other. The same work is done with `algorithm.max_staleness` 0, where each
 waits for the other, and 1, where sampling goes on while the learner trains. From the first follow R and L, the seconds
 of a step that the rollout and the learner work, each with its part of the weights' way: publishing is the learner's,
-loading is the engine's. With perfect overlap a step would take max(R, L) instead of R + L. The number of completion
-tokens is chosen so that R and L are alike on this machine, which is where overlap gains most.
+loading is the engine's. With perfect overlap a step would take max(R, L) instead of R + L. The sizes are such that R
+and L are alike, which is where overlap gains most; where they are not on your machine, `--tokens` moves them.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from configs.load import load_config
 from configs.schema import Config
 from data.formats import load_examples
 
-PROMPTS, GROUP_SIZE, CLIP_SECONDS, CLIPS = 8, 8, 3.0, 64
+PROMPTS, GROUP_SIZE, CLIP_SECONDS, CLIPS = 4, 4, 3.0, 32
 STEPS = 32
-TRIED_TOKENS = (16, 48)
-"""Lengths of completions from which the one is told at which R and L are alike."""
-TRIED_STEPS = 4
+COMPLETION_TOKENS = 32
+WARM_UP_STEPS = CLIPS // PROMPTS
+"""In which every clip is encoded."""
 LEAST_TO_IDEAL, MOST_APART, MOST_OVERHEAD = 0.85, 0.25, 0.10
 
 
@@ -53,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m bench.pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("--steps", type=int, default=STEPS, help=f"steps with each bound ({STEPS})")
+    arguments.add_argument(
+        "--tokens", type=int, default=COMPLETION_TOKENS, help=f"tokens of every completion ({COMPLETION_TOKENS})"
+    )
     arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys")
     options = arguments.parse_intermixed_args(argv)
@@ -71,7 +74,7 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
     questions = models.write_questions(directory / "clips", CLIP_SECONDS, CLIPS)
     config = configured(directory, model, questions, options.overrides)
     with connected(config.cluster, reporter.say) as nodes:
-        return asyncio.run(Pipeline(config, nodes, reporter).compare(options.steps))
+        return asyncio.run(Pipeline(config, nodes, reporter).compare(options.steps, options.tokens))
 
 
 def configured(directory: Path, model: Path, questions: Path, overrides: Sequence[str]) -> Config:
@@ -84,9 +87,10 @@ def configured(directory: Path, model: Path, questions: Path, overrides: Sequenc
         "rollout": {
             "engines": 1,
             "threads": 1,
-            "max_running": 2 * PROMPTS * GROUP_SIZE,
+            "max_running": PROMPTS * GROUP_SIZE,  # a step's worth: the next step's groups wait for a place
             "max_model_tokens": 1024,
             "ignore_stop": True,
+            "on_update": "keep_kv",  # an update that comes just before the end of a group would cost its prompt again
         },
         "rewards": [{"use": "bench.rewards:drawn"}],
         "learner": {"threads": 1, "schedule": "constant"},
@@ -109,7 +113,7 @@ class Pipeline:
         self.questions = Questions(train=load_examples(config.data.train).examples)
         self.version = 0
 
-    async def compare(self, steps: int) -> dict[str, Any]:
+    async def compare(self, steps: int, tokens: int) -> dict[str, Any]:
         """The same work with each bound; the synchronous half of it before, half of it after the other."""
 
         async def join(waiting: Workers) -> None:
@@ -118,8 +122,8 @@ class Pipeline:
         session = workers(self.config, plan(self.config, self.nodes), self.config.model.path, meanwhile=join)
         async with session as (self.workers, self.asker, _):
             cores = self.pin()
-            tokens = await self.balanced()
-            self.reporter.say(f"{tokens} tokens a completion; {steps} steps with each bound")
+            await self.run(0, WARM_UP_STEPS, tokens)
+            self.reporter.say(f"warm; {steps} steps with each bound")
             half = steps // 2
             before, first = await self.run(0, half, tokens)
             async_seconds, async_lines = await self.run(1, steps, tokens)
@@ -143,6 +147,7 @@ class Pipeline:
             "ratio_to_ideal": speedup / ideal,
             "rollout_busy": statistics.mean(line["rollout_busy"] for line in async_lines),
             "learner_busy": statistics.mean(line["learner_busy"] for line in async_lines),
+            "asynchronous_wait_seconds": statistics.mean(line["seconds"]["sample"] for line in async_lines[1:]),
             "staleness_max": max(line["staleness_max"] for line in async_lines),
             **machine(),
         }
@@ -158,17 +163,6 @@ class Pipeline:
         for core, actors in ((cores[0], sampling), (cores[1], self.workers.learner.actors)):
             ray.get([actor.__ray_call__.remote(pin_process, core) for actor in actors])
         return 2
-
-    async def balanced(self) -> int:
-        """How many tokens a completion must have for R and L to be alike; what is tried warms everything up, too."""
-        apart = []
-        for tokens in TRIED_TOKENS:
-            _, lines = await self.run(0, TRIED_STEPS, tokens)
-            rollout, learner = work(lines[1:])
-            apart.append(rollout - learner)
-        slope = (apart[1] - apart[0]) / (TRIED_TOKENS[1] - TRIED_TOKENS[0])
-        tokens = round(TRIED_TOKENS[0] - apart[0] / slope)
-        return min(max(tokens, 4), 200)
 
     async def run(self, staleness: int, steps: int, tokens: int) -> tuple[float, list[dict[str, Any]]]:
         """Seconds of so many steps with that bound, from the first prompt to the last weights; and their lines."""

@@ -31,7 +31,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from actors.embedder import AudioInput, Embedder, Waveforms, heard
-from actors.report import EngineReport
+from actors.report import EngineDied, EngineError, EngineReport
 from actors.weights import object_store
 from actors.weights.buckets import Bucket, WeightUpdate
 from configs.schema import Config
@@ -48,10 +48,6 @@ instead of after the first prompt's step."""
 
 CPU_BLOCK_TOKENS = 32
 """Tokens of a block of the key-value cache on CPU, the smallest that its attention kernel is fast with."""
-
-
-class EngineError(RuntimeError):
-    """The engine failed, refused a request or could not take new weights."""
 
 
 @dataclass(slots=True)
@@ -267,7 +263,7 @@ class EngineThread:
             while not self._commands.empty():
                 waiting.append(self._commands.get_nowait())
             for command in waiting:
-                command.future.set_exception(EngineError(f"the engine died: {error!r}"))
+                command.future.set_exception(EngineDied(f"the engine died: {error!r}"))
 
 
 def build_engine(config: Config, model_path: str, version: int, embeds: bool) -> LLMEngine:

@@ -1,13 +1,21 @@
-"""What an engine tells of itself with each answer. Imports nothing heavy: the control loop reads it."""
+"""What an engine tells of itself. Imports nothing heavy: the control loop reads it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 
+class EngineError(RuntimeError):
+    """The engine failed, refused a request or could not take new weights."""
+
+
+class EngineDied(EngineError):
+    """The engine will not answer anybody any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """How an engine is doing."""
+    """How an engine is doing, told with each of its answers."""
 
     version: int
     """Policy version of its weights."""

@@ -27,6 +27,7 @@ from cluster.ledger import Ledger
 from cluster.metrics import Metrics
 from cluster.phases import PROFILED_STEPS, Profile, StepClock
 from cluster.progress import Reporter
+from cluster.rollout_pool import EngineLost
 from cluster.run_directory import RunDirectory, RunError
 from cluster.scoring import score, without_rows
 from cluster.workers import Workers
@@ -37,9 +38,13 @@ from learner.result import UpdateResult
 
 SPLITS = ("train", "validation", "test")
 
+MOST_ISSUES = 3
+"""How often a group is asked for, where the engine that samples it is lost each time: it may be what kills them."""
+
 MENDS = {
     "clip_": "data.audio_dir may name the wrong directory",
     "prompt_": "raise rollout.max_model_tokens or lower rollout.max_completion_tokens",
+    "engine_lost": "the engines die of these questions, or rollout.request_timeout_seconds is too short",
     "unscored": "the functions of `rewards` give None or raise",
 }
 """What to look at, by how the most frequent reason of drops begins."""
@@ -247,7 +252,9 @@ class Controller:
             "staleness": {str(age): count for age, count in sorted(staleness.items())},
             "staleness_max": max(staleness),
             "buffered": buffered,
-            "rollout_busy": busy / (len(self.workers.rollout.reports) * sum(seconds.values())),
+            "engines": len(self.workers.rollout.reports),
+            "engines_lost": self.workers.rollout.lost,
+            "rollout_busy": busy / (max(len(self.workers.rollout.reports), 1) * sum(seconds.values())),
             "learner_busy": sum(result.seconds.values()) / sum(seconds.values()),
             "sync_bytes": update.size_bytes,
             "sync_seconds": self._sync_seconds,
@@ -376,20 +383,23 @@ class Controller:
         if self._delivery is not None:
             self._sync_seconds = await self._delivery
 
-    async def _group(self, group_id: str, draw: Draw) -> None:
+    async def _group(self, group_id: str, draw: Draw, issue: int = 0) -> None:
         """One question asked and scored, or dropped and counted."""
-        example = self.questions.train[draw.index]
-        prompt = await self.asker.prompt(example, group_id, draw.epoch)
-        encoded = time.perf_counter()
-        if isinstance(prompt, Unusable):
-            self._drop(group_id, prompt.reason, prompt.detail)
-            return
         rollout = self.config.rollout
         sampling = Sampling(
             self.config.algorithm.group_size, rollout.temperature, rollout.max_completion_tokens, rollout.ignore_stop
         )
+        prompt = await self.asker.prompt(self.questions.train[draw.index], group_id, draw.epoch, issue)
+        encoded = time.perf_counter()
+        if isinstance(prompt, Unusable):
+            self._drop(group_id, prompt.reason, prompt.detail)
+            return
         asked = time.perf_counter()
-        reference, summary = await self.workers.rollout.sample_and_score(prompt, sampling)
+        try:
+            reference, summary = await self.workers.rollout.sample_and_score(prompt, sampling)
+        except EngineLost as lost:
+            self._lost(group_id, draw, str(lost))
+            return
         if self._profile is not None and self._profile.recording:
             self._profile.group(group_id, time.perf_counter() - asked)
         if summary.completions < 2:
@@ -400,6 +410,15 @@ class Controller:
         self._lengths.sampled(summary)
         self._fruitless.clear()
         self._changed.set()
+
+    def _lost(self, group_id: str, draw: Draw, why: str) -> None:
+        """The engine that sampled the group is gone: ask again, but not for ever."""
+        issue = self.ledger.reissue(group_id)
+        if issue == MOST_ISSUES:
+            self._drop(group_id, "engine_lost", why)
+            return
+        self.admission.restart(group_id, self.workers.rollout.version)
+        self._tasks.create_task(self._group(group_id, draw, issue))
 
     def _drop(self, group_id: str, reason: str, detail: str) -> None:
         draw = self._draws.pop(group_id)

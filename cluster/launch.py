@@ -225,7 +225,8 @@ async def _train(
         base = initial if config.model.lora is not None else started.model_path  # the engines' weights are merged
         await started.learner.join(base, initial, trainer)
 
-    async with workers(config, roles, model_path, version, run.engine_model, join) as (started, asker, places):
+    session = workers(config, roles, model_path, version, run.engine_model, join, reporter.say)
+    async with session as (started, asker, places):
         reporter.say(", ".join(f"{place['name']} on node {place['node'][:8]}" for place in places))
         trace = Profile(run.path / "profile.json") if profile else None
         controller = Controller(config, run, started, asker, questions, reporter, metrics, state, trace)

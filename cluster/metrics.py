@@ -25,6 +25,7 @@ GAUGES = {
     "staleness_max": ("auricle_staleness_max_versions", "Age of the oldest token that the step trained"),
     "buffered": ("auricle_groups_buffered", "Groups that were finished and left over when the step took its own"),
     "length_bias": ("auricle_length_bias_ratio", "Mean tokens of trained groups over those of sampled groups"),
+    "engines": ("auricle_engines", "Engines that sample"),
     "rollout_busy": ("auricle_rollout_busy_ratio", "Share of the step in which engines sampled or loaded weights"),
     "learner_busy": ("auricle_learner_busy_ratio", "Share of the step in which the learner worked"),
     "sync_seconds": ("auricle_sync_seconds", "Seconds from published weights to the last engine that loaded them"),
@@ -38,6 +39,7 @@ GAUGES = {
 
 COUNTERS = {
     "admitted": ("auricle_groups_admitted", "Groups admitted"),
+    "engines_lost": ("auricle_engines_lost", "Engines that died or missed a deadline, and were replaced"),
     "trained": ("auricle_groups_trained", "Groups that went into an optimizer step"),
 }
 """Key of a metrics line: name and help of its counter; Prometheus sees the name with `_total`."""

@@ -1,13 +1,20 @@
-"""The engines of a run, as one: groups go to the engine with the least outstanding work, weights to all of them."""
+"""The engines of a run, as one: groups go to the engine with the least outstanding work, weights to all of them.
+
+An engine that dies, or misses a deadline, is removed and another takes its place, with the newest weights, while the
+others go on. What it was sampling is asked again, of another engine.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from actors.report import EngineReport
+import ray
+from ray.exceptions import RayActorError
+
+from actors.report import EngineDied, EngineReport
 from actors.weights.buckets import WeightUpdate
 from cluster.waiting import ANSWER_KEY, WorkerError, bounded
 from configs.schema import Config
@@ -17,6 +24,10 @@ KV_CACHE_FULL = 0.9
 """Use of the key-value cache from which on an engine gets no further group: it would preempt what it samples."""
 
 
+class EngineLost(WorkerError):
+    """The engine that was to answer is gone."""
+
+
 class RolloutPool:
     """The engines, and the reward actors that score what they sample.
 
@@ -24,33 +35,55 @@ class RolloutPool:
         actors: rollout actors by name.
         rewards: reward actors, taken in turn.
         config: the run.
-        version: policy version of the engines' weights.
+        version: policy version of the weights that engines start with.
+        start: gives another engine of that name, ready to sample, in place of one that was lost; without it the loss
+            of an engine is only told to who waits for it.
+        say: tells the user of a lost engine.
     """
 
-    def __init__(self, actors: Mapping[str, Any], rewards: Sequence[Any], config: Config, version: int = 0) -> None:
-        self.actors = actors
+    def __init__(
+        self,
+        actors: Mapping[str, Any],
+        rewards: Sequence[Any],
+        config: Config,
+        version: int = 0,
+        start: Callable[[str], Awaitable[Any]] | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.actors: dict[str, Any] = {}
         self.rewards = rewards
-        self.outstanding = dict.fromkeys(actors, 0)
+        self.outstanding: dict[str, int] = {}
         """Completions that each engine was asked for and has not given, by its name."""
-        self.reports = {name: EngineReport(version, 0.0, 0.0) for name in actors}
-        self._versions = Counter({version: len(actors)})
-        self._full: set[str] = set()
+        self.reports: dict[str, EngineReport] = {}
+        self.lost = 0
+        """Engines that were lost so far."""
         self.group_size = config.algorithm.group_size
         self.groups_at_once = -(-config.rollout.max_running // config.algorithm.group_size)
         self.request_seconds = config.rollout.request_timeout_seconds
         self.update_seconds = config.rollout.update_timeout_seconds
         self.answer_seconds = config.cluster.actor_timeout_seconds
+        self._first_version = version
+        self._newest: WeightUpdate | None = None
+        self._versions: Counter[int] = Counter()
+        self._full: set[str] = set()
+        self._busy_seconds_of_lost = 0.0
+        self._start = start
+        self._say = say
+        self._replacing: dict[str, asyncio.Task[None]] = {}
+        self._joined = asyncio.Event()
         self._turn = 0
+        for name, actor in actors.items():
+            self._join(name, actor, version)
 
     @property
     def version(self) -> int:
         """The oldest policy version that an engine samples from."""
-        return min(self._versions)
+        return min(self._versions, default=self._newest.version if self._newest else self._first_version)
 
     @property
     def busy_seconds(self) -> float:
         """What the engines have spent on sampling and loading weights, in all, by their last reports."""
-        return sum(report.busy_seconds for report in self.reports.values())
+        return self._busy_seconds_of_lost + sum(report.busy_seconds for report in self.reports.values())
 
     @property
     def places(self) -> int:
@@ -59,12 +92,21 @@ class RolloutPool:
         return taken + (len(self.reports) - len(self._full)) * (self.groups_at_once + 1)
 
     async def sample(self, prompt: Prompt, sampling: Sampling) -> Any:
-        """The completions of a prompt, as a `Group` value (evaluation, asking)."""
-        group = await self._sampled(prompt, sampling)
-        return await bounded(group, ANSWER_KEY, self.answer_seconds, f"group {prompt.group_id} has not arrived")
+        """The completions of a prompt, as a `Group` value (evaluation, asking); asks again where an engine is lost."""
+        while True:
+            try:
+                group = await self._sampled(prompt, sampling)
+                return await bounded(group, ANSWER_KEY, self.answer_seconds, f"group {prompt.group_id} has not arrived")
+            except EngineLost:
+                if self._start is None:
+                    raise
 
     async def sample_and_score(self, prompt: Prompt, sampling: Sampling) -> tuple[Any, GroupSummary]:
-        """Sample a group and score it; gives a reference to the scored group, and its summary."""
+        """Sample a group and score it; gives a reference to the scored group, and its summary.
+
+        Raises:
+            EngineLost: the engine was lost before the group was there.
+        """
         group = await self._sampled(prompt, sampling)
         self._turn += 1
         reward = self.rewards[self._turn % len(self.rewards)]
@@ -74,37 +116,110 @@ class RolloutPool:
         return reference, await bounded(summary, ANSWER_KEY, self.answer_seconds, what, mend)
 
     async def update(self, update: WeightUpdate) -> None:
-        """Load a version into every engine; each must report it in time."""
-        await asyncio.gather(*(self._update(name, update) for name in self.actors))
+        """Load a version into every engine; one that has not loaded it in time is replaced."""
+        self._newest = update
+        await asyncio.gather(*(self._update(name, update) for name in list(self.actors)))
 
     async def _update(self, name: str, update: WeightUpdate) -> None:
         call = self.actors[name].update_weights.remote(update)
-        what = f"{name} has not taken version {update.version}"
-        report = await bounded(call, "rollout.update_timeout_seconds", self.update_seconds, what)
+        key = "rollout.update_timeout_seconds"
+        try:
+            report = await self._answer(name, call, key, self.update_seconds, f"taken version {update.version}")
+        except EngineLost:
+            if self._start is None:
+                raise
+            return
         if report.version != update.version:
             raise WorkerError(f"{name} reports version {report.version} after the update to {update.version}")
         self._heard(name, report)
 
+    async def _sampled(self, prompt: Prompt, sampling: Sampling) -> Any:
+        """A reference to the completions of a prompt, once they are there; the group itself stays with its engine."""
+        while not self.actors:
+            await self._another()
+        name = min(self.outstanding, key=self.outstanding.__getitem__)  # of equals the first
+        self.outstanding[name] += sampling.completions
+        actor = self.actors[name]
+        try:
+            group, call = actor.generate.options(num_returns=2).remote(prompt, prompt.clip.features, sampling)
+            key = "rollout.request_timeout_seconds"
+            report = await self._answer(name, call, key, self.request_seconds, f"finished group {prompt.group_id}")
+            self._heard(name, report)
+            return group
+        finally:
+            if self.actors.get(name) is actor:
+                self.outstanding[name] -= sampling.completions
+
+    async def _answer(self, name: str, call: Awaitable[EngineReport], key: str, seconds: float, what: str) -> Any:
+        """What an engine reports, or its loss."""
+        actor = self.actors[name]
+        try:
+            return await bounded(call, key, seconds, f"{name} has not {what}")
+        except (RayActorError, EngineDied, WorkerError) as error:
+            self._lose(name, actor, str(error).strip().splitlines()[-1])
+            raise EngineLost(str(error)) from error
+
     def _heard(self, name: str, report: EngineReport) -> None:
         """Keep the newest report; answers may overtake each other."""
-        before = self.reports[name]
-        if report.busy_seconds < before.busy_seconds:
+        before = self.reports.get(name)
+        if before is None or report.busy_seconds < before.busy_seconds:
             return
         self.reports[name] = report
         self._versions += Counter({report.version: 1})
         self._versions -= Counter({before.version: 1})
         (self._full.add if report.kv_cache_use >= KV_CACHE_FULL else self._full.discard)(name)
 
-    async def _sampled(self, prompt: Prompt, sampling: Sampling) -> Any:
-        """A reference to the completions of a prompt, once they are there; the group itself stays with its engine."""
-        name = min(self.outstanding, key=self.outstanding.__getitem__)  # of equals the first
-        self.outstanding[name] += sampling.completions
+    def _join(self, name: str, actor: Any, version: int) -> None:
+        self.actors[name], self.outstanding[name] = actor, 0
+        self.reports[name] = EngineReport(version, 0.0, 0.0)
+        self._versions += Counter({version: 1})
+        self._joined.set()
+
+    def _lose(self, name: str, actor: Any, why: str) -> None:
+        """Remove an engine, unless somebody else who waited for it has done so, and have another take its place."""
+        if self._start is None or self.actors.get(name) is not actor:
+            return
+        self._say(f"{name} is lost, and another takes its place: {why}")
+        self.lost += 1
+        del self.actors[name], self.outstanding[name]
+        report = self.reports.pop(name)
+        self._versions -= Counter({report.version: 1})
+        self._full.discard(name)
+        self._busy_seconds_of_lost += report.busy_seconds
+        ray.kill(actor)
+        self._replacing[name] = asyncio.create_task(self._replace(name, self._start))
+
+    async def _replace(self, name: str, start: Callable[[str], Awaitable[Any]]) -> None:
+        """Start an engine, and let it join once it has the newest weights."""
         try:
-            generate = self.actors[name].generate.options(num_returns=2)
-            group, report = generate.remote(prompt, prompt.clip.features, sampling)
-            what = f"{name} has not finished group {prompt.group_id}"
-            limit = "rollout.request_timeout_seconds"
-            self._heard(name, await bounded(report, limit, self.request_seconds, what))
-            return group
-        finally:
-            self.outstanding[name] -= sampling.completions
+            actor = await start(name)
+            version = self._first_version
+            while self._newest is not None and version != self._newest.version:
+                what = f"{name} has not taken version {self._newest.version}"
+                call = actor.update_weights.remote(self._newest)
+                version = (await bounded(call, "rollout.update_timeout_seconds", self.update_seconds, what)).version
+        except (RayActorError, EngineDied, WorkerError) as error:
+            self._say(f"{name} could not be replaced, {len(self.actors)} engines go on: {error}")
+            raise
+        del self._replacing[name]
+        self._join(name, actor, version)
+
+    def close(self) -> None:
+        """Replace nothing any more."""
+        self._start = None
+        for task in self._replacing.values():
+            task.cancel()
+
+    async def _another(self) -> None:
+        """Wait for an engine where none is left.
+
+        Raises:
+            WorkerError: none could be started.
+        """
+        self._joined.clear()
+        joined = asyncio.create_task(self._joined.wait())
+        await asyncio.wait([joined, *self._replacing.values()], return_when=asyncio.FIRST_COMPLETED)
+        joined.cancel()
+        failed = [task for task in self._replacing.values() if task.done()]
+        if len(failed) == len(self._replacing) and not self.actors:
+            raise WorkerError(f"no engine is left: {failed[0].exception()}" if failed else "no engine is left")

@@ -34,6 +34,7 @@ async def workers(
     version: int = 0,
     export: Path | None = None,
     meanwhile: Callable[[Workers], Awaitable[None]] | None = None,
+    say: Callable[[str], None] = print,
 ) -> AsyncIterator[tuple[Workers, Asker, list[dict[str, Any]]]]:
     """Start the actors of `roles`, wait for the engines, and end them all afterwards.
 
@@ -47,13 +48,14 @@ async def workers(
         export: where `engine_model` may write, on storage that every node reads; default: a temporary directory of
             this machine.
         meanwhile: what else is to be started while the engines compile.
+        say: tells the user of an engine that was lost.
     """
     config = from_anywhere(config)
     processor = load_processor(model_path)
     encoder = PromptEncoder(processor.tokenizer, processor.chat_template, config.data.prompt)
     with tempfile.TemporaryDirectory(prefix="auricle-") as temporary:
         path = engine_model(model_path, export or Path(temporary) / "engine_model")
-        started = Workers(config, roles, path, version, processor.stop_token_ids)
+        started = Workers(config, roles, path, version, processor.stop_token_ids, say)
         try:
             if export is None and existing_address() is not None and os.path.isdir(path):
                 prove(None, [path])  # a run, which gives `export`, has had its storage proven

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -133,13 +133,22 @@ class Workers:
     log: RolloutLog
 
     def __init__(
-        self, config: Config, roles: Sequence[Role], model_path: str, version: int, stop: tuple[int, ...]
+        self,
+        config: Config,
+        roles: Sequence[Role],
+        model_path: str,
+        version: int,
+        stop: tuple[int, ...],
+        say: Callable[[str], None] = print,
     ) -> None:
         self.config = config
         self.model_path = model_path
         self.version = version
         self._stop_token_ids = stop
         self._roles = {role.name: role for role in roles}
+        self._say = say
+        self._warm_up: tuple[int, ...] = ()
+        self._engine_places: list[dict[str, Any]] = []
         self._groups: list[PlacementGroup] = []
         self._actors: list[Any] = []
 
@@ -148,15 +157,11 @@ class Workers:
         config, path = self.config, self.model_path
         encoders = await self._create("audio", AudioActor, lambda _: (config, path, 1))
         rewards = await self._create("reward", RewardActor, lambda _: (config.rewards, config.data.prompt))
-        names = [f"engine-{number}" for number in range(self._roles["engine"].count)] if "engine" in self._roles else []
-        engines = await self._create(
-            "engine",
-            RolloutActor,
-            lambda number: (names[number], config, path, self.version, self._stop_token_ids),
-            environment(config),
-        )
+        if "engine" in self._roles:
+            self._engine_places = await self._reserve(self._roles["engine"])
+        engines = {f"engine-{number}": self._engine(number) for number in range(len(self._engine_places))}
         self.audio = AudioPool(encoders, config)
-        self.rollout = RolloutPool(dict(zip(names, engines, strict=True)), rewards, config, self.version)
+        self.rollout = RolloutPool(engines, rewards, config, self.version, self.start_engine, self._say)
         learners = await self._create(
             "learner", LearnerActor, lambda rank: (config, rank), {"TOKENIZERS_PARALLELISM": "false"}
         )
@@ -165,14 +170,24 @@ class Workers:
 
     async def ready(self, warm_up: tuple[int, ...]) -> list[dict[str, Any]]:
         """Wait until every engine has sampled once; gives where each lives."""
+        self._warm_up = warm_up
         waiting = [actor.ready.remote(warm_up) for actor in self.rollout.actors.values()]
         waiting += [actor.ready.remote() for actor in self.rollout.rewards]
         seconds = self.config.cluster.actor_timeout_seconds
         answers = await bounded(asyncio.gather(*waiting), ANSWER_KEY, seconds, "engines and rewards have not started")
         return [answer for answer in answers if isinstance(answer, dict)]
 
+    async def start_engine(self, name: str) -> Any:
+        """Another engine in the place of a lost one, ready to sample from the first weights."""
+        actor = self._engine(int(name.rpartition("-")[2]))
+        what = f"{name} has not started again"
+        await bounded(actor.ready.remote(self._warm_up), ANSWER_KEY, self.config.cluster.actor_timeout_seconds, what)
+        return actor
+
     def stop(self) -> None:
         """End every actor and give back what was reserved."""
+        if hasattr(self, "rollout"):
+            self.rollout.close()
         for actor in self._actors:
             ray.kill(actor)
         for group in self._groups:
@@ -182,21 +197,34 @@ class Workers:
         role = self._roles.get(name)
         if role is None:
             return []
+        places = await self._reserve(role)
+        options = {"runtime_env": {"env_vars": variables}} if variables else {}
+        created = [kind.options(**place, **options).remote(*arguments(number)) for number, place in enumerate(places)]
+        self._actors.extend(created)
+        return created
+
+    def _engine(self, number: int) -> Any:
+        actor = RolloutActor.options(  # type: ignore[attr-defined]
+            **self._engine_places[number],
+            runtime_env={"env_vars": environment(self.config)},
+            max_concurrency=10_000,
+        ).remote(f"engine-{number}", self.config, self.model_path, self.version, self._stop_token_ids)
+        self._actors.append(actor)
+        return actor
+
+    async def _reserve(self, role: Role) -> list[dict[str, Any]]:
+        """Reserve what a role needs; gives the options that put each of its actors there."""
         bundle = {"CPU": role.cpus} | ({"GPU": role.gpus} if role.gpus else {})
         group = placement_group([bundle] * role.count, strategy=role.strategy)
         self._groups.append(group)
-        what = f"{role.count} x {name} ({role.cpus:g} CPU, {role.gpus:g} GPU each) have not been placed"
+        what = f"{role.count} x {role.name} ({role.cpus:g} CPU, {role.gpus:g} GPU each) have not been placed"
         seconds = self.config.cluster.wait_seconds
         await bounded(group.ready(), "cluster.wait_seconds", seconds, what, "another run may hold the cluster")
-        created = [
-            kind.options(
-                num_cpus=role.cpus,
-                num_gpus=role.gpus,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number),
-                runtime_env={"env_vars": variables} if variables else None,
-                **({"max_concurrency": 10_000} if name == "engine" else {}),
-            ).remote(*arguments(number))
+        return [
+            {
+                "num_cpus": role.cpus,
+                "num_gpus": role.gpus,
+                "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number),
+            }
             for number in range(role.count)
         ]
-        self._actors.extend(created)
-        return created

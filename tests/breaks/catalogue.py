@@ -31,7 +31,7 @@ BREAKS = (
     Break(
         "a prompt that is repeated after an update uses old cached keys",
         "actors/engine.py",
-        "if not engine.reset_prefix_cache():",
+        'if self._on_update != "keep_kv" and not engine.reset_prefix_cache(reset_running_requests=True):',
         "if False:",
         f"{ROLLOUT}::test_after_an_update_a_repeated_prompt_is_sampled_from_the_learners_new_policy{DEMO_PATH}",
     ),
@@ -110,8 +110,8 @@ BREAKS = (
     Break(
         "the loss rewards bad completions",
         "learner/losses.py",
-        "per_token = -ratio * advantages",
-        "per_token = ratio * advantages",
+        "loss = -torch.exp(logprobs - logprobs.detach()) * advantages",
+        "loss = torch.exp(logprobs - logprobs.detach()) * advantages",
         "tests/unit/test_losses.py::test_grpo_loss_and_gradient_match_a_float64_reference",
     ),
     Break(
@@ -120,6 +120,50 @@ BREAKS = (
         "return 1.0 / (completion_tokens * completions)",
         "return 1.0 / completions",
         "tests/integration/test_learner_ranks.py::test_loss_and_gradient_are_the_papers_written_by_hand",
+    ),
+    Break(
+        "stale tokens count in full",
+        "learner/update.py",
+        "ratios.weights if corrected else None",
+        "None",
+        "tests/integration/test_learner_ranks.py::"
+        "test_an_asynchronous_step_makes_the_gradient_and_the_weights_that_are_written_by_hand",
+    ),
+    Break(
+        "younger groups pass whatever they leave behind",
+        "cluster/admission.py",
+        "if due - finished > self.prompts_per_step * (limit - self.version):",
+        "if False:",
+        "tests/unit/test_admission.py::test_every_interleaving_keeps_the_bound_and_ends",
+    ),
+    Break(
+        "engines that lag get groups as if they did not",
+        "cluster/admission.py",
+        "        if first < self.version:\n            return 0",
+        "        first = max(first, self.version)",
+        "tests/unit/test_admission.py::test_every_interleaving_keeps_the_bound_and_ends",
+    ),
+    Break(
+        "running completions keep old keys where they are to be computed again",
+        "actors/engine.py",
+        "engine.reset_prefix_cache(reset_running_requests=True)",
+        "(engine.reset_prefix_cache() or True)",
+        "tests/integration/test_updates_in_flight.py::test_running_completions_go_on_under_the_new_version[recompute]",
+    ),
+    Break(
+        "a new request takes the keys of an older version where running ones keep them",
+        "actors/engine.py",
+        '**({"cache_salt": str(self.version)} if self._on_update == "keep_kv" else {}),',
+        "",
+        "tests/integration/test_updates_in_flight.py::"
+        "test_after_an_update_in_flight_a_repeated_prompt_meets_no_old_key[keep_kv]",
+    ),
+    Break(
+        "an engine that takes another's place keeps the first weights",
+        "cluster/rollout_pool.py",
+        'version = (await bounded(call, "rollout.update_timeout_seconds", self.update_seconds, what)).version',
+        "version = self._newest.version",
+        "tests/integration/test_engine_loss.py::test_the_new_engine_samples_from_the_newest_weights",
     ),
     Break(
         "the ledger loses a group that is dropped",

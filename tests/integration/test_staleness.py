@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
 
-from cluster.controller import Controller, Questions
-from cluster.metrics import Metrics
-from cluster.placement import Node, plan
-from cluster.progress import Reporter
-from cluster.run_directory import RunDirectory
-from cluster.runs import load
-from cluster.session import workers
+from cluster.placement import Node
 from configs.schema import Config
-from data.formats import load_examples
 from tests.integration import recordings
-from tests.integration.runs import metrics_lines
+from tests.integration.loops import Run, loop
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
 
@@ -30,31 +20,13 @@ PROMPTS = 4
 ALLOWED = (0, 1, 4)
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a run left: its metrics and its rollout log."""
-
-    lines: list[dict[str, Any]]
-    trained: pd.DataFrame
-    dropped: pd.DataFrame
-    first_version: int
-
-    @property
-    def ages(self) -> list[int]:
-        """How many versions each trained token lagged behind the weights that it trained."""
-        rows = self.trained.itertuples()
-        return [row.step - 1 - version for row in rows for versions in row.versions for version in versions]
-
-
-def configured(folder: Path, model: Path, questions: recordings.Questions, staleness: int, steps: int) -> Config:
+def configured(folder: Path, model: Path, questions: recordings.Questions, staleness: int) -> Config:
     return Config.model_validate(
         {
-            "run": {"name": f"staleness-{staleness}", "dir": str(folder), "max_steps": steps},
+            "run": {"name": f"staleness-{staleness}", "dir": str(folder)},
             "model": {"path": str(model), "audio_tower": "frozen", "projector": "trained"},
             "data": {"train": str(questions.train)},
-            "rollout": {"engines": 2, "max_completion_tokens": 24, "max_model_tokens": 1024, "on_update": "recompute"}
-            if staleness
-            else {"engines": 2, "max_completion_tokens": 24, "max_model_tokens": 1024},
+            "rollout": {"engines": 2, "max_completion_tokens": 24, "max_model_tokens": 1024},
             "rewards": [{"use": "tests.integration.plug_ins:vowels"}],
             "learner": {"learning_rate": 1e-3, "schedule": "constant", "threads": 1},
             "algorithm": {"group_size": 4, "prompts_per_step": PROMPTS, "max_staleness": staleness},
@@ -66,41 +38,13 @@ def configured(folder: Path, model: Path, questions: recordings.Questions, stale
 def runs(
     tmp_path_factory: pytest.TempPathFactory, model: Path, questions: recordings.Questions, nodes: list[Node]
 ) -> dict[int, Run]:
-    """A run for each bound, one after the other on the same actors: each goes on from the version of the last."""
+    """A run for each bound, one after the other on the same actors."""
     folder = tmp_path_factory.mktemp("staleness")
-    first = configured(folder, model, questions, staleness=1, steps=STEPS)
-    examples = Questions(train=load_examples(questions.train, None, "auto").examples)
+    configs = {staleness: configured(folder, model, questions, staleness) for staleness in ALLOWED}
 
     async def run_all() -> dict[int, Run]:
-        done: dict[int, Run] = {}
-        async with workers(first, plan(first, nodes), str(model)) as (started, asker, _):
-            await started.learner.join(started.model_path, started.model_path, None)
-            version = 0
-            for staleness in ALLOWED:
-                config = configured(folder, model, questions, staleness, version + STEPS)
-                directory = RunDirectory.create(config, fresh=False)
-                state = {
-                    "step": version,
-                    "position": version * PROMPTS,
-                    "outstanding": [],
-                    "dropped_since": [],
-                    "ledger": {"admitted": 0, "trained": 0, "dropped": {}},
-                    "train_seconds": 0.0,
-                }
-                controller = Controller(
-                    config, directory, started, asker, examples, Reporter(), Metrics(config.run.name), state
-                )
-                await controller.run()
-                assert controller.admission.outstanding == 0
-                rollouts = load(directory.path).rollouts
-                done[staleness] = Run(
-                    metrics_lines(directory.path),
-                    rollouts[rollouts.drop_reason.isna()],
-                    rollouts[rollouts.drop_reason.notna()],
-                    version,
-                )
-                version += STEPS
-        return done
+        async with loop(configs[1], nodes) as started:
+            return {staleness: await started.run(config, STEPS) for staleness, config in configs.items()}
 
     return asyncio.run(run_all())
 

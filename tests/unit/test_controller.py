@@ -32,11 +32,14 @@ class Actors:
         self.version = 0
         self.places = 100
         self.busy_seconds = 0.0
+        self.lost = 0
         self.reports = {"engine-0": None}
         self.scored = 2
         self.unusable = ""
 
-    async def prompt(self, example: Example, group_id: str, epoch: int, silent: bool = False) -> Prompt | Unusable:
+    async def prompt(
+        self, example: Example, group_id: str, epoch: int, issue: int = 0, silent: bool = False
+    ) -> Prompt | Unusable:
         if self.unusable:
             return Unusable(self.unusable, "no such clip")
         return Prompt(group_id, example, (1,), Clip("c", 1.0, 25), seed=0)

@@ -39,6 +39,7 @@ class RolloutPool:
         start: gives another engine of that name, ready to sample, in place of one that was lost; without it the loss
             of an engine is only told to who waits for it.
         say: tells the user of a lost engine.
+        end: ends the process of one that was lost, in case it only hangs.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class RolloutPool:
         version: int = 0,
         start: Callable[[str], Awaitable[Any]] | None = None,
         say: Callable[[str], None] = lambda text: None,
+        end: Callable[[Any], None] = ray.kill,
     ) -> None:
         self.actors: dict[str, Any] = {}
         self.rewards = rewards
@@ -69,6 +71,7 @@ class RolloutPool:
         self._busy_seconds_of_lost = 0.0
         self._start = start
         self._say = say
+        self._end = end
         self._replacing: dict[str, asyncio.Task[None]] = {}
         self._joined = asyncio.Event()
         self._turn = 0
@@ -186,7 +189,7 @@ class RolloutPool:
         self._versions -= Counter({report.version: 1})
         self._full.discard(name)
         self._busy_seconds_of_lost += report.busy_seconds
-        ray.kill(actor)
+        self._end(actor)
         self._replacing[name] = asyncio.create_task(self._replace(name, self._start))
 
     async def _replace(self, name: str, start: Callable[[str], Awaitable[Any]]) -> None:

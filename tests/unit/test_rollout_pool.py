@@ -1,0 +1,272 @@
+"""Which engine gets a group, and what becomes of a lost one, with stand-ins that answer when a test lets them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+
+from actors.report import EngineDied, EngineReport
+from actors.weights.buckets import WeightUpdate
+from cluster.rollout_pool import EngineLost, RolloutPool
+from cluster.waiting import WorkerError
+from configs.schema import Config
+from data.types import Clip, ClipSource, Example, GroupSummary, Prompt, Sampling
+
+EXAMPLE = Example("e", ClipSource("e.wav"), "What is heard?", ("a", "b"), "a")
+SAMPLING = Sampling(4, 1.0, 8)
+
+
+def prompt(name: str = "0-0") -> Prompt:
+    return Prompt(name, EXAMPLE, (1,), Clip("c", 1.0, 25), seed=0)
+
+
+class Method:
+    """A remote method that calls a function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.remote = function
+
+    def options(self, **_: Any) -> Method:
+        return self
+
+
+class Reference:
+    """Gives its value to who awaits it."""
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __await__(self) -> Generator[Any, Any, str]:
+        yield from asyncio.sleep(0).__await__()
+        return self.value
+
+
+class Engine:
+    """Reports as told: `kv_cache_use`, or an error in place of an answer."""
+
+    def __init__(self, version: int = 0) -> None:
+        self.version = version
+        self.asked: list[str] = []
+        self.kv_cache_use = 0.5
+        self.busy_seconds = 0.0
+        self.error: Exception | None = None
+        self.free = asyncio.Event()
+        self.free.set()
+        self.ended = False
+        self.loading = 0
+        self.generate = Method(self._generate)
+        self.update_weights = Method(self._update_weights)
+
+    def _generate(self, asked: Prompt, *_: Any) -> tuple[Reference, Awaitable[EngineReport]]:
+        self.asked.append(asked.group_id)
+
+        return Reference(asked.group_id), self._report()
+
+    async def _update_weights(self, update: WeightUpdate) -> EngineReport:
+        self.loading = update.version
+        await self.free.wait()
+        self.version = update.version
+        return await self._report()
+
+    async def _report(self) -> EngineReport:
+        await self.free.wait()
+        if self.error is not None:
+            raise self.error
+        self.busy_seconds += 1.0
+        return EngineReport(self.version, self.busy_seconds, self.kv_cache_use)
+
+
+class Reward:
+    def __init__(self) -> None:
+        self.score = Method(self._score)
+
+    def _score(self, group: Reference) -> tuple[str, Awaitable[GroupSummary]]:
+        async def summary() -> GroupSummary:
+            return GroupSummary(await group, 4, 4, 0, {}, 0.0, 0)
+
+        return "reference", summary()
+
+
+class Pool:
+    """A pool of engines that a test holds in its hands."""
+
+    def __init__(self, engines: int = 2, update_seconds: float = 60.0) -> None:
+        self.engines = {f"engine-{number}": Engine() for number in range(engines)}
+        self.said: list[str] = []
+        self.new: list[Engine] = []
+        self.starts: asyncio.Event = asyncio.Event()
+        self.starts.set()
+        self.start_error: Exception | None = None
+        self.slow = False
+        """Whether engines that take another's place load no weights until they are freed."""
+        config = Config.model_validate(
+            {
+                "model": {"path": "m"},
+                "data": {"train": "t.jsonl"},
+                "rollout": {"max_running": 8, "update_timeout_seconds": update_seconds},
+                "algorithm": {"group_size": 4},
+            }
+        )
+        self.pool = RolloutPool(self.engines, [Reward()], config, 0, self.start, self.said.append, self.end)
+
+    async def start(self, name: str) -> Engine:
+        await self.starts.wait()
+        if self.start_error is not None:
+            raise self.start_error
+        self.new.append(Engine())
+        if self.slow:
+            self.new[-1].free.clear()
+        return self.new[-1]
+
+    def end(self, engine: Engine) -> None:
+        engine.ended = True
+
+    async def joined(self, engines: int) -> None:
+        async with asyncio.timeout(5):
+            while len(self.pool.actors) < engines:
+                await asyncio.sleep(0)
+
+
+def update(version: int) -> WeightUpdate:
+    return WeightUpdate(version, (), (), 0)
+
+
+def test_a_group_goes_to_the_engine_with_the_least_outstanding_work() -> None:
+    async def scenario() -> None:
+        held = Pool()
+        first, second = held.engines.values()
+        first.free.clear()
+        waiting = asyncio.create_task(held.pool.sample_and_score(prompt("a"), SAMPLING))
+        await asyncio.sleep(0)
+        for name in "bc":
+            await held.pool.sample_and_score(prompt(name), SAMPLING)
+        assert (first.asked, second.asked) == (["a"], ["b", "c"])
+        first.free.set()
+        await waiting
+        assert held.pool.outstanding == {"engine-0": 0, "engine-1": 0}
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_whose_cache_is_full_takes_no_further_group() -> None:
+    async def scenario() -> None:
+        held = Pool()
+        assert held.pool.places == 2 * (8 // 4 + 1)
+        held.engines["engine-0"].kv_cache_use = 0.95
+        await held.pool.sample_and_score(prompt(), SAMPLING)
+        assert held.pool.places == 8 // 4 + 1
+        held.engines["engine-0"].kv_cache_use = 0.2
+        await held.pool.sample_and_score(prompt(), SAMPLING)
+        assert held.pool.places == 2 * (8 // 4 + 1)
+
+    asyncio.run(scenario())
+
+
+def test_the_pool_is_as_old_as_its_oldest_engine() -> None:
+    async def scenario() -> None:
+        held = Pool()
+        held.engines["engine-1"].free.clear()
+        loading = asyncio.create_task(held.pool.update(update(1)))
+        await asyncio.sleep(0.01)
+        assert {name: report.version for name, report in held.pool.reports.items()} == {"engine-0": 1, "engine-1": 0}
+        assert held.pool.version == 0
+        held.engines["engine-1"].free.set()
+        await loading
+        assert held.pool.version == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("error", [RayActorError(), EngineDied("the engine died: KeyError()")])
+def test_who_waits_for_a_lost_engine_is_told_and_another_takes_its_place(error: Exception) -> None:
+    async def scenario() -> None:
+        held = Pool()
+        first = held.engines["engine-0"]
+        first.error = error
+        with pytest.raises(EngineLost):
+            await held.pool.sample_and_score(prompt(), SAMPLING)
+        assert first.ended
+        assert list(held.pool.actors) == ["engine-1"]
+        assert "engine-0 is lost, and another takes its place" in held.said[0]
+        await held.joined(2)
+        assert held.pool.actors["engine-0"] is held.new[0]
+        assert held.pool.lost == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_does_not_take_its_weights_in_time_is_replaced_and_the_others_go_on() -> None:
+    async def scenario() -> None:
+        held = Pool(update_seconds=0.05)
+        held.engines["engine-1"].free.clear()
+        await held.pool.update(update(1))
+        assert held.pool.version == 1
+        assert "engine-1 has not taken version 1 within rollout.update_timeout_seconds (0.05 s)" in held.said[0]
+        await held.joined(2)
+        assert held.new[0].version == 1
+
+    asyncio.run(scenario())
+
+
+def test_another_engine_joins_with_the_newest_weights() -> None:
+    async def scenario() -> None:
+        held = Pool()
+        await held.pool.update(update(1))
+        held.engines["engine-0"].error = RayActorError()
+        held.starts.clear()
+        with pytest.raises(EngineLost):
+            await held.pool.sample_and_score(prompt(), SAMPLING)
+        await held.pool.update(update(2))  # while the other one starts
+        assert held.pool.version == 2
+        held.starts.set()
+        await held.joined(2)
+        assert held.new[0].version == 2
+        assert held.pool.version == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_version_that_comes_while_an_engine_loads_the_last_one_is_loaded_too() -> None:
+    async def scenario() -> None:
+        held = Pool()
+        await held.pool.update(update(1))
+        held.engines["engine-0"].error = RayActorError()
+        held.slow = True
+        with pytest.raises(EngineLost):
+            await held.pool.sample_and_score(prompt(), SAMPLING)
+        while not held.new or held.new[0].loading != 1:
+            await asyncio.sleep(0)
+        await held.pool.update(update(2))
+        held.new[0].free.set()
+        await held.joined(2)
+        assert held.new[0].version == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_question_of_an_evaluation_is_asked_again_where_its_engine_is_lost() -> None:
+    async def scenario() -> None:
+        held = Pool(engines=1)
+        held.engines["engine-0"].error = RayActorError()
+        assert await held.pool.sample(prompt("q"), SAMPLING) == "q"
+        assert held.new[0].asked == ["q"]
+
+    asyncio.run(scenario())
+
+
+def test_a_pool_without_engines_ends_the_wait() -> None:
+    async def scenario() -> None:
+        held = Pool(engines=1)
+        held.start_error = WorkerError("engine-0 has not started again")
+        held.engines["engine-0"].error = RayActorError()
+        with pytest.raises(EngineLost):
+            await held.pool.sample_and_score(prompt(), SAMPLING)
+        with pytest.raises(WorkerError, match="no engine is left: engine-0 has not started again"):
+            await held.pool.sample_and_score(prompt(), SAMPLING)
+        assert "could not be replaced, 0 engines go on" in held.said[1]
+
+    asyncio.run(scenario())

@@ -11,9 +11,10 @@ import pytest
 
 from actors.weights.buckets import WeightUpdate
 from cluster.asking import Unusable
-from cluster.controller import Controller, NothingToTrain, Questions
+from cluster.controller import MOST_ISSUES, Controller, NothingToTrain, Questions
 from cluster.metrics import OFF_POLICY, Metrics
 from cluster.progress import Reporter
+from cluster.rollout_pool import EngineLost
 from cluster.run_directory import RunDirectory
 from configs.schema import Config
 from data.types import Clip, ClipSource, Completion, Example, Group, GroupSummary, Prompt
@@ -36,10 +37,16 @@ class Actors:
         self.reports = {"engine-0": None}
         self.scored = 2
         self.unusable = ""
+        self.issues: list[tuple[str, int]] = []
+        self.losses = 0
+        """How many groups are still to be lost with their engine."""
+        self.training = asyncio.Event()
+        self.sampled_while_training: list[str] = []
 
     async def prompt(
         self, example: Example, group_id: str, epoch: int, issue: int = 0, silent: bool = False
     ) -> Prompt | Unusable:
+        self.issues.append((group_id, issue))
         if self.unusable:
             return Unusable(self.unusable, "no such clip")
         return Prompt(group_id, example, (1,), Clip("c", 1.0, 25), seed=0)
@@ -53,11 +60,19 @@ class Actors:
         return Group(prompt, (Completion((1,), text, (0.0,), (0,), "stop"),) * sampling.completions)
 
     async def sample_and_score(self, prompt: Prompt, sampling: Any) -> tuple[str, GroupSummary]:
+        if self.losses:
+            self.losses -= 1
+            raise EngineLost("engine-0 has died")
+        if self.training.is_set():
+            self.sampled_while_training.append(prompt.group_id)
         problems = () if self.scored else ("reward mine:score, example 0: it raised KeyError",)
         return "group", GroupSummary(prompt.group_id, self.scored, 2, 0, {}, 1.0, self.version, problems=problems)
 
     async def step(self, groups: Any, step: int) -> UpdateResult:
         self.asked.append("step")
+        self.training.set()
+        await asyncio.sleep(0.01)
+        self.training.clear()
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
         return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 2, 2, {}, off_policy)
 
@@ -82,7 +97,7 @@ class Actors:
 class Launch:
     """A controller on a run directory that a test may look at."""
 
-    def __init__(self, folder: Path, test: tuple[Example, ...] = ()) -> None:
+    def __init__(self, folder: Path, test: tuple[Example, ...] = (), staleness: int = 0) -> None:
         self.actors = Actors()
         self.said: list[str] = []
         self.test = test
@@ -91,7 +106,7 @@ class Launch:
                 "run": {"name": "r", "dir": str(folder), "max_steps": STEPS},
                 "model": {"path": "m"},
                 "data": {"train": "t.jsonl"},
-                "algorithm": {"group_size": 2, "prompts_per_step": 1},
+                "algorithm": {"group_size": 2, "prompts_per_step": 1, "max_staleness": staleness},
                 "evaluate": {"samples": 1},
             }
         )
@@ -188,3 +203,73 @@ def test_weights_of_a_later_step_are_not_taken_for_the_base_model(tmp_path: Path
     (launch.run_directory.evaluations / "base.json").write_text("{")
     assert asyncio.run(launch.controller(launch.state()).evaluate_test("base")) is None
     assert "accuracy before training is unknown" in launch.said[-1]
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_sampling_goes_on_while_the_learner_trains_only_where_staleness_allows_it(
+    tmp_path: Path, staleness: int
+) -> None:
+    launch = Launch(tmp_path, staleness=staleness)
+    launch.config = launch.config.model_copy(update={"run": launch.config.run.model_copy(update={"max_steps": 6})})
+    controller = launch.controller()
+    asyncio.run(controller.run())
+    assert bool(launch.actors.sampled_while_training) == bool(staleness)
+    assert controller.ledger.counts() == {"admitted": 6, "trained": 6, "dropped": 0, "in_flight": 0}
+    lines = [json.loads(line) for line in launch.run_directory.metrics.read_text().splitlines()]
+    assert max(line["staleness_max"] for line in lines) == staleness
+
+
+def test_a_group_that_is_lost_is_asked_again_with_another_seed_and_admitted_once(launch: Launch) -> None:
+    launch.actors.losses = 2
+    controller = launch.controller()
+    asyncio.run(controller.run())
+    [first, *_] = launch.actors.issues
+    assert [issue for group_id, issue in launch.actors.issues if group_id == first[0]] == [0, 1, 2]
+    assert controller.ledger.counts() == {"admitted": 2, "trained": 2, "dropped": 0, "in_flight": 0}
+
+
+def test_a_group_that_is_lost_again_and_again_is_dropped_and_counted(launch: Launch) -> None:
+    launch.actors.losses = MOST_ISSUES
+    controller = launch.controller()
+    asyncio.run(controller.run())
+    assert controller.ledger.dropped == {"engine_lost": 1}
+    assert controller.ledger.counts() == {"admitted": 3, "trained": 2, "dropped": 1, "in_flight": 0}
+    assert any("engine-0 has died" in said for said in launch.said)
+
+
+def test_a_resume_asks_first_what_was_outstanding_at_the_checkpoint(tmp_path: Path) -> None:
+    launch = Launch(tmp_path, staleness=2)
+    state = {
+        "step": 0,
+        "position": 3,
+        "outstanding": [[0, 2], [0, 0]],
+        "dropped_since": [[0, 1, "clip_missing: gone"]],
+        "ledger": {"admitted": 1, "trained": 0, "dropped": {"clip_missing": 1}},
+        "train_seconds": 0.0,
+    }
+    logged: list[Any] = []
+
+    async def write(*arguments: Any) -> None:
+        logged.append(arguments[-1])
+
+    launch.actors.write = write  # type: ignore[method-assign]
+    controller = launch.controller(state)
+    asyncio.run(controller.run())
+    assert [group_id for group_id, _ in launch.actors.issues] == ["0-2", "0-0"]
+    assert [(group_id, reason) for group_id, _, reason in logged[0]] == [("0-1", "clip_missing: gone")]
+    assert controller.ledger.counts() == {"admitted": 3, "trained": 2, "dropped": 1, "in_flight": 0}
+
+
+def test_a_checkpoint_keeps_the_draws_that_are_outstanding(tmp_path: Path) -> None:
+    launch = Launch(tmp_path, staleness=1)
+    checkpoint = launch.config.checkpoint.model_copy(update={"every_steps": 1, "keep": 9})
+    launch.config = launch.config.model_copy(update={"checkpoint": checkpoint})
+    launch.run()
+    kept = [
+        json.loads((launch.run_directory.checkpoints / f"step_{step}" / "trainer" / "state.json").read_text())
+        for step in (1, 2)
+    ]
+    assert len(kept[0]["outstanding"]) == 1
+    assert kept[0]["position"] == 2
+    assert kept[0]["ledger"] == {"admitted": 1, "trained": 1, "dropped": {}}
+    assert kept[1]["outstanding"] == []

@@ -173,7 +173,7 @@ class EngineThread:
 
     def _take(self, engine: LLMEngine, command: _Request | _WeightLoad | _Call) -> None:
         match command:
-            case _Request() if self._load is not None:  # only where the engine drains
+            case _Request() if self._load is not None:
                 self._held.append(command)
             case _Request():
                 self._add(engine, command)
@@ -223,7 +223,7 @@ class EngineThread:
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
-        completions = [_completion(*pair, self.version) for pair in zip(ordered, texts, strict=True)]
+        completions = [_completion(*pair) for pair in zip(ordered, texts, strict=True)]
         self._kv_cache_use = engine.engine_core.engine_core.scheduler.kv_cache_manager.usage
         kept = self._audio.trained or self._on_update == "keep_kv"
         del self._running[output.request_id]
@@ -334,11 +334,11 @@ def _spoken(output: CompletionOutput) -> Sequence[int]:
     return output.token_ids[:-1] if output.finish_reason == "stop" else output.token_ids
 
 
-def _completion(output: CompletionOutput, text: str, version: int) -> Completion:
+def _completion(output: CompletionOutput, text: str) -> Completion:
     token_ids = tuple(output.token_ids)
-    versions = [version] * len(token_ids)
-    for span in output.weight_versions or ():
-        versions[span.start : span.end] = [int(span.version)] * (span.end - span.start)
+    versions = [int(span.version) for span in output.weight_versions or () for _ in range(span.start, span.end)]
+    if len(versions) != len(token_ids):
+        raise EngineError(f"vLLM tells the version of {len(versions)} of {len(token_ids)} tokens")
     logprobs: tuple[float, ...] = ()
     if output.logprobs is not None:
         flat = output.logprobs

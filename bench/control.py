@@ -1,6 +1,6 @@
 """`python -m bench.control`: how many groups a second the control loop can move, with 1,000 engines.
 
-The control loop is a run's own, with its admission, ledger, data order, engine choice, metrics and rollout log's rows,
+The control loop is a run's own, with its admission, ledger, data order, engine choice and metrics,
 and the learner plans its micro-batches. The engines, rewards and the learner's arithmetic are simulated: they live in
 this process and answer after a random time, so that nothing but the control loop is measured. It runs on one core.
 """

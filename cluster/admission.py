@@ -7,23 +7,22 @@ each call:
 
     for every u >= v: outstanding groups with a limit of u or less <= prompts_per_step x (u - v + 1)
 
-since the steps at v, v + 1, ..., u take that many. A group is *outstanding* from its start until it is trained or
-dropped: a finished one keeps its place, so nothing starts that would have to wait too long. A step takes the groups
-with the lowest limits, in the order of their start. Where it passes one that is still sampled, the condition has to
-hold for all that stay behind, and if it does not, the step waits: a long completion is trained like a short one, if
-later, and never left out.
+since the steps at v, v + 1, ..., u take that many, where v is the version that the next step to begin will train. A
+group is *outstanding* from its start until its step begins or it is dropped: a finished one keeps its place, so nothing
+starts that would have to wait too long. A step takes the groups with the lowest limits, in the order of their start.
+Where it passes one that is still sampled, the condition has to hold for all that stay behind, and if it does not, the
+step waits: a long completion is trained like a short one, if later, and never left out.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 
 class AdmissionError(AssertionError):
-    """A group was started without room, or trained beyond its limit: a defect of the control loop."""
+    """A group was started without room, or has tokens from before its start: a defect of the control loop."""
 
 
 @dataclass(slots=True)
@@ -39,18 +38,18 @@ class Admission:
         prompts_per_step: groups of an optimizer step.
         max_staleness: by how many versions a token may be older than the weights that it trains.
         last_step: number of the last step; no group starts that none up to it would train.
-        version: steps applied so far. Nothing is outstanding yet, after a resume as after a start.
+        version: steps begun so far. Nothing is outstanding yet, after a resume as after a start.
 
     >>> admission = Admission(prompts_per_step=1, max_staleness=1, last_step=9)
     >>> admission.room(engines_at=0)
     2
     >>> admission.start("a", engines_at=0); admission.start("b", engines_at=0)
-    >>> admission.finish("b", oldest=0); admission.batch()
+    >>> admission.finish("b", oldest=0); admission.take()
     ['b']
-    >>> admission.train(["b"]); admission.version, admission.room(engines_at=0), admission.room(engines_at=1)
+    >>> admission.version, admission.room(engines_at=0), admission.room(engines_at=1)
     (1, 0, 1)
-    >>> admission.start("c", engines_at=1); admission.finish("c", oldest=1); admission.batch(), admission.awaited()
-    ([], ['a'])
+    >>> admission.start("c", engines_at=1); admission.finish("c", oldest=1); admission.take()  # waits for a
+    []
     """
 
     def __init__(self, prompts_per_step: int, max_staleness: int, last_step: int, version: int = 0) -> None:
@@ -64,7 +63,7 @@ class Admission:
 
     @property
     def outstanding(self) -> int:
-        """Groups that have started and are neither trained nor dropped."""
+        """Groups that have started, and neither has their step begun nor were they dropped."""
         return len(self._groups)
 
     @property
@@ -100,11 +99,10 @@ class Admission:
         self._outstanding[group.limit] += 1
 
     def restart(self, group_id: str, engines_at: int) -> None:
-        """A group that was lost is asked for again, in the place that it has."""
+        """A group that was lost while it was sampled is asked for again, in the place that it has."""
         group = self._groups[group_id]
         if group.finished:
-            group.finished = False
-            self._finished[group.limit] -= 1
+            raise AdmissionError(f"group {group_id} is finished, and its limit that of its tokens")
         self._move(group, max(group.limit, self._limit(engines_at)))
 
     def finish(self, group_id: str, oldest: int) -> None:
@@ -122,30 +120,21 @@ class Admission:
         self._outstanding[group.limit] -= 1
         self._finished[group.limit] -= group.finished
 
-    def batch(self) -> list[str]:
-        """The groups of the next step; empty as long as it has to wait."""
-        if self.finished < self.prompts_per_step or self._overdue() is not None:
+    def take(self) -> list[str]:
+        """The groups of the next step, which begins with this; none as long as it has to wait.
+
+        They have their step from now on, though it is not over: what starts meanwhile has to fit into the later ones.
+        """
+        if self.finished < self.prompts_per_step or self._overdue():
             return []
         finished = (name for name, group in self._groups.items() if group.finished)  # in the order of their start
-        return heapq.nsmallest(self.prompts_per_step, finished, key=lambda name: self._groups[name].limit)
-
-    def awaited(self) -> list[str]:
-        """Groups that the next step cannot pass any more."""
-        overdue = self._overdue()
-        if overdue is None:
-            return []
-        return [name for name, group in self._groups.items() if not group.finished and group.limit <= overdue]
-
-    def train(self, group_ids: Iterable[str]) -> None:
-        """A step has used these groups; the version is the next."""
-        for group_id in group_ids:
-            if (limit := self._groups[group_id].limit) < self.version:
-                raise AdmissionError(f"group {group_id} may train version {limit} at most, not {self.version}")
-            self.drop(group_id)
-        if self._outstanding.pop(self.version, 0):
-            raise AdmissionError(f"groups stay behind that no step after version {self.version} may train")
-        self._finished.pop(self.version, None)
+        taken = heapq.nsmallest(self.prompts_per_step, finished, key=lambda name: self._groups[name].limit)
+        for name in taken:
+            self.drop(name)
+        for counts in (self._outstanding, self._finished):
+            counts.pop(self.version, None)
         self.version += 1
+        return taken
 
     def _limit(self, oldest: int) -> int:
         return min(oldest + self.max_staleness, self.last_step - 1)
@@ -159,14 +148,14 @@ class Admission:
         self._outstanding[limit] += 1
         group.limit = limit
 
-    def _overdue(self) -> int | None:
-        """The first limit that groups would miss which stay behind the next step."""
+    def _overdue(self) -> bool:
+        """Whether groups that stay behind the next step would miss their limit."""
         due = finished = 0
         for limit in self._limits():
             due += self._outstanding[limit]
             finished += self._finished[limit]
             if finished >= self.prompts_per_step:
-                return None  # the step takes as many as it may leave, of these and of all later limits
+                return False  # the step takes as many as it may leave, of these and of all later limits
             if due - finished > self.prompts_per_step * (limit - self.version):
-                return limit
-        return None
+                return True
+        return False

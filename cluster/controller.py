@@ -63,6 +63,15 @@ class NothingToTrain(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """A group in flight."""
+
+    draw: Draw
+    number: int
+    """How many groups had started when it had."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """A scored group, waiting for its step."""
 
@@ -155,21 +164,30 @@ class Controller:
         self.reporter = reporter
         self.metrics = metrics
         algorithm = config.algorithm
-        version = int(state["step"]) if state else 0
-        self.admission = Admission(algorithm.prompts_per_step, algorithm.max_staleness, config.run.max_steps, version)
+        self.version = int(state["step"]) if state else 0
+        """Optimizer steps applied."""
+        self.admission = Admission(
+            algorithm.prompts_per_step, algorithm.max_staleness, config.run.max_steps, self.version
+        )
         self.ledger = Ledger.from_json(state["ledger"]) if state else Ledger()
         position = int(state["position"]) if state else 0
         self.order = DataOrder(len(questions.train), config.run.seed, position)
         self._again = deque(Draw(*draw) for draw in state["outstanding"]) if state else deque()
-        self._draws: dict[str, Draw] = {}
-        """Of the groups that are outstanding."""
+        self._in_flight: dict[str, Started] = {}
+        """Groups that are neither trained nor dropped, in the order of their start."""
+        self._fruitless_since = 0
+        """How many groups had been started when the first of `_fruitless` was dropped."""
         self._ready: dict[str, Ready] = {}
         self._fruitless: Counter[str] = Counter()
         self._prefetched = position
         self._changed = asyncio.Event()
         self._evaluating = False
-        self._delivery: asyncio.Task[float] | None = None
-        self._sync_seconds: float | None = None
+        self._preparing = 0
+        """Groups whose prompt is being made."""
+        workers.rollout.on_place = self._changed.set
+        self._delivery: asyncio.Task[None] | None = None
+        self._sync: dict[str, float] = {}
+        """How the newest delivery went that has ended."""
         self._lengths = Lengths()
         dropped = state["dropped_since"] if state else []
         self._dropped = [(Draw(epoch, index), reason) for epoch, index, reason in dropped]
@@ -177,11 +195,6 @@ class Controller:
         self._started = time.monotonic()
         self._clock = StepClock()
         self._profile = profile
-
-    @property
-    def version(self) -> int:
-        """Optimizer steps applied."""
-        return self.admission.version
 
     async def run(self) -> dict[str, Any]:
         """Train to the end; returns what `summary.json` holds."""
@@ -230,7 +243,7 @@ class Controller:
         last = max(ready, key=lambda group: group.scored)
         clock.encoded, clock.scored = max(group.encoded for group in ready), last.scored
         clock.score_seconds = last.summary.score_seconds
-        buffered = self.admission.finished - len(ready)
+        buffered = self.admission.finished
         staleness = Counter(self.version - group.summary.oldest_version for group in ready)
         references = [group.reference for group in ready]
         result = await self.workers.learner.step(references, self.version)
@@ -240,7 +253,7 @@ class Controller:
         update = await self.workers.learner.publish(self.version)
         self._delivery = self._tasks.create_task(self._deliver(update))
         if self.config.algorithm.max_staleness == 0:
-            await self._delivered()
+            await self._delivered()  # nothing starts before that anyway: the time is this step's
         seconds = clock.synced(result.seconds)
         busy = self.workers.rollout.busy_seconds - busy
         await self._write_log(references, result)
@@ -256,9 +269,7 @@ class Controller:
             "engines_lost": self.workers.rollout.lost,
             "rollout_busy": busy / (max(len(self.workers.rollout.reports), 1) * sum(seconds.values())),
             "learner_busy": sum(result.seconds.values()) / sum(seconds.values()),
-            "sync_bytes": update.size_bytes,
-            "sync_seconds": self._sync_seconds,
-            "sync_bytes_per_second": update.size_bytes / self._sync_seconds if self._sync_seconds else None,
+            **(self._sync or dict.fromkeys(("sync_bytes", "sync_seconds", "sync_bytes_per_second"))),
             "validation_accuracy": validation,
         }
 
@@ -305,7 +316,7 @@ class Controller:
     async def checkpoint(self) -> None:
         """Write `checkpoints/step_N`, with every step up to it in the rollout log."""
         temporary = self.run_directory.begin_checkpoint(self.version)
-        outstanding = [*self._draws.values(), *self._again]
+        outstanding = [*(started.draw for started in self._in_flight.values()), *self._again]
         facts = {
             "step": self.version,
             "position": self.order.position,
@@ -323,8 +334,8 @@ class Controller:
         """Start groups, as many and as soon as there may be."""
         while self.version < self.admission.last_step:
             rollout = self.workers.rollout
-            sampling = self.admission.outstanding - self.admission.finished
-            if not self._evaluating and sampling < rollout.places and self.admission.room(rollout.version):
+            places = rollout.places - rollout.sampling - self._preparing
+            if not self._evaluating and places > 0 and self.admission.room(rollout.version):
                 self._start()
             else:
                 await self._change()
@@ -335,14 +346,14 @@ class Controller:
         group_id = group_name(draw)
         self.ledger.admit(group_id)
         self.admission.start(group_id, self.workers.rollout.version)
-        self._draws[group_id] = draw
+        self._in_flight[group_id] = Started(draw, self.ledger.admitted)
         self._prefetch()
         self._tasks.create_task(self._group(group_id, draw))
 
     def _prefetch(self) -> None:
         """Have the clips of a step's groups prepared that start next, as far as the run will need them."""
         step = self.config.algorithm.prompts_per_step
-        needed = step * (self.config.run.max_steps - self.version) - self.admission.outstanding
+        needed = step * (self.config.run.max_steps - self.admission.version) - self.admission.outstanding
         self._prefetched = max(self._prefetched, self.order.position)
         while self._prefetched < self.order.position + min(step, needed):
             draw = self.order.at(self._prefetched)
@@ -351,7 +362,7 @@ class Controller:
 
     async def _batch(self) -> list[Ready]:
         """The groups of the next step, once they are there."""
-        while not (names := self.admission.batch()):
+        while not (names := self.admission.take()):
             await self._change()
         return [self._ready.pop(name) for name in names]
 
@@ -363,25 +374,26 @@ class Controller:
     def _trained(self, ready: list[Ready]) -> dict[str, Any]:
         """The groups are part of the policy; gives the ledger's counts at that moment."""
         for group in ready:
-            del self._draws[group.group_id]
+            del self._in_flight[group.group_id]
             self._lengths.trained(group.summary)
         self.ledger.train(group.group_id for group in ready)
-        self.admission.train(group.group_id for group in ready)
         self.ledger.check()
+        self.version += 1
         self._changed.set()
         return self.ledger.counts() | {"dropped_by_reason": dict(self.ledger.dropped)}
 
-    async def _deliver(self, update: WeightUpdate) -> float:
-        """Have every engine take the weights; gives the seconds."""
+    async def _deliver(self, update: WeightUpdate) -> None:
+        """Have every engine take the weights."""
         started = time.perf_counter()
         await self.workers.rollout.update(update)
+        seconds, size = time.perf_counter() - started, update.size_bytes
+        self._sync = {"sync_bytes": size, "sync_seconds": seconds, "sync_bytes_per_second": size / seconds}
         self._changed.set()
-        return time.perf_counter() - started
 
     async def _delivered(self) -> None:
         """Wait until the engines have the last weights that were published."""
         if self._delivery is not None:
-            self._sync_seconds = await self._delivery
+            await self._delivery
 
     async def _group(self, group_id: str, draw: Draw, issue: int = 0) -> None:
         """One question asked and scored, or dropped and counted."""
@@ -389,7 +401,9 @@ class Controller:
         sampling = Sampling(
             self.config.algorithm.group_size, rollout.temperature, rollout.max_completion_tokens, rollout.ignore_stop
         )
+        self._preparing += 1
         prompt = await self.asker.prompt(self.questions.train[draw.index], group_id, draw.epoch, issue)
+        self._preparing -= 1
         encoded = time.perf_counter()
         if isinstance(prompt, Unusable):
             self._drop(group_id, prompt.reason, prompt.detail)
@@ -421,13 +435,16 @@ class Controller:
         self._tasks.create_task(self._group(group_id, draw, issue))
 
     def _drop(self, group_id: str, reason: str, detail: str) -> None:
-        draw = self._draws.pop(group_id)
+        draw = self._in_flight.pop(group_id).draw
         self.ledger.drop(group_id, reason)
         self.admission.drop(group_id)
         self._changed.set()
         self._dropped.append((draw, f"{reason}: {detail}"))
+        if not self._fruitless:
+            self._fruitless_since = self.ledger.admitted
         self._fruitless[reason] += 1
-        if self._fruitless.total() >= self.order.count:
+        oldest = next(iter(self._in_flight.values()), None)  # it may still bear fruit, if it is from before
+        if self._fruitless.total() >= self.order.count and (oldest is None or oldest.number > self._fruitless_since):
             raise NothingToTrain(self._fruitless, self._dropped[-1][1])
         if self.ledger.dropped[reason] == 1:
             example = self.questions.train[draw.index]

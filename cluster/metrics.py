@@ -26,9 +26,12 @@ GAUGES = {
     "buffered": ("auricle_groups_buffered", "Groups that were finished and left over when the step took its own"),
     "length_bias": ("auricle_length_bias_ratio", "Mean tokens of trained groups over those of sampled groups"),
     "engines": ("auricle_engines", "Engines that sample"),
-    "rollout_busy": ("auricle_rollout_busy_ratio", "Share of the step in which engines sampled or loaded weights"),
+    "rollout_busy": (
+        "auricle_rollout_busy_ratio",
+        "Time that engines worked, by the reports that came in the step, over the step's",
+    ),
     "learner_busy": ("auricle_learner_busy_ratio", "Share of the step in which the learner worked"),
-    "sync_seconds": ("auricle_sync_seconds", "Seconds from published weights to the last engine that loaded them"),
+    "sync_seconds": ("auricle_sync_seconds", "Seconds in which the engines loaded the newest weights that all have"),
     "sync_bytes_per_second": ("auricle_sync_bytes_per_second", "Bytes of the published weights over these seconds"),
     "tokens_per_second": ("auricle_completion_tokens_per_second", "Completion tokens of the step over its seconds"),
     "step_seconds": ("auricle_step_seconds", "Seconds of the step, all phases"),
@@ -36,6 +39,9 @@ GAUGES = {
     "validation_accuracy": ("auricle_validation_accuracy_ratio", "Greedy accuracy on the validation questions"),
 }
 """Key of a metrics line: name and help of its gauge."""
+
+KEPT = "validation_accuracy"
+"""Shown on from one validation to the next; other gauges are absent while a line has no value for them."""
 
 COUNTERS = {
     "admitted": ("auricle_groups_admitted", "Groups admitted"),
@@ -119,6 +125,8 @@ class Metrics:
         for key, gauge in self._gauges.items():
             if line.get(key) is not None:
                 gauge.labels(self._run_name).set(line[key])
+            elif key != KEPT:
+                gauge.clear()
         for key, counter in self._counters.items():
             counter.inc(self._increase(key, line[key]))
         for reason, count in line["dropped_by_reason"].items():

@@ -57,6 +57,10 @@ class RolloutPool:
         self.outstanding: dict[str, int] = {}
         """Completions that each engine was asked for and has not given, by its name."""
         self.reports: dict[str, EngineReport] = {}
+        self.sampling = 0
+        """Groups that engines were asked for and have not given."""
+        self.on_place: Callable[[], object] = lambda: None
+        """Called when an engine may have a place for another group."""
         self.lost = 0
         """Engines that were lost so far."""
         self.group_size = config.algorithm.group_size
@@ -140,8 +144,10 @@ class RolloutPool:
         """A reference to the completions of a prompt, once they are there; the group itself stays with its engine."""
         while not self.actors:
             await self._another()
-        name = min(self.outstanding, key=self.outstanding.__getitem__)  # of equals the first
+        free = [name for name in self.outstanding if name not in self._full] or self.outstanding
+        name = min(free, key=self.outstanding.__getitem__)
         self.outstanding[name] += sampling.completions
+        self.sampling += 1
         actor = self.actors[name]
         try:
             group, call = actor.generate.options(num_returns=2).remote(prompt, prompt.clip.features, sampling)
@@ -152,6 +158,10 @@ class RolloutPool:
         finally:
             if self.actors.get(name) is actor:
                 self.outstanding[name] -= sampling.completions
+                if not self.outstanding[name]:
+                    self._full.discard(name)  # whatever it last told, there is nothing left in its cache
+            self.sampling -= 1
+            self.on_place()
 
     async def _answer(self, name: str, call: Awaitable[EngineReport], key: str, seconds: float, what: str) -> Any:
         """What an engine reports, or its loss."""
@@ -165,7 +175,7 @@ class RolloutPool:
     def _heard(self, name: str, report: EngineReport) -> None:
         """Keep the newest report; answers may overtake each other."""
         before = self.reports.get(name)
-        if before is None or report.busy_seconds < before.busy_seconds:
+        if before is None or (report.version, report.busy_seconds) < (before.version, before.busy_seconds):
             return
         self.reports[name] = report
         self._versions += Counter({report.version: 1})
@@ -177,6 +187,7 @@ class RolloutPool:
         self.reports[name] = EngineReport(version, 0.0, 0.0)
         self._versions += Counter({version: 1})
         self._joined.set()
+        self.on_place()
 
     def _lose(self, name: str, actor: Any, why: str) -> None:
         """Remove an engine, unless somebody else who waited for it has done so, and have another take its place."""

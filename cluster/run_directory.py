@@ -39,7 +39,7 @@ RESUMABLE_KEYS = (
 RESUMABLE_ENDING = "_timeout_seconds"
 """What may differ between a run and its resume: how far it goes, what is kept and told of it, and what runs where."""
 
-STATE = ("step", "updates", "position", "ledger", "train_seconds", "questions")
+STATE = ("step", "updates", "position", "outstanding", "dropped_since", "ledger", "train_seconds", "questions")
 """What `trainer/state.json` of a checkpoint has to tell of the run."""
 
 WRITTEN = ("hf/config.json", "trainer/state.json")

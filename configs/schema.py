@@ -306,8 +306,8 @@ class Algorithm(Section):
     prompts_per_step: PositiveInt = 16
     """Prompts of one optimizer step."""
     max_staleness: NonNegativeInt = 0
-    """Versions that a token may lag behind; 0 is exact on-policy training, from 1 on sampling never waits for the
-    learner as long as it is not that many versions ahead."""
+    """Versions that a token may lag behind; 0 is exact on-policy training, above it engines sample while the learner
+    trains."""
     ratio: Literal["current", "sampled"] = "current"
     """What the policy's ratio is taken to: to itself before the update, corrected by `algorithm.correction`, or to the
     policy that sampled, clipped by `algorithm.clip` as in PPO."""
@@ -328,6 +328,13 @@ class Algorithm(Section):
     @model_validator(mode="after")
     def _corrected_once(self) -> Self:
         level = self.correction_level
+        if self.ratio == "current" and self.clip != type(self).model_fields["clip"].default:
+            raise ValueError(f"algorithm.clip: {list(self.clip)} clips nothing: it needs algorithm.ratio: sampled")
+        if level == "none" and self.correction.cap != Correction.model_fields["cap"].default:
+            raise ValueError(
+                f"algorithm.correction.cap: {self.correction.cap:g} truncates nothing: it needs "
+                "algorithm.correction.level: token or sequence, or algorithm.max_staleness above 0"
+            )
         if self.ratio == "sampled" and level != "none":
             raise ValueError(
                 f"algorithm.correction.level: {level} with algorithm.ratio: sampled would count the engine's log-prob "

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from configs.schema import Algorithm
+from learner import losses
 
 
 @dataclass(frozen=True, slots=True)
 class Importance:
-    """Ratios and weights of the tokens of a micro-batch."""
+    """Ratios and weights of the tokens of a micro-batch, without gradient."""
 
     ratios: Tensor
     """(N,), of the token, or of its completion where that is the level."""
@@ -25,13 +26,13 @@ class Importance:
     cut: Tensor
     """(N,): whether the ratio was truncated, or its gain clipped."""
     masked: Tensor
-    """(N,)."""
+    """(N,): whether the token counts nothing."""
 
 
 def importance(
     logprobs: Tensor, sampled_logprobs: Tensor, advantages: Tensor, owners: Tensor, algorithm: Algorithm
 ) -> Importance:
-    """The weights of a micro-batch's tokens, without gradient.
+    """How far a micro-batch's tokens are from the policy that learns, and what they would count.
 
     Args:
         logprobs: the learner's log-probability of each token, (N,).
@@ -42,19 +43,35 @@ def importance(
     """
     level, correction = algorithm.correction_level, algorithm.correction
     ratios = importance_ratios(logprobs.detach(), sampled_logprobs, owners, level)
-    never = torch.zeros_like(ratios, dtype=torch.bool)
+    cut = masked = torch.zeros_like(ratios, dtype=torch.bool)
     if algorithm.ratio == "sampled":
         low, high = algorithm.clip
         cut = torch.where(advantages > 0, ratios > 1 + high, (advantages < 0) & (ratios < 1 - low))
-        return Importance(ratios, torch.ones_like(ratios), cut, never)
-    if level == "none":
-        return Importance(ratios, torch.ones_like(ratios), never, never)
-    masked = never
-    if correction.mask is not None:
-        low, high = correction.mask
-        masked = (ratios < low) | (ratios > high)
-    weights = ratios.clamp(max=correction.cap).masked_fill(masked, 0.0)
-    return Importance(ratios, weights, ratios > correction.cap, masked)
+    elif level != "none":
+        if correction.mask is not None:
+            low, high = correction.mask
+            masked = (ratios < low) | (ratios > high)
+        cut = (ratios > correction.cap) & ~masked
+    return Importance(ratios, ratios.clamp(max=correction.cap).masked_fill(masked, 0.0), cut, masked)
+
+
+def policy_loss(
+    logprobs: Tensor, sampled_logprobs: Tensor, advantages: Tensor, found: Importance, algorithm: Algorithm
+) -> Tensor:
+    """What the advantages come to, (N,), with gradient: weighed, clipped or neither, but never both.
+
+    Args:
+        logprobs: the policy's log-probability of each token, (N,), with gradient.
+        sampled_logprobs: the engine's, (N,).
+        advantages: of the token's completion, (N,).
+        found: what `importance` gave for them.
+        algorithm: which of them it is.
+    """
+    if algorithm.ratio == "sampled":
+        return losses.clipped_surrogate(logprobs, sampled_logprobs, advantages, algorithm.clip)
+    if algorithm.correction_level == "none":
+        return losses.surrogate(logprobs, advantages)
+    return losses.surrogate(logprobs, advantages, found.weights)
 
 
 def importance_ratios(logprobs: Tensor, sampled_logprobs: Tensor, owners: Tensor, level: str) -> Tensor:

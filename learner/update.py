@@ -19,7 +19,7 @@ from data.types import ClipFeatures, Group
 from learner import advantage, losses
 from learner.engine import Engine, finite
 from learner.head import Entropy
-from learner.off_policy import Importance, importance
+from learner.off_policy import Importance, importance, policy_loss
 from learner.packing import Packed, Sequences, pack, plan_micro_batches
 from learner.policy import MicroBatch
 from learner.result import Advantages, UpdateResult
@@ -80,7 +80,7 @@ class Update:
             logprobs, entropy = self.engine.forward(batch, "gradient" if algorithm.entropy_coefficient else "value")
             ratios = importance(logprobs, tokens.sampled_logprobs, tokens.advantages, tokens.owners, algorithm)
             loss = losses.grpo(
-                self._surrogate(logprobs, tokens, ratios),
+                policy_loss(logprobs, tokens.sampled_logprobs, tokens.advantages, ratios, algorithm),
                 logprobs,
                 entropy,
                 tokens.weights * weighted,
@@ -127,13 +127,6 @@ class Update:
     @property
     def _audio_token_id(self) -> int:
         return self.engine.policy.audio_token_id
-
-    def _surrogate(self, logprobs: Tensor, tokens: _TokenData, ratios: Importance) -> Tensor:
-        algorithm = self.config.algorithm
-        if algorithm.ratio == "sampled":
-            return losses.clipped_surrogate(logprobs, tokens.sampled_logprobs, tokens.advantages, algorithm.clip)
-        corrected = algorithm.correction_level != "none"
-        return losses.surrogate(logprobs, tokens.advantages, ratios.weights if corrected else None)
 
     def _reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
         if self.reference is None:

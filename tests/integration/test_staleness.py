@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 
 import pytest
@@ -88,5 +87,6 @@ def test_stale_tokens_are_weighed_and_fresh_ones_count_in_full(runs: dict[int, R
 
 
 def test_long_completions_are_trained_like_short_ones(runs: dict[int, Run]) -> None:
-    assert runs[4].lines[-1]["length_bias"] == pytest.approx(1.0)  # in the end everything that was sampled
-    assert json.dumps(runs[4].lines)  # plain values
+    biases = [line["length_bias"] for line in runs[4].lines]
+    assert any(bias != 1.0 for bias in biases[:-1])  # while some wait for their step
+    assert biases[-1] == pytest.approx(1.0)  # in the end everything that was sampled

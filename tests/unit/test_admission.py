@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 
 import pytest
 from hypothesis import given, settings
@@ -26,8 +27,7 @@ def test_on_policy_nothing_starts_before_the_engines_have_the_new_version() -> N
     started(admission, "ab", 0)
     assert admission.room(engines_at=0) == 0
     finished(admission, "ba", 0)
-    assert admission.batch() == ["a", "b"]
-    admission.train("ab")
+    assert admission.take() == ["a", "b"]
     assert (admission.room(engines_at=0), admission.room(engines_at=1)) == (0, 2)
 
 
@@ -36,7 +36,7 @@ def test_a_finished_group_keeps_its_place_until_it_is_trained() -> None:
     started(admission, "abcd", 0)
     finished(admission, "abcd", 0)
     assert admission.room(engines_at=0) == 0
-    admission.train("ab")
+    admission.take()
     assert admission.room(engines_at=1) == 2
 
 
@@ -44,7 +44,7 @@ def test_a_step_takes_the_oldest_whatever_finished_first() -> None:
     admission = Admission(prompts_per_step=1, max_staleness=2, last_step=9)
     started(admission, "abc", 0)
     finished(admission, "cba", 0)
-    assert admission.batch() == ["a"]
+    assert admission.take() == ["a"]
 
 
 def test_younger_groups_pass_only_as_long_as_all_behind_can_still_be_trained() -> None:
@@ -52,29 +52,38 @@ def test_younger_groups_pass_only_as_long_as_all_behind_can_still_be_trained() -
     admission = Admission(prompts_per_step=2, max_staleness=2, last_step=9)
     started(admission, "abcdef", 0)
     finished(admission, "ef", 0)
-    assert admission.batch() == ["e", "f"]
-    admission.train("ef")
+    assert admission.take() == ["e", "f"]
     started(admission, "gh", 1)
     finished(admission, "gh", 1)
-    assert (admission.batch(), admission.awaited()) == ([], ["a", "b", "c", "d"])
+    assert admission.take() == []
     finished(admission, "dc", 0)
-    assert admission.batch() == ["c", "d"]
+    assert admission.take() == ["c", "d"]
 
 
 def test_a_group_at_its_limit_is_waited_for_and_dropping_it_ends_the_wait() -> None:
     admission = Admission(prompts_per_step=1, max_staleness=0, last_step=9)
     started(admission, "a", 0)
-    assert (admission.batch(), admission.awaited()) == ([], ["a"])
+    assert (admission.take(), admission.room(engines_at=0)) == ([], 0)
     admission.drop("a")
-    assert (admission.room(engines_at=0), admission.awaited()) == (1, [])
+    assert admission.room(engines_at=0) == 1
 
 
 def test_a_lost_group_is_asked_again_without_a_second_place() -> None:
     admission = Admission(prompts_per_step=1, max_staleness=1, last_step=9)
     started(admission, "ab", 0)
-    finished(admission, "a", 0)
     admission.restart("a", 0)
-    assert (admission.batch(), admission.outstanding, admission.room(engines_at=0)) == ([], 2, 0)
+    assert (admission.take(), admission.outstanding, admission.room(engines_at=0)) == ([], 2, 0)
+
+
+def test_what_starts_while_a_step_is_taken_fits_into_the_later_ones() -> None:
+    """Engines differ: the step takes a group of each version, and the older one has not the newest weights yet."""
+    admission = Admission(prompts_per_step=2, max_staleness=1, last_step=9, version=1)
+    admission.start("a", engines_at=0)
+    admission.start("b", engines_at=0)
+    admission.finish("a", oldest=0)
+    admission.finish("b", oldest=1)
+    assert admission.take() == ["a", "b"]
+    assert (admission.room(engines_at=0), admission.room(engines_at=1)) == (0, 2)
 
 
 def test_a_resume_starts_no_more_than_a_fresh_run() -> None:
@@ -88,7 +97,7 @@ def test_no_group_starts_that_no_step_is_left_for() -> None:
     assert (admission.room(engines_at=0), admission.unstarted) == (4, 4)
     started(admission, "abcd", 0)
     finished(admission, "abcd", 0)
-    admission.train(admission.batch())
+    admission.take()
     assert (admission.room(engines_at=1), admission.unstarted) == (0, 0)
 
 
@@ -96,7 +105,7 @@ def test_engines_that_lag_leave_less_room() -> None:
     admission = Admission(prompts_per_step=1, max_staleness=2, last_step=9)
     started(admission, "a", 0)
     finished(admission, "a", 0)
-    admission.train("a")
+    admission.take()
     assert [admission.room(engines_at=version) for version in (1, 0)] == [3, 2]
 
 
@@ -106,15 +115,16 @@ def test_engines_that_lag_leave_less_room() -> None:
         (lambda admission: admission.start("d", 0), "no room for group d at version 1, engines at 0"),
         (lambda admission: admission.start("a", 1), "a is outstanding already"),
         (lambda admission: admission.finish("a", -1), "a has a token of version -1"),
-        (lambda admission: admission.train("c"), "stay behind"),
+        (lambda admission: admission.restart("c", 1), "c is finished"),
     ],
 )
 def test_a_defect_of_the_control_loop_is_an_error(defect: Callable[[Admission], None], message: str) -> None:
     admission = Admission(prompts_per_step=1, max_staleness=1, last_step=9)
     started(admission, "ab", 0)
     finished(admission, "b", 0)
-    admission.train("b")
+    admission.take()
     started(admission, "c", 1)
+    finished(admission, "c", 1)
     with pytest.raises(AdmissionError, match=message):
         defect(admission)
 
@@ -157,9 +167,7 @@ class Schedule:
         goes = len(ready) == self.prompts and self.feasible(behind, self.version + 1)
         limits = {name: min(self.oldest[name] + self.staleness, self.steps - 1) for name in self.oldest}
         expected = sorted(self.finished, key=lambda name: (limits[name], int(name)))[: self.prompts] if goes else []
-        assert self.admission.batch() == expected
-        if not goes and len(ready) == self.prompts:
-            assert self.admission.awaited()
+        assert deepcopy(self.admission).take() == expected
 
     def fill(self) -> None:
         for _ in range(self.admission.room(self.engines_at)):
@@ -179,15 +187,11 @@ class Schedule:
 
     def restart(self, name: str) -> None:
         self.admission.restart(name, self.engines_at)
-        self.finished.discard(name)
         self.oldest[name] = max(self.oldest[name], self.engines_at)
 
     def train(self) -> None:
-        batch = self.admission.batch()
-        if not batch:
-            return
-        assert all(self.version - self.oldest[name] <= self.staleness for name in batch)
-        self.admission.train(batch)
+        version, batch = self.version, self.admission.take()
+        assert all(version - self.oldest[name] <= self.staleness for name in batch)
         for name in batch:
             del self.oldest[name]
         self.finished -= set(batch)
@@ -215,7 +219,7 @@ def test_every_interleaving_keeps_the_bound_and_ends(case: tuple[Schedule, Itera
     schedule, calls = case
     for action, number in calls:
         schedule.fill()
-        sampling, known = schedule.sampling(), list(schedule.oldest)
+        sampling = schedule.sampling()
         if action == "finish" and sampling:
             name = sampling[number % len(sampling)]
             schedule.finish(name, min(schedule.engines_at + number // 10 % 3 - 1, schedule.version))  # engines differ
@@ -225,8 +229,8 @@ def test_every_interleaving_keeps_the_bound_and_ends(case: tuple[Schedule, Itera
             schedule.engines_at = schedule.version
         elif action == "drop" and sampling:
             schedule.drop(sampling[number % len(sampling)])
-        elif action == "lose" and known:
-            schedule.restart(known[number % len(known)])
+        elif action == "lose" and sampling:
+            schedule.restart(sampling[number % len(sampling)])
         schedule.check()
     while schedule.version < schedule.steps:  # no deadlock: with engines up to date and all finished, a step goes
         before = schedule.version

@@ -122,6 +122,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         ("run.name=a/b", "run.name: 'a/b' is not the name of a directory"),
         ("rollout.top_p=0.9", "rollout.top_p is refused in training"),
         ("rollout.on_update=recompute", "rollout.on_update: recompute lets completions cross versions"),
+        ("rollout={on_update: keep_kv, audio: waveform}", "rollout.on_update: keep_kv lets completions cross versions"),
         ("algorithm.correction={level: none, mask: [0.5, 2]}", "algorithm.correction.mask needs"),
         ("run.dir=s3://bucket/runs", "run.dir is a directory; mount the storage"),
         ("run.max_steps", "override 'run.max_steps' is not KEY=VALUE"),

@@ -32,6 +32,7 @@ class Actors:
         self.asked: list[str] = []
         self.version = 0
         self.places = 100
+        self.sampling = 0
         self.busy_seconds = 0.0
         self.lost = 0
         self.reports = {"engine-0": None}
@@ -273,3 +274,23 @@ def test_a_checkpoint_keeps_the_draws_that_are_outstanding(tmp_path: Path) -> No
     assert kept[0]["position"] == 2
     assert kept[0]["ledger"] == {"admitted": 1, "trained": 1, "dropped": {}}
     assert kept[1]["outstanding"] == []
+
+
+def test_bad_questions_are_no_end_while_good_ones_are_being_sampled(launch: Launch) -> None:
+    """Drops come at once and are drawn anew at once, long before the first group is there."""
+    algorithm = launch.config.algorithm.model_copy(update={"prompts_per_step": 16})
+    launch.config = launch.config.model_copy(update={"algorithm": algorithm})
+    actors, ask, sample = launch.actors, launch.actors.prompt, launch.actors.sample_and_score
+
+    async def prompt(example: Example, *arguments: Any, **named: Any) -> Prompt | Unusable:
+        return Unusable("clip_missing", "gone") if example.id == "3" else await ask(example, *arguments, **named)
+
+    async def slowly(*arguments: Any) -> tuple[str, GroupSummary]:
+        await asyncio.sleep(0.05)
+        return await sample(*arguments)
+
+    actors.prompt, actors.sample_and_score = prompt, slowly  # type: ignore[method-assign]
+    controller = launch.controller()
+    asyncio.run(controller.run())
+    assert controller.ledger.trained == 16 * STEPS
+    assert controller.ledger.dropped["clip_missing"] > len(EXAMPLES)

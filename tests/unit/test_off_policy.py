@@ -11,7 +11,7 @@ from torch import Tensor
 
 from configs.schema import Algorithm
 from learner import losses
-from learner.off_policy import Importance, importance
+from learner.off_policy import Importance, importance, policy_loss
 
 LOGPROBS = [-1.0, -2.0, -0.5, -3.0]
 SAMPLED = [-1.5, -2.0, -2.0, -0.5]
@@ -53,10 +53,28 @@ def test_ratios_out_of_bounds_count_nothing() -> None:
     assert found.masked.tolist() == [False, False, True, True]
 
 
-def test_on_policy_training_and_the_sampled_ratio_carry_no_second_weight() -> None:
-    for settings in ({"max_staleness": 0}, {"ratio": "sampled"}, {"correction": {"level": "none"}}):
-        assert weighed(**settings).weights.tolist() == [1.0] * 4
-    assert weighed(max_staleness=0).ratios.tolist() == weighed().ratios.tolist()  # they are measured all the same
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"max_staleness": 0}, [-1.0] * 4),
+        ({"correction": {"level": "none"}}, [-1.0] * 4),
+        ({}, [-math.exp(0.5), -1.0, -2.0, -math.exp(-2.5)]),
+        ({"ratio": "sampled", "clip": [0.2, 0.3]}, [-1.3, -1.0, -1.3, -math.exp(-2.5)]),
+    ],
+)
+def test_a_token_is_weighed_or_clipped_or_neither_but_never_both(
+    settings: dict[str, Any], expected: list[float]
+) -> None:
+    algorithm = Algorithm.model_validate({"max_staleness": 1, **settings})
+    logprobs, sampled = torch.tensor(LOGPROBS, dtype=torch.float64), torch.tensor(SAMPLED, dtype=torch.float64)
+    found = weighed(**settings)
+    assert policy_loss(logprobs, sampled, torch.ones(4), found, algorithm).tolist() == approximately(expected)
+    assert found.ratios.tolist() == weighed().ratios.tolist()  # they are measured all the same
+
+
+def test_a_masked_token_is_not_counted_as_truncated() -> None:
+    found = weighed(correction={"level": "token", "cap": 1.2, "mask": [0.5, 3.0]})
+    assert (found.cut.tolist(), found.masked.tolist()) == ([True, False, False, False], [False, False, True, True])
 
 
 def test_a_clipped_ratio_is_one_whose_gain_ends() -> None:
@@ -92,6 +110,8 @@ def test_the_clipped_surrogate_is_ppos() -> None:
         ({"ratio": "sampled", "correction": {"level": "token"}}, "twice"),
         ({"correction": {"level": "none", "mask": [0.5, 2.0]}}, "needs algorithm.correction.level"),
         ({"correction": {"level": "token", "mask": [1.5, 2.0]}}, "bounds around 1"),
+        ({"clip": [0.1, 0.1]}, "needs algorithm.ratio: sampled"),
+        ({"max_staleness": 0, "correction": {"cap": 5.0}}, "truncates nothing"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:

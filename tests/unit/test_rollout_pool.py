@@ -155,13 +155,33 @@ def test_a_group_goes_to_the_engine_with_the_least_outstanding_work() -> None:
 def test_an_engine_whose_cache_is_full_takes_no_further_group() -> None:
     async def scenario() -> None:
         held = Pool()
+        first, second = held.engines.values()
         assert held.pool.places == 2 * (8 // 4 + 1)
-        held.engines["engine-0"].kv_cache_use = 0.95
-        await held.pool.sample_and_score(prompt(), SAMPLING)
-        assert held.pool.places == 8 // 4 + 1
-        held.engines["engine-0"].kv_cache_use = 0.2
-        await held.pool.sample_and_score(prompt(), SAMPLING)
-        assert held.pool.places == 2 * (8 // 4 + 1)
+        first.free.clear()
+        second.free.clear()
+        waiting = [asyncio.create_task(held.pool.sample_and_score(prompt(name), SAMPLING)) for name in "abcde"]
+        await asyncio.sleep(0)
+        assert (first.asked, second.asked) == (["a", "c", "e"], ["b", "d"])
+        first.kv_cache_use = 0.95
+        held.pool._heard("engine-0", EngineReport(0, 9.0, 0.95))
+        assert held.pool.places == 3 + 8 // 4 + 1  # what it has, and what the other one takes
+        waiting += [asyncio.create_task(held.pool.sample_and_score(prompt(name), SAMPLING)) for name in "fgh"]
+        await asyncio.sleep(0)
+        assert second.asked == ["b", "d", "f", "g", "h"]
+        first.free.set()
+        second.free.set()
+        await asyncio.gather(*waiting)
+        assert held.pool.places == 2 * (8 // 4 + 1)  # nothing is in its cache any more
+
+    asyncio.run(scenario())
+
+
+def test_a_report_that_was_overtaken_is_not_taken_for_the_newest() -> None:
+    async def scenario() -> None:
+        held = Pool(engines=1)
+        held.pool._heard("engine-0", EngineReport(3, 5.0, 0.5))
+        held.pool._heard("engine-0", EngineReport(2, 5.0, 0.5))
+        assert held.pool.version == 3
 
     asyncio.run(scenario())
 

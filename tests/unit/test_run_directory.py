@@ -37,6 +37,18 @@ def test_fresh_moves_the_old_run_aside_and_keeps_it(tmp_path: Path) -> None:
     assert not (tmp_path / "r" / "kept").exists()
 
 
+FACTS = {
+    "step": 4,
+    "updates": 4,
+    "position": 9,
+    "outstanding": [[0, 8]],
+    "dropped_since": [],
+    "ledger": {},
+    "train_seconds": 1.5,
+}
+"""What a checkpoint tells of a run, but for its questions."""
+
+
 def kept_checkpoint(run: RunDirectory, state: str) -> Path:
     temporary = run.begin_checkpoint(4)
     write_checkpoint(temporary, state)
@@ -51,7 +63,7 @@ def write_checkpoint(path: Path, state: str = "{}") -> None:
 
 def test_a_checkpoint_tells_where_its_run_stood(tmp_path: Path) -> None:
     run = RunDirectory.create(config(tmp_path), fresh=False)
-    state = {"step": 4, "position": 9, "ledger": {}, "train_seconds": 1.5, "updates": 4, "questions": {}}
+    state = {**FACTS, "questions": {}}
     checkpoint = kept_checkpoint(run, json.dumps(state))
     assert run.read_latest() == (checkpoint, state)
 
@@ -61,7 +73,7 @@ def test_a_checkpoint_tells_where_its_run_stood(tmp_path: Path) -> None:
     [
         (
             '{"step": 4, "position": 9, "ledger": {}}',
-            r"does not tell updates, train_seconds, questions: .*run\.init_from=\S+step_4$",
+            r"does not tell updates, outstanding, dropped_since, train_seconds, questions: .*run\.init_from=\S+step_4$",
         ),
         ('{"step": 4, "pos', r"is broken .* remove \S+step_4, and the run goes on from the checkpoint before it"),
     ],
@@ -79,8 +91,7 @@ def test_a_resume_with_other_questions_is_refused_with_the_file(tmp_path: Path) 
     run = RunDirectory.create(config(tmp_path), fresh=False)
     asked = {"train": "a", "test": "b"}
     run.check_questions(asked)  # there is no checkpoint yet
-    facts = {"step": 4, "updates": 4, "position": 9, "ledger": {}, "train_seconds": 1.5, "questions": asked}
-    kept_checkpoint(run, json.dumps(facts))
+    kept_checkpoint(run, json.dumps({**FACTS, "questions": asked}))
     run.check_questions(asked)
     with pytest.raises(RunError, match=r"^data\.test of \S+r held other questions .* run\.init_from"):
         run.check_questions(asked | {"test": "c"})

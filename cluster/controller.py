@@ -30,10 +30,11 @@ from cluster.progress import Reporter
 from cluster.rollout_pool import EngineLost
 from cluster.run_directory import RunDirectory, RunError
 from cluster.scoring import score, without_rows
+from cluster.step_line import Lengths, Ready, step_line
 from cluster.workers import Workers
 from configs.schema import Config
 from data.order import DataOrder, Draw
-from data.types import Example, GroupSummary, Sampling
+from data.types import Example, Sampling
 from learner.result import UpdateResult
 
 SPLITS = ("train", "validation", "test")
@@ -69,44 +70,6 @@ class Started:
     draw: Draw
     number: int
     """How many groups had started when it had."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A scored group, waiting for its step."""
-
-    group_id: str
-    reference: Any
-    summary: GroupSummary
-    encoded: float
-    """When its prompt was prepared, and below when it was scored, by `time.perf_counter`."""
-    scored: float
-
-
-@dataclass(slots=True)
-class Lengths:
-    """Whether long completions are trained like short ones."""
-
-    sampled_tokens: int = 0
-    sampled_groups: int = 0
-    trained_tokens: int = 0
-    trained_groups: int = 0
-
-    def sampled(self, summary: GroupSummary) -> None:
-        """A group is there."""
-        self.sampled_groups += 1
-        self.sampled_tokens += summary.completion_tokens
-
-    def trained(self, summary: GroupSummary) -> None:
-        """A group was trained."""
-        self.trained_groups += 1
-        self.trained_tokens += summary.completion_tokens
-
-    @property
-    def bias(self) -> float:
-        """Mean tokens of a trained group over those of a sampled one, since the launch; 1 without bias."""
-        trained, sampled = self.trained_tokens * self.sampled_groups, self.sampled_tokens * self.trained_groups
-        return trained / sampled if sampled else 1.0
 
 
 @dataclass(slots=True)
@@ -260,7 +223,10 @@ class Controller:
         validation = None
         if self._due(self.config.evaluate.every_steps) and self.questions.validation:
             validation = await self._evaluate_validation()
-        return self._line(ready, result, seconds) | {
+        summaries = [group.summary for group in ready]
+        sampled = len(ready) * self.config.algorithm.group_size
+        return step_line(self.version, summaries, result, seconds, sampled) | {
+            "length_bias": self._lengths.bias,
             **counts,
             "staleness": {str(age): count for age, count in sorted(staleness.items())},
             "staleness_max": max(staleness),
@@ -487,41 +453,3 @@ class Controller:
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.version % every == 0
-
-    def _line(self, ready: list[Ready], result: UpdateResult, seconds: dict[str, float]) -> dict[str, Any]:
-        summaries = [group.summary for group in ready]
-        elapsed = sum(seconds.values())
-        completions = sum(summary.completions for summary in summaries)
-        sampled = len(summaries) * self.config.algorithm.group_size
-        tokens = sum(summary.completion_tokens for summary in summaries)
-
-        def mean(values: list[float]) -> float:
-            weighted = zip(values, summaries, strict=True)
-            return sum(value * summary.completions for value, summary in weighted) / max(completions, 1)
-
-        by_name = {name: mean([summary.rewards[name] for summary in summaries]) for name in summaries[0].rewards}
-        return {
-            "step": self.version,
-            "time": time.time(),
-            "reward_mean": mean([summary.total for summary in summaries]),
-            "accuracy": by_name.get("accuracy"),
-            "rewards": by_name,
-            "kl": result.kl,
-            "entropy": result.entropy,
-            "loss": result.loss,
-            "grad_norm": result.grad_norm,
-            "learning_rate": result.learning_rate,
-            "completions": completions,
-            "completion_tokens_mean": tokens / sampled,
-            "truncated": sum(summary.truncated for summary in summaries),
-            "zero_variance_groups": result.zero_variance_groups,
-            "logprob_difference_max": result.logprob_difference_max,
-            "logprob_difference_mean": result.logprob_difference_mean,
-            "off_policy": result.off_policy,
-            "length_bias": self._lengths.bias,
-            "packed_tokens": result.packed_tokens,
-            "tokens_per_second": tokens / elapsed,
-            "completions_per_second": sampled / elapsed,
-            "step_seconds": elapsed,
-            "seconds": seconds,
-        }

@@ -28,7 +28,7 @@ import yaml
 from bench import models
 from bench.machine import machine
 from cluster.asking import Asker
-from cluster.controller import Controller, Questions
+from cluster.controller import Controller, Questions, state_at
 from cluster.metrics import Metrics
 from cluster.nodes import connected
 from cluster.placement import Node, plan
@@ -122,7 +122,7 @@ class Pipeline:
 
         session = workers(self.config, plan(self.config, self.nodes), self.config.model.path, meanwhile=join)
         async with session as (self.workers, self.asker, _):
-            cores = self.pin()
+            self.pin()
             await self.run(0, WARM_UP_STEPS, tokens)
             self.reporter.say(f"warm; {steps} steps with each bound")
             half = steps // 2
@@ -135,7 +135,6 @@ class Pipeline:
         speedup = sync_seconds / async_seconds
         return {
             "steps": steps,
-            "cores": cores,
             "completion_tokens": tokens,
             "rollout_seconds": rollout,
             "learner_seconds": learner,
@@ -153,8 +152,8 @@ class Pipeline:
             **machine(),
         }
 
-    def pin(self) -> int:
-        """Give rollout and rewards the first core and the learner the second; gives the number of cores."""
+    def pin(self) -> None:
+        """Give rollout, clips and rewards the first core and the learner the second."""
         import ray
 
         cores = sorted(os.sched_getaffinity(0))
@@ -163,7 +162,6 @@ class Pipeline:
         sampling = [*self.workers.rollout.actors.values(), *self.workers.rollout.rewards, *self.workers.audio.actors]
         for core, actors in ((cores[0], sampling), (cores[1], self.workers.learner.actors)):
             ray.get([actor.__ray_call__.remote(pin_process, core) for actor in actors])
-        return 2
 
     async def run(self, staleness: int, steps: int, tokens: int) -> tuple[float, list[dict[str, Any]]]:
         """Seconds of so many steps with that bound, from the first prompt to the last weights; and their lines."""
@@ -175,14 +173,7 @@ class Pipeline:
                 "algorithm": self.config.algorithm.model_copy(update={"max_staleness": staleness}),
             }
         )
-        state = {
-            "step": self.version,
-            "position": self.version * PROMPTS,
-            "outstanding": [],
-            "dropped_since": [],
-            "ledger": {"admitted": 0, "trained": 0, "dropped": {}},
-            "train_seconds": 0.0,
-        }
+        state = state_at(self.version, PROMPTS)
         lines: list[dict[str, Any]] = []
         with closing(RunDirectory.create(config, fresh=False)) as directory:
             controller = Controller(

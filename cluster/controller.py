@@ -96,6 +96,18 @@ class Questions:
         }
 
 
+def state_at(version: int, prompts_per_step: int) -> dict[str, Any]:
+    """What a checkpoint would tell of a run that begins at a version and has nothing behind it."""
+    return {
+        "step": version,
+        "position": version * prompts_per_step,
+        "outstanding": [],
+        "dropped_since": [],
+        "ledger": Ledger().to_json(),
+        "train_seconds": 0.0,
+    }
+
+
 def group_name(draw: Draw) -> str:
     """The id of the group that a draw asks for, the only one in the run."""
     return f"{draw.epoch}-{draw.index}"

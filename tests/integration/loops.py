@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from cluster.asking import Asker
-from cluster.controller import Controller, Questions
+from cluster.controller import Controller, Questions, state_at
 from cluster.metrics import Metrics
 from cluster.placement import Node, plan
 from cluster.progress import Reporter
@@ -56,14 +56,7 @@ class Loop:
         settings = config.run.model_copy(update={"max_steps": until})
         config = config.model_copy(update={"run": settings})
         directory = RunDirectory.create(config, fresh=False)
-        state = {
-            "step": self.version,
-            "position": self.version * config.algorithm.prompts_per_step,
-            "outstanding": [],
-            "dropped_since": [],
-            "ledger": {"admitted": 0, "trained": 0, "dropped": {}},
-            "train_seconds": 0.0,
-        }
+        state = state_at(self.version, config.algorithm.prompts_per_step)
         questions = Questions(train=load_examples(config.data.train).examples)
         metrics = Metrics(config.run.name)
         controller = Controller(config, directory, self.workers, self._asker, questions, Reporter(), metrics, state)

@@ -125,6 +125,12 @@ class Pool:
     def end(self, engine: Engine) -> None:
         engine.ended = True
 
+    async def lose_first(self, error: Exception) -> None:
+        """Have the first engine answer a group with an error; who waits for it is told."""
+        self.engines["engine-0"].error = error
+        with pytest.raises(EngineLost):
+            await self.pool.sample_and_score(prompt(), SAMPLING)
+
     async def joined(self, engines: int) -> None:
         async with asyncio.timeout(5):
             while len(self.pool.actors) < engines:
@@ -206,9 +212,7 @@ def test_who_waits_for_a_lost_engine_is_told_and_another_takes_its_place(error: 
     async def scenario() -> None:
         held = Pool()
         first = held.engines["engine-0"]
-        first.error = error
-        with pytest.raises(EngineLost):
-            await held.pool.sample_and_score(prompt(), SAMPLING)
+        await held.lose_first(error)
         assert first.ended
         assert list(held.pool.actors) == ["engine-1"]
         assert "engine-0 is lost, and another takes its place" in held.said[0]
@@ -236,10 +240,8 @@ def test_another_engine_joins_with_the_newest_weights() -> None:
     async def scenario() -> None:
         held = Pool()
         await held.pool.update(update(1))
-        held.engines["engine-0"].error = RayActorError()
         held.starts.clear()
-        with pytest.raises(EngineLost):
-            await held.pool.sample_and_score(prompt(), SAMPLING)
+        await held.lose_first(RayActorError())
         await held.pool.update(update(2))  # while the other one starts
         assert held.pool.version == 2
         held.starts.set()
@@ -254,10 +256,8 @@ def test_a_version_that_comes_while_an_engine_loads_the_last_one_is_loaded_too()
     async def scenario() -> None:
         held = Pool()
         await held.pool.update(update(1))
-        held.engines["engine-0"].error = RayActorError()
         held.slow = True
-        with pytest.raises(EngineLost):
-            await held.pool.sample_and_score(prompt(), SAMPLING)
+        await held.lose_first(RayActorError())
         while not held.new or held.new[0].loading != 1:
             await asyncio.sleep(0)
         await held.pool.update(update(2))
@@ -282,9 +282,7 @@ def test_a_pool_without_engines_ends_the_wait() -> None:
     async def scenario() -> None:
         held = Pool(engines=1)
         held.start_error = WorkerError("engine-0 has not started again")
-        held.engines["engine-0"].error = RayActorError()
-        with pytest.raises(EngineLost):
-            await held.pool.sample_and_score(prompt(), SAMPLING)
+        await held.lose_first(RayActorError())
         with pytest.raises(WorkerError, match="no engine is left: engine-0 has not started again"):
             await held.pool.sample_and_score(prompt(), SAMPLING)
         assert "could not be replaced, 0 engines go on" in held.said[1]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from actors.weights.buckets import Bucket, Slot, WeightUpdate, unpack
+from actors.weights.buckets import Bucket, Slot, unpack
 from configs.schema import Config
 from data.audio import SAMPLE_RATE, audio_tokens, mel_frames
 from data.types import Clip, ClipFeatures
@@ -43,9 +43,9 @@ class Waveforms:
     def __init__(self, config: Config) -> None:
         self.trained = config.model.projector == "trained"
 
-    def load(self, update: WeightUpdate, buckets: Sequence[Bucket]) -> tuple[Slot, ...]:
+    def load(self, version: int, slots: Sequence[Slot], bucket: Bucket) -> tuple[Slot, ...]:
         """Nothing is left out: vLLM loads everything."""
-        return update.manifest
+        return tuple(slots)
 
     def input(self, clip: Clip, features: ClipFeatures) -> AudioInput:
         """The waveform; its mel, which vLLM keeps by the id, is the same for every version."""
@@ -73,15 +73,15 @@ class Embedder:
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._kept_bytes = 0
 
-    def load(self, update: WeightUpdate, buckets: Sequence[Bucket]) -> tuple[Slot, ...]:
-        """Take the tower's and the projector's tensors of an update; gives what is left for vLLM."""
-        own = tuple(slot for slot in update.manifest if heard(slot))
+    def load(self, version: int, slots: Sequence[Slot], bucket: Bucket) -> tuple[Slot, ...]:
+        """Take the tower's and the projector's tensors of a version's bucket; gives what is left for vLLM."""
+        own = [slot for slot in slots if heard(slot)]
         if own:
-            self._copy(unpack(own, buckets))
-            self.version = update.version
+            self._copy(unpack(own, bucket))
+            self.version = version
             self._kept.clear()
             self._kept_bytes = 0
-        return tuple(slot for slot in update.manifest if not heard(slot))
+        return tuple(slot for slot in slots if not heard(slot))
 
     def input(self, clip: Clip, features: ClipFeatures) -> AudioInput:
         """The embeddings of a clip, (audio_tokens, hidden), on the CPU."""

@@ -7,8 +7,9 @@ Not stepping is pausing. What runs when a weight update comes is, by `rollout.on
 - recompute: preempted, and its keys and values are computed again, with the new weights, before its next token;
 - keep_kv: sampled on from the keys and values that it has, while new requests, salted with the version, make their own.
 
-Either way each token carries the version that sampled it, and the prefix cache never crosses a version. A clip is
-embedded when its request is given to vLLM.
+Either way each token carries the version that sampled it, and the prefix cache never crosses a version. An engine that
+samples goes on until the last bucket of the update is here; an idle one loads each as it comes. A clip is embedded when
+its request is given to vLLM.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from actors.embedder import AudioInput, Embedder, Waveforms, heard
 from actors.report import EngineDied, EngineError, EngineReport
 from actors.weights import object_store
-from actors.weights.buckets import Bucket, WeightUpdate
+from actors.weights.arrivals import Arrivals
 from configs.schema import Config
 from data.types import ClipFeatures, Completion, Group, Prompt, Sampling
 from learner.hf import ENGINE_OVERRIDES
@@ -62,8 +63,7 @@ class _Request:
 
 @dataclass(slots=True)
 class _WeightLoad:
-    update: WeightUpdate
-    buckets: list[Bucket]
+    arrivals: Arrivals
     future: Future[None] = field(default_factory=Future)
 
 
@@ -119,9 +119,9 @@ class EngineThread:
         """
         return self._put(_Request(prompt, features, sampling))
 
-    def load(self, update: WeightUpdate, buckets: list[Bucket]) -> Future[None]:
-        """Load the weights, between two steps, and call them `update.version` from then on."""
-        return self._put(_WeightLoad(update, buckets))
+    def load(self, arrivals: Arrivals) -> Future[None]:
+        """Load the weights, between two steps, and be of their version from then on; an engine that cannot dies."""
+        return self._put(_WeightLoad(arrivals))
 
     def call(self, function: Callable[[LLMEngine], Any]) -> Future[Any]:
         """Run a function on the engine's own thread, between two steps."""
@@ -173,7 +173,7 @@ class EngineThread:
 
     def _take(self, engine: LLMEngine, command: _Request | _WeightLoad | _Call) -> None:
         match command:
-            case _Request() if self._load is not None:
+            case _Request() if self._load is not None and self._on_update == "drain":
                 self._held.append(command)
             case _Request():
                 self._add(engine, command)
@@ -232,28 +232,36 @@ class EngineThread:
         )
 
     def _load_if_due(self, engine: LLMEngine) -> None:
-        if self._load is None or (self._running and self._on_update == "drain"):
+        if self._load is None:
             return
+        if self._running and (self._on_update == "drain" or not self._load.arrivals.complete):
+            return
+        self._apply(engine, self._load.arrivals)
         load, self._load = self._load, None
-        _resolve(load.future, lambda: self._apply(engine, load))
+        load.future.set_result(None)
         held, self._held = self._held, []
         for request in held:
             self._add(engine, request)
 
-    def _apply(self, engine: LLMEngine, load: _WeightLoad) -> None:
+    def _apply(self, engine: LLMEngine, arrivals: Arrivals) -> None:
+        version = arrivals.version
         if self._on_update != "keep_kv" and not engine.reset_prefix_cache(reset_running_requests=True):
-            raise EngineError(f"the prefix cache could not be emptied before version {load.update.version}")
-        manifest = self._audio.load(load.update, load.buckets)
-        if manifest:
-            engine.collective_rpc("start_weight_update")
-            engine.collective_rpc(
-                "update_weights", kwargs={"update_info": {"manifest": manifest, "buckets": load.buckets}}
-            )
+            raise EngineError(f"the prefix cache could not be emptied before version {version}")
+        begun = heard_again = False
+        for slots, bucket in arrivals:
+            left = self._audio.load(version, slots, bucket)
+            if left and not begun:
+                engine.collective_rpc("start_weight_update")
+                begun = True
+            if left:
+                engine.collective_rpc("update_weights", kwargs={"update_info": {"slots": left, "bucket": bucket}})
+            heard_again = heard_again or any(map(heard, left))
+        if begun:
             engine.collective_rpc("finish_weight_update")
-        if any(heard(slot) for slot in manifest):
+        if heard_again:
             engine.reset_encoder_cache()
-        self.version = load.update.version
-        engine.set_weight_version(str(self.version))
+        self.version = version
+        engine.set_weight_version(str(version))
 
     def _refuse_all(self, error: Exception) -> None:
         """Answer everybody who waits for a dead engine, and who still comes."""

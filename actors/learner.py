@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from actors.weights.buckets import Slot, WeightUpdate, pack_buckets
+from actors.weights.buckets import Bucket, Layout, lay_out, pack
 from configs.schema import Config
 from data.types import ClipFeatures, Group
 from learner.result import UpdateResult
 
-BUCKET_BYTES = 256_000_000
-
 
 @ray.remote
 class LearnerActor:
-    """One rank of the learner. Every call but `address` is made on all ranks, in the same order."""
+    """One rank of the learner. Every call but `address` and `layout` is made on all ranks, in the same order."""
 
     def __init__(self, config: Config, rank: int) -> None:
         self.config = config
@@ -59,20 +57,22 @@ class LearnerActor:
 
         return self._learner.update(scored, fetch, step)
 
-    def publish(self, version: int) -> WeightUpdate | None:
-        """Put the trained weights into the object store; rank 0 gives the references, the others None."""
+    def layout(self) -> Layout:
+        """What the buckets of every update hold."""
+        self._layout = lay_out(self._learner.engine.weight_shapes(), self.config.learner.bucket_bytes)
+        return self._layout
+
+    def publish(self) -> Iterator[Bucket]:
+        """The weights that engines need, bucket by bucket; the other ranks only help to make each tensor whole.
+
+        Each bucket is an object of its own in Ray's store as soon as it is yielded, and is sent while the next one is
+        packed.
+        """
         weights = self._learner.engine.weights()
-        if self.rank != 0:
-            deque(weights, maxlen=0)  # the other ranks only help to make each one whole
-            return None
-        manifest: list[Slot] = []
-        references: list[Any] = []
-        size = 0
-        for slots, bucket in pack_buckets(weights, BUCKET_BYTES):
-            manifest.extend(slots)
-            references.append(ray.put(bucket))
-            size += bucket.nbytes
-        return WeightUpdate(version, tuple(manifest), tuple(references), size)
+        if self.rank == 0:
+            yield from pack(self._layout, weights)
+        else:
+            deque(weights, maxlen=0)
 
     def save(self, directory: str, facts: Mapping[str, Any]) -> None:
         """Write `hf/` and `trainer/` under `directory`; `facts` go into `trainer/state.json`."""

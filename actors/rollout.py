@@ -11,7 +11,8 @@ import ray
 import torch
 
 from actors.report import EngineReport
-from actors.weights.buckets import WeightUpdate
+from actors.weights.arrivals import Arrivals
+from actors.weights.buckets import Bucket, Layout
 from configs.schema import Config
 from data.types import Clip, ClipFeatures, ClipSource, Example, Group, Prompt, Sampling
 
@@ -43,6 +44,8 @@ class RolloutActor:
         self.name = name
         self.config = config
         own_path = config.rollout.audio == "waveform"
+        self._updates: dict[int, tuple[Arrivals, asyncio.Future[None]]] = {}
+        """Versions of which a bucket has come, until they are loaded."""
         self._audio = Waveforms(config) if own_path else Embedder(config, model_path, version)
         self._engine = EngineThread(config, model_path, version, stop_token_ids, self._audio)
 
@@ -57,10 +60,19 @@ class RolloutActor:
         group = await asyncio.wrap_future(self._engine.generate(prompt, features, sampling))
         return dataclasses.replace(group, engine=self.name), self._engine.report()
 
-    async def update_weights(self, update: WeightUpdate) -> EngineReport:
-        """Load and go on as `update.version`, as `rollout.on_update` says."""
-        buckets = await asyncio.gather(*update.buckets)
-        await asyncio.wrap_future(self._engine.load(update, list(buckets)))
+    async def expect(self, layout: Layout) -> None:
+        """Take note of what the buckets of every update hold."""
+        self._layout = layout
+
+    async def receive(self, version: int, number: int, bucket: Bucket) -> EngineReport:
+        """Take a bucket of a version; gives a report when the version is loaded, as `rollout.on_update` says."""
+        if version not in self._updates:
+            arrivals = Arrivals(version, self._layout, self.config.rollout.update_timeout_seconds)
+            self._updates[version] = arrivals, asyncio.wrap_future(self._engine.load(arrivals))
+        arrivals, loaded = self._updates[version]
+        arrivals.add(number, bucket)
+        await asyncio.shield(loaded)
+        self._updates.pop(version, None)
         return self._engine.report()
 
     async def _warm_up(self, prompt_token_ids: tuple[int, ...]) -> None:

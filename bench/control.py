@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.report import EngineReport
-from actors.weights.buckets import WeightUpdate
+from actors.weights.buckets import Layout, Slot
+from actors.weights.update import WeightUpdate
 from cluster.asking import Unusable
 from cluster.controller import Controller, Questions
 from cluster.metrics import OFF_POLICY, Metrics
@@ -37,6 +38,7 @@ from learner.result import UpdateResult
 ENGINES, GROUPS = 1000, 200_000
 PROMPTS_PER_STEP, STALENESS, GROUP_SIZE, RANKS = 1000, 4, 8, 8
 SAMPLE_SECONDS = (0.05, 0.5)
+LAYOUT = Layout(((Slot("weight", "float32", (1,), 0),),))
 LEAST_GROUPS_PER_SECOND = 2000.0
 FLAT = 1.1
 """Memory after all groups over memory after the first fifth, at most."""
@@ -144,8 +146,11 @@ class Simulated:
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
         return UpdateResult(advantages, 0.0, 0.0, 0.0, 0.0, 0.0, None, None, 0, 1, 1, {"forward": 0.0}, off_policy)
 
-    async def publish(self, version: int) -> WeightUpdate:
-        return WeightUpdate(version, (), (), 0)
+    async def begin_update(self, version: int) -> WeightUpdate:
+        return WeightUpdate(version, LAYOUT)
+
+    async def publish(self, update: WeightUpdate) -> None:
+        update.add("a reference")
 
     async def save(self, directory: str, facts: dict[str, Any]) -> None:
         for name, content in (("hf/config.json", {}), ("trainer/state.json", {"updates": facts["step"], **facts})):
@@ -179,13 +184,16 @@ class SimulatedEngine:
         self.version = 0
         self.busy_seconds = 0.0
         self.generate = Remote(self._generate)
-        self.update_weights = Remote(self._update_weights)
+        self.expect = Remote(self._expect)
+        self.receive = Remote(self._receive)
 
     def _generate(self, prompt: Prompt, *_: Any) -> tuple[tuple[str, int], Awaitable[EngineReport]]:
         return (prompt.group_id, self.version), self._report(random.uniform(*SAMPLE_SECONDS))
 
-    async def _update_weights(self, update: WeightUpdate) -> EngineReport:
-        self.version = update.version
+    async def _expect(self, layout: Layout) -> None: ...
+
+    async def _receive(self, version: int, number: int, bucket: str) -> EngineReport:
+        self.version = version
         return await self._report(SAMPLE_SECONDS[0])
 
     async def _report(self, seconds: float) -> EngineReport:

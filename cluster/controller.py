@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from actors.weights.buckets import WeightUpdate
+from actors.weights.update import WeightUpdate
 from cluster.admission import Admission
 from cluster.asking import Asker, Unusable
 from cluster.evaluation import ask_all
@@ -225,8 +225,9 @@ class Controller:
         counts = self._trained(ready)
         clock.stepped = time.perf_counter()
         await self._delivered()  # one version at a time
-        update = await self.workers.learner.publish(self.version)
+        update = await self.workers.learner.begin_update(self.version)
         self._delivery = self._tasks.create_task(self._deliver(update))
+        await self.workers.learner.publish(update)
         if self.config.algorithm.max_staleness == 0:
             await self._delivered()  # nothing starts before that anyway: the time is this step's
         seconds = clock.synced(result.seconds)

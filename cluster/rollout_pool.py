@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from actors.report import EngineDied, EngineReport
-from actors.weights.buckets import WeightUpdate
+from actors.weights.update import WeightUpdate
 from cluster.waiting import ANSWER_KEY, WorkerError, bounded
 from configs.schema import Config
 from data.types import GroupSummary, Prompt, Sampling
@@ -72,6 +72,8 @@ class RolloutPool:
         self._newest: WeightUpdate | None = None
         self._versions: Counter[int] = Counter()
         self._full: set[str] = set()
+        self._expecting: set[str] = set()
+        """Engines that know the layout of the weights."""
         self._busy_seconds_of_lost = 0.0
         self._start = start
         self._say = say
@@ -123,22 +125,29 @@ class RolloutPool:
         return reference, await bounded(summary, ANSWER_KEY, self.answer_seconds, what, mend)
 
     async def update(self, update: WeightUpdate) -> None:
-        """Load a version into every engine; one that has not loaded it in time is replaced."""
+        """Load a version into every engine, while the learner publishes it; one that is late is replaced."""
         self._newest = update
-        await asyncio.gather(*(self._update(name, update) for name in list(self.actors)))
+        await asyncio.gather(*(self._update(name, actor, update) for name, actor in self.actors.items()))
 
-    async def _update(self, name: str, update: WeightUpdate) -> None:
-        call = self.actors[name].update_weights.remote(update)
-        key = "rollout.update_timeout_seconds"
+    async def _update(self, name: str, actor: Any, update: WeightUpdate) -> None:
         try:
-            report = await self._answer(name, call, key, self.update_seconds, f"taken version {update.version}")
+            await self._unless_lost(name, actor, self._load(name, actor, update))
         except EngineLost:
             if self._start is None:
                 raise
-            return
+
+    async def _load(self, name: str, actor: Any, update: WeightUpdate) -> EngineReport:
+        """Have an engine take every bucket of a version as the learner gives them; the report that it is loaded."""
+        if name not in self._expecting:
+            what = f"{name} has not noted the layout of the weights"
+            await bounded(actor.expect.remote(update.layout), ANSWER_KEY, self.answer_seconds, what)
+            self._expecting.add(name)
+        loaded = await update.send(actor)
+        what = f"{name} has not taken version {update.version}"
+        report = await bounded(loaded, "rollout.update_timeout_seconds", self.update_seconds, what)
         if report.version != update.version:
             raise WorkerError(f"{name} reports version {report.version} after the update to {update.version}")
-        self._heard(name, report)
+        return report
 
     async def _sampled(self, prompt: Prompt, sampling: Sampling) -> Any:
         """A reference to the completions of a prompt, once they are there; the group itself stays with its engine."""
@@ -150,10 +159,10 @@ class RolloutPool:
         self.sampling += 1
         actor = self.actors[name]
         try:
-            group, call = actor.generate.options(num_returns=2).remote(prompt, prompt.clip.features, sampling)
-            key = "rollout.request_timeout_seconds"
-            report = await self._answer(name, call, key, self.request_seconds, f"finished group {prompt.group_id}")
-            self._heard(name, report)
+            group, report = actor.generate.options(num_returns=2).remote(prompt, prompt.clip.features, sampling)
+            what = f"{name} has not finished group {prompt.group_id}"
+            sampled = bounded(report, "rollout.request_timeout_seconds", self.request_seconds, what)
+            await self._unless_lost(name, actor, sampled)
             return group
         finally:
             if self.actors.get(name) is actor:
@@ -163,19 +172,24 @@ class RolloutPool:
             self.sampling -= 1
             self.on_place()
 
-    async def _answer(self, name: str, call: Awaitable[EngineReport], key: str, seconds: float, what: str) -> Any:
-        """What an engine reports, or its loss."""
-        actor = self.actors[name]
+    async def _unless_lost(self, name: str, actor: Any, answer: Awaitable[EngineReport]) -> None:
+        """Wait for what an engine reports, and keep it.
+
+        Raises:
+            EngineLost: the engine died or was late, and has been removed.
+        """
         try:
-            return await bounded(call, key, seconds, f"{name} has not {what}")
+            report = await answer
         except (RayActorError, EngineDied, WorkerError) as error:
             self._lose(name, actor, str(error).strip().splitlines()[-1])
             raise EngineLost(str(error)) from error
+        if self.actors.get(name) is actor:
+            self._heard(name, report)
 
     def _heard(self, name: str, report: EngineReport) -> None:
         """Keep the newest report; answers may overtake each other."""
-        before = self.reports.get(name)
-        if before is None or (report.version, report.busy_seconds) < (before.version, before.busy_seconds):
+        before = self.reports[name]
+        if (report.version, report.busy_seconds) < (before.version, before.busy_seconds):
             return
         self.reports[name] = report
         self._versions += Counter({report.version: 1})
@@ -199,6 +213,7 @@ class RolloutPool:
         report = self.reports.pop(name)
         self._versions -= Counter({report.version: 1})
         self._full.discard(name)
+        self._expecting.discard(name)
         self._busy_seconds_of_lost += report.busy_seconds
         self._end(actor)
         self._replacing[name] = asyncio.create_task(self._replace(name, self._start))
@@ -209,9 +224,7 @@ class RolloutPool:
             actor = await start(name)
             version = self._first_version
             while self._newest is not None and version != self._newest.version:
-                what = f"{name} has not taken version {self._newest.version}"
-                call = actor.update_weights.remote(self._newest)
-                version = (await bounded(call, "rollout.update_timeout_seconds", self.update_seconds, what)).version
+                version = (await self._load(name, actor, self._newest)).version
         except (RayActorError, EngineDied, WorkerError) as error:
             self._say(f"{name} could not be replaced, {len(self.actors)} engines go on: {error}")
             raise

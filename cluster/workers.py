@@ -19,13 +19,17 @@ from actors.learner import LearnerActor
 from actors.log import RolloutLogActor
 from actors.reward import RewardActor
 from actors.rollout import RolloutActor, environment
-from actors.weights.buckets import WeightUpdate
+from actors.weights.buckets import Layout
+from actors.weights.update import WeightUpdate
 from cluster.placement import Role
 from cluster.rollout_pool import RolloutPool
 from cluster.waiting import ANSWER_KEY, bounded
 from configs.schema import Config
 from data.types import Clip, ClipSource, Example
 from learner.result import UpdateResult
+
+STEP_KEY = "learner.step_timeout_seconds"
+"""The limit of everything that the learner does."""
 
 
 class AudioPool:
@@ -61,6 +65,7 @@ class LearnerGroup:
         self.actors = actors
         self.step_seconds = config.learner.step_timeout_seconds
         self.answer_seconds = config.cluster.actor_timeout_seconds
+        self._layout: Layout | None = None
 
     async def join(self, model_path: str, reference_path: str, trainer_state: str | None) -> None:
         """Meet at rank 0 and load the model."""
@@ -73,9 +78,21 @@ class LearnerGroup:
         results = await self._all("step", list(groups), step)
         return results[0]  # type: ignore[no-any-return]
 
-    async def publish(self, version: int) -> WeightUpdate:
-        """References to the trained weights."""
-        return (await self._all("publish", version))[0]  # type: ignore[no-any-return]
+    async def begin_update(self, version: int) -> WeightUpdate:
+        """An update of that version, which `publish` fills."""
+        if self._layout is None:
+            call: Awaitable[Layout] = self.actors[0].layout.remote()
+            what = "rank 0 has not told the layout of its weights"
+            self._layout = await bounded(call, STEP_KEY, self.step_seconds, what)
+        return WeightUpdate(version, self._layout)
+
+    async def publish(self, update: WeightUpdate) -> None:
+        """Add the trained weights to the update, bucket by bucket; afterwards the learner may step."""
+        streams = [actor.publish.remote() for actor in self.actors]
+        what = f"the learner has not packed the next bucket of version {update.version}"
+        while bucket := await bounded(anext(streams[0], None), STEP_KEY, self.step_seconds, what):
+            update.add(bucket)
+        await self._answers([stream.completed() for stream in streams], "publish")
 
     async def save(self, directory: str, facts: Mapping[str, Any]) -> None:
         """Write a checkpoint's `hf/` and `trainer/`."""
@@ -90,9 +107,11 @@ class LearnerGroup:
         await self._all("stop_profile", path)
 
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
-        calls = [getattr(actor, method).remote(*arguments) for actor in self.actors]
+        return await self._answers([getattr(actor, method).remote(*arguments) for actor in self.actors], method)
+
+    async def _answers(self, calls: Sequence[Awaitable[Any]], method: str) -> list[Any]:
         what = f"the learner has not finished {method!r}"
-        return list(await bounded(asyncio.gather(*calls), "learner.step_timeout_seconds", self.step_seconds, what))
+        return list(await bounded(asyncio.gather(*calls), STEP_KEY, self.step_seconds, what))
 
 
 class RolloutLog:

@@ -260,6 +260,8 @@ class Learner(Section):
     """Kernel of the packed attention; `auto` takes FlexAttention on GPUs and SDPA elsewhere."""
     threads: PositiveInt | None = None
     """CPU threads of a rank; default: the CPUs of its machine over the ranks that share it."""
+    bucket_bytes: PositiveInt = 64_000_000
+    """Weights go to the engines in buckets of this size; a larger tensor has one of its own."""
     step_timeout_seconds: PositiveFloat = 1800.0
     """A rank that has not finished a step by then is an error."""
 

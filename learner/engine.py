@@ -121,6 +121,10 @@ class Engine:
             with self._gathered(weight.parameters):
                 yield weight.name, weight.value()
 
+    def weight_shapes(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+        """Name, type and shape of what `weights` gives, in its order; gathers nothing, so each rank may ask alone."""
+        return [(weight.name, weight.dtype, weight.shape) for weight in changed(weights_of(self.policy.model))]
+
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Float32 master weights and optimizer moments on CPU, each by `released_name` of the parameter."""
         state: dict[str, dict[str, Tensor]] = {"master": {}} | {moment: {} for moment in MOMENTS}

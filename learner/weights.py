@@ -48,6 +48,17 @@ class Weight:
         """Whether an update changes it."""
         return any(parameter.requires_grad for parameter in self.parameters)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of `value`."""
+        return self.parameters[0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of `value`, which is known of shards too."""
+        own = self.parameters[0]
+        return tuple(getattr(own, "ds_shape", own.shape))
+
     @torch.no_grad()
     def value(self) -> Tensor:
         """The tensor in the parameter's own type; an adapter is added in float32."""

@@ -1,11 +1,11 @@
-"""Weights as a few flat buffers, and a manifest that says where each tensor lies in them."""
+"""Weights as a few flat buffers. Where each tensor lies in them is agreed on once: the same for every version."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import prod
 
 import numpy as np
 import torch
@@ -20,72 +20,93 @@ ALIGNMENT_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One tensor's place."""
+    """One tensor's place in its bucket."""
 
     name: str
     """Released checkpoint name."""
     dtype: str
     shape: tuple[int, ...]
-    bucket: int
     offset_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the tensor."""
+        return prod(self.shape) * self.torch_dtype.itemsize
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch has it."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
 
 
 @dataclass(frozen=True, slots=True)
-class WeightUpdate:
-    """A policy version on its way to the engines: references, no weights."""
+class Layout:
+    """The buckets of an update, in the order in which they are sent."""
 
-    version: int
-    manifest: tuple[Slot, ...]
-    buckets: tuple[Any, ...]
-    """One object reference a bucket."""
-    size_bytes: int
+    buckets: tuple[tuple[Slot, ...], ...]
+
+    @property
+    def sizes_bytes(self) -> tuple[int, ...]:
+        """Size of each bucket."""
+        return tuple(_padded(slots[-1].offset_bytes + slots[-1].size_bytes) for slots in self.buckets)
 
 
-def pack_buckets(tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int) -> Iterator[tuple[tuple[Slot, ...], Bucket]]:
-    """Copy the tensors into buckets of about `bucket_bytes`; a larger tensor gets a bucket of its own.
+def lay_out(tensors: Iterable[tuple[str, torch.dtype, Sequence[int]]], bucket_bytes: int) -> Layout:
+    """Put tensors of these names, types and shapes into buckets of at most `bucket_bytes`, in their order.
 
-    Yields each bucket as soon as it is full, so that it can be sent while the next is gathered.
+    A larger tensor gets a bucket of its own.
     """
-    members: list[tuple[str, Tensor]] = []
+    buckets: list[list[Slot]] = []
     used = 0
-    number = 0
-    for name, tensor in tensors:
-        size = _padded(tensor.nbytes)
-        if members and used + size > bucket_bytes:
-            yield _fill(members, used, number)
-            members, used, number = [], 0, number + 1
-        members.append((name, tensor.detach().to("cpu", copy=True)))
+    for name, dtype, shape in tensors:
+        size = _padded(prod(shape) * dtype.itemsize)
+        if not buckets or used + size > bucket_bytes:
+            buckets.append([])
+            used = 0
+        buckets[-1].append(Slot(name, str(dtype).removeprefix("torch."), tuple(shape), used))
         used += size
-    if members:
-        yield _fill(members, used, number)
+    return Layout(tuple(map(tuple, buckets)))
 
 
-def unpack(manifest: Sequence[Slot], buckets: Sequence[Bucket]) -> Iterator[tuple[str, Tensor]]:
-    """Views of the tensors in the buckets, in the manifest's order; nothing is copied."""
-    for slot in manifest:
-        dtype: torch.dtype = getattr(torch, slot.dtype)
-        size = int(np.prod(slot.shape, dtype=np.int64)) * dtype.itemsize
-        flat = _tensor(buckets[slot.bucket])[slot.offset_bytes : slot.offset_bytes + size]
-        yield slot.name, flat.view(dtype).reshape(slot.shape) if size else torch.empty(slot.shape, dtype=dtype)
+def pack(layout: Layout, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Bucket]:
+    """Copy the tensors, in the layout's order, into one buffer, and yield it each time that a bucket is full.
+
+    What is yielded is overwritten when the next one is asked for.
+
+    Raises:
+        ValueError: the tensors are not those of the layout.
+    """
+    scratch = torch.empty(max(layout.sizes_bytes, default=0), dtype=torch.uint8)
+    given = iter(tensors)
+    for slots, size in zip(layout.buckets, layout.sizes_bytes, strict=True):
+        for slot in slots:
+            name, tensor = next(given, ("nothing", torch.empty(0)))
+            if (name, tensor.dtype, tuple(tensor.shape)) != (slot.name, slot.torch_dtype, slot.shape):
+                raise ValueError(
+                    f"the layout of the weights has {slot.name} ({slot.dtype}, {list(slot.shape)}) where there is "
+                    f"{name} ({str(tensor.dtype).removeprefix('torch.')}, {list(tensor.shape)})"
+                )
+            _view(scratch, slot).copy_(tensor.detach())
+        yield scratch[:size].numpy()
+    if (left := next(given, None)) is not None:
+        raise ValueError(f"the layout of the weights has no {left[0]}")
 
 
-def _fill(members: Sequence[tuple[str, Tensor]], size: int, number: int) -> tuple[tuple[Slot, ...], Bucket]:
-    bucket = np.empty(size, np.uint8)
-    slots = []
-    offset = 0
-    for name, tensor in members:
-        flat = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-        bucket[offset : offset + flat.nbytes] = flat
-        slots.append(Slot(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), number, offset))
-        offset += _padded(flat.nbytes)
-    return tuple(slots), bucket
-
-
-def _tensor(bucket: Bucket) -> Tensor:
-    """A view; buckets from the object store are read-only, which torch warns of and we only read."""
-    with warnings.catch_warnings():
+def unpack(slots: Iterable[Slot], bucket: Bucket) -> Iterator[tuple[str, Tensor]]:
+    """Views of a bucket's tensors; nothing is copied."""
+    with warnings.catch_warnings():  # buckets from the object store are read-only, and are only read
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(bucket)
+        flat = torch.from_numpy(bucket)
+    for slot in slots:
+        yield slot.name, _view(flat, slot)
+
+
+def _view(flat: Tensor, slot: Slot) -> Tensor:
+    """The tensor of a slot in its bucket."""
+    if not slot.size_bytes:
+        return torch.empty(slot.shape, dtype=slot.torch_dtype)
+    return flat[slot.offset_bytes : slot.offset_bytes + slot.size_bytes].view(slot.torch_dtype).reshape(slot.shape)
 
 
 def _padded(size_bytes: int) -> int:

@@ -1,14 +1,14 @@
 """The `object_store` transport: packed buckets through Ray's object store into vLLM's weight-transfer interface.
 
-The learner puts each bucket once; every engine of a node maps the same copy. The engine loads views of the buckets
-in checkpoint format through vLLM's layerwise reload, which also repacks weights where a kernel needs it (CPUs).
+Each bucket is put once; every engine of a node maps the same copy. The engine loads views of a bucket in checkpoint
+format through vLLM's layerwise reload, which also repacks weights where a kernel needs it (CPUs).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
@@ -34,10 +34,10 @@ class ObjectStoreInit(WeightTransferInitInfo):
 
 @dataclass
 class ObjectStoreUpdate(WeightTransferUpdateInfo):
-    """Buckets as they lie in shared memory, and the manifest over them."""
+    """A bucket as it lies in shared memory, and what of it is to be loaded."""
 
-    manifest: Sequence[Slot] = field(default_factory=tuple)
-    buckets: Sequence[Bucket] = field(default_factory=tuple)
+    slots: Sequence[Slot]
+    bucket: Bucket
 
 
 class ObjectStoreWeightTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdate]):
@@ -54,10 +54,8 @@ class ObjectStoreWeightTransfer(WeightTransferEngine[ObjectStoreInit, ObjectStor
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: ObjectStoreUpdate) -> None:
-        """Load every tensor of the update; a name that the model does not take is an error."""
-        if not update_info.manifest:
-            raise ValueError("the weight update is empty")
-        self.model.load_weights(unpack(update_info.manifest, update_info.buckets))
+        """Load tensors of a bucket; a name that the model does not take is an error."""
+        self.model.load_weights(unpack(update_info.slots, update_info.bucket))
 
     def finish_weight_update(self) -> None:
         """Repack for the kernels; layers that got no tensor keep what they had."""

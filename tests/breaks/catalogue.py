@@ -24,8 +24,8 @@ BREAKS = (
     Break(
         "the weights do not reach the engine",
         "actors/weights/object_store.py",
-        "self.model.load_weights(unpack(update_info.manifest, update_info.buckets))",
-        "list(unpack(update_info.manifest, update_info.buckets))",
+        "self.model.load_weights(unpack(update_info.slots, update_info.bucket))",
+        "list(unpack(update_info.slots, update_info.bucket))",
         f"{ROLLOUT}::test_after_an_update_a_repeated_prompt_is_sampled_from_the_learners_new_policy{DEMO_PATH}",
     ),
     Break(
@@ -54,7 +54,7 @@ BREAKS = (
     Break(
         "a request does not wait for the update that came before it",
         "actors/engine.py",
-        "case _Request() if self._load is not None:",
+        'case _Request() if self._load is not None and self._on_update == "drain":',
         "case _Request() if False:",
         f"{ROLLOUT}::test_a_request_that_waits_for_an_update_is_embedded_and_sampled_after_it[a trained tower]",
     ),

@@ -11,7 +11,9 @@ from typing import Any
 
 import ray
 
-from actors.weights.buckets import WeightUpdate
+from actors.weights.arrivals import Arrivals
+from actors.weights.buckets import Bucket, Layout
+from actors.weights.update import WeightUpdate
 from cluster.asking import Asker
 from cluster.evaluation import ask_all
 from cluster.placement import Node, plan
@@ -27,6 +29,14 @@ SECONDS = 60.0
 def rising(group: Group) -> Group:
     """The group with rewards that rise from the first completion to the last."""
     return dataclasses.replace(group, total=tuple(float(number) for number in range(len(group.completions))))
+
+
+def arrived(version: int, layout: Layout, buckets: Sequence[Bucket]) -> Arrivals:
+    """An update of which everything has come."""
+    arrivals = Arrivals(version, layout, SECONDS)
+    for number, bucket in enumerate(buckets):
+        arrivals.add(number, bucket)
+    return arrivals
 
 
 class Live:
@@ -67,7 +77,29 @@ class Live:
 
     def send_weights(self) -> None:
         """The learner's weights to every engine, as the version that counts the steps."""
-        self._run(self.workers.rollout.update(self._run(self.workers.learner.publish(self.version))))
+
+        async def send() -> None:
+            update = await self.workers.learner.begin_update(self.version)
+            await asyncio.gather(self.workers.rollout.update(update), self.workers.learner.publish(update))
+
+        self._run(send())
+
+    def train_other_parameters(self, choose: Any) -> Any:
+        """What a function of the learner gives that changes which parameters are trained."""
+        self.workers.learner._layout = None
+        self.workers.rollout._expecting.clear()
+        return self.in_learner(choose)
+
+    def published(self) -> tuple[int, Layout, list[Bucket]]:
+        """The learner's weights, not sent to any engine: version, what is in each bucket, buckets."""
+
+        async def publish() -> WeightUpdate:
+            update = await self.workers.learner.begin_update(self.version)
+            await self.workers.learner.publish(update)
+            return update
+
+        update = self._run(publish())
+        return update.version, update.layout, ray.get(update._buckets)
 
     def in_engine(self, function: Any) -> Any:
         """What a function of the vLLM engine gives, run on the engine's own thread in its actor."""
@@ -90,9 +122,8 @@ class Live:
     def sample_around_an_update(self, before: Sequence[Prompt], after: Sequence[Prompt]) -> list[list[Group]]:
         """Ask one list of prompts, send the weights before the engine starts on them, and ask the other list then."""
         sampling = Sampling(4, self.config.rollout.temperature, self.config.rollout.max_completion_tokens)
-        update = self._run(self.workers.learner.publish(self.version))
 
-        def ask(actor: Any, update: WeightUpdate, *lists: Sequence[Prompt]) -> list[list[Group]]:
+        def ask(actor: Any, published: tuple[int, Layout, list[Bucket]], *lists: Sequence[Prompt]) -> list[list[Group]]:
             engine, queued = actor._engine, threading.Event()
             engine.call(lambda _: queued.wait(SECONDS))
             asked = []
@@ -100,12 +131,12 @@ class Live:
                 features = ray.get([prompt.clip.features for prompt in prompts])
                 asked.append([engine.generate(*pair, sampling) for pair in zip(prompts, features, strict=True)])
                 if number == 0:
-                    engine.load(update, ray.get(list(update.buckets)))
+                    engine.load(arrived(*published))
             queued.set()
             return [[future.result(SECONDS) for future in futures] for futures in asked]
 
         [actor] = self.workers.rollout.actors.values()
-        sampled = ray.get(actor.__ray_call__.remote(ask, update, before, after))
+        sampled = ray.get(actor.__ray_call__.remote(ask, self.published(), before, after))
         return [[rising(group) for group in groups] for groups in sampled]
 
     def _run(self, work: Any) -> Any:

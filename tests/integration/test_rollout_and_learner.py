@@ -15,7 +15,8 @@ import pytest
 import ray
 from _pytest.mark import ParameterSet
 
-from actors.weights.buckets import WeightUpdate
+from actors.weights.arrivals import Arrivals
+from actors.weights.buckets import Layout
 from cluster.placement import Node
 from configs.schema import Config
 from data.types import ClipSource, Example, Group, Sampling
@@ -239,7 +240,7 @@ def test_the_projector_alone_is_trained_and_engine_and_learner_stay_one_policy(
                 parameter.requires_grad_(not alone or "multi_modal_projector" in name)
         return {name: weight.clone() for name, weight in learner.engine.weights()}
 
-    first = session.in_learner(train_only_the_projector)
+    first = session.train_other_parameters(train_only_the_projector)
     assert set(first) == {f"{PROJECTOR}linear.weight", f"{PROJECTOR}linear.bias"}
     old = update_three_times(session, asked, epoch=30)
 
@@ -249,7 +250,7 @@ def test_the_projector_alone_is_trained_and_engine_and_learner_stay_one_policy(
     assert session.train(new).logprob_difference_max < AGREEMENT
     assert session.train(old).off_policy["logprob_difference_max"] > VISIBLE
     session.send_weights()
-    session.in_learner(lambda learner: len(train_only_the_projector(learner, alone=False)))
+    session.train_other_parameters(lambda learner: len(train_only_the_projector(learner, alone=False)))
 
 
 @only("a trained tower")
@@ -323,7 +324,7 @@ def test_who_waits_for_an_engine_that_dies_is_told_and_so_is_who_comes_later(
             thread._thread.join(LIMIT_SECONDS)
             later = [
                 thread.generate(prompt, features, sampling),
-                thread.load(WeightUpdate(1, (), (), 0), []),
+                thread.load(Arrivals(1, Layout(()), LIMIT_SECONDS)),
                 thread.call(lambda _: None),
             ]
             return [str(first), *(str(call.exception(LIMIT_SECONDS)) for call in later)]

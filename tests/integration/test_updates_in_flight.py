@@ -11,11 +11,11 @@ import pytest
 import ray
 import torch
 
-from actors.weights.buckets import WeightUpdate
+from actors.weights.buckets import Bucket, Layout
 from cluster.placement import Node
 from configs.schema import Config
 from data.types import ClipSource, Completion, Example, Group, Prompt, Sampling
-from tests.integration.live import SECONDS, Live, live, rising
+from tests.integration.live import SECONDS, Live, arrived, live, rising
 from tests.integration.recordings import Questions
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
@@ -54,12 +54,12 @@ def examples(questions: Questions) -> list[Example]:
 def sampled_over_an_update(session: Live, prompts: Sequence[Prompt], on_update: str) -> list[Group]:
     """Ask, and load what the learner has as soon as all completions have `BEFORE` tokens."""
     sampling = Sampling(4, session.config.rollout.temperature, TOKENS, ignore_stop=True)
-    update = session._run(session.workers.learner.publish(session.version))
 
-    def ask(actor: Any, prompts: Sequence[Prompt], update: WeightUpdate, on_update: str) -> list[Group]:
+    def ask(
+        actor: Any, prompts: Sequence[Prompt], published: tuple[int, Layout, list[Bucket]], on_update: str
+    ) -> list[Group]:
         thread = actor._engine
         thread._on_update = on_update
-        buckets = ray.get(list(update.buckets))
         features = ray.get([prompt.clip.features for prompt in prompts])
         loads = []
 
@@ -71,7 +71,7 @@ def sampled_over_an_update(session: Live, prompts: Sequence[Prompt], on_update: 
                 running = engine.engine_core.engine_core.scheduler.running
                 begun = len(running) == 4 * len(prompts) and all(one.num_output_tokens >= BEFORE for one in running)
                 if begun and not loads:
-                    loads.append(thread.load(update, buckets))
+                    loads.append(thread.load(arrived(*published)))
                 return outputs
 
             engine.step = watched
@@ -84,7 +84,8 @@ def sampled_over_an_update(session: Live, prompts: Sequence[Prompt], on_update: 
         return groups
 
     [actor] = session.workers.rollout.actors.values()
-    return [rising(group) for group in ray.get(actor.__ray_call__.remote(ask, list(prompts), update, on_update))]
+    sampled = actor.__ray_call__.remote(ask, list(prompts), session.published(), on_update)
+    return [rising(group) for group in ray.get(sampled)]
 
 
 def in_learner(session: Live, groups: Sequence[Group]) -> list[list[float]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from actors.weights.buckets import WeightUpdate
+from actors.weights.buckets import Layout
+from actors.weights.update import WeightUpdate
 from cluster.asking import Unusable
 from cluster.controller import MOST_ISSUES, Controller, NothingToTrain, Questions
 from cluster.metrics import OFF_POLICY, Metrics
@@ -77,8 +78,11 @@ class Actors:
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
         return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 2, 2, {}, off_policy)
 
-    async def publish(self, version: int) -> WeightUpdate:
-        return WeightUpdate(version, (), (), 0)
+    async def begin_update(self, version: int) -> WeightUpdate:
+        return WeightUpdate(version, Layout(()))
+
+    async def publish(self, update: WeightUpdate) -> None:
+        self.asked.append("publish")
 
     async def update(self, update: WeightUpdate) -> None:
         self.version = update.version

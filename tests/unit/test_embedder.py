@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from actors import embedder
 from actors.embedder import Embedder, Waveforms
-from actors.weights.buckets import Bucket, WeightUpdate, pack_buckets
+from actors.weights.buckets import Bucket, Slot, lay_out, pack
 from configs.schema import Config
 from data.audio import audio_tokens, log_mel, mel_frames
 from data.types import Clip, ClipFeatures
@@ -65,12 +64,12 @@ def on_thirty_seconds(model: str, weights: dict[str, Tensor] | None = None) -> T
         return whole.model.multi_modal_projector(pooled)
 
 
-def changed(model: str, prefixes: tuple[str, ...], version: int) -> tuple[WeightUpdate, list[Bucket]]:
-    """An update in which every tensor under the prefixes is another, and those tensors."""
+def changed(model: str, prefixes: tuple[str, ...]) -> tuple[tuple[Slot, ...], Bucket]:
+    """A bucket in which every tensor under the prefixes is another."""
     tensors = [(name, 1.1 * tensor + 0.01) for name, tensor in load_tensors(model) if name.startswith(prefixes)]
-    packed = list(pack_buckets(tensors, 100_000))
-    manifest = tuple(slot for slots, _ in packed for slot in slots)
-    return WeightUpdate(version, manifest, (), 0), [bucket for _, bucket in packed]
+    layout = lay_out([(name, tensor.dtype, tensor.shape) for name, tensor in tensors], 10**9)
+    [bucket] = pack(layout, tensors)
+    return layout.buckets[0], bucket
 
 
 def embeddings(embedder: Embedder, clip: tuple[Clip, ClipFeatures]) -> Tensor:
@@ -93,8 +92,7 @@ def test_an_update_changes_embeddings_and_id_and_leaves_the_rest_to_vllm(
     clip = heard(model, tower)
     changing = Embedder(configured(model, tower, "trained"), model, 3)
     before, name = embeddings(changing, clip), changing.input(*clip).id
-    update, buckets = changed(model, (*prefixes, "language_model.model.norm"), version=4)
-    left = changing.load(update, buckets)
+    left = changing.load(4, *changed(model, (*prefixes, "language_model.model.norm")))
     assert [slot.name for slot in left] == ["language_model.model.norm.weight"]
     assert changing.version == 4
     assert changing.input(*clip).id != name
@@ -117,7 +115,7 @@ def test_a_clip_is_encoded_once_in_a_version(model: str) -> None:
     assert embeddings(own, first) is embeddings(own, first)
     embeddings(own, second)
     assert len(seen) == 2
-    own.load(*changed(model, (TOWER, PROJECTOR), version=1))
+    own.load(1, *changed(model, (TOWER, PROJECTOR)))
     embeddings(own, first)
     assert len(seen) == 3
 
@@ -126,8 +124,8 @@ def test_frozen_embeddings_outlive_an_update(model: str) -> None:
     own = Embedder(configured(model, "frozen", "frozen"), model, 7)
     clip = heard(model, "frozen")
     name, made = own.input(*clip).id, embeddings(own, clip)
-    update, buckets = changed(model, ("language_model.",), version=8)
-    assert own.load(update, buckets) == update.manifest
+    slots, bucket = changed(model, ("language_model.",))
+    assert own.load(8, slots, bucket) == slots
     assert own.input(*clip).id == name
     assert embeddings(own, clip) is made
 
@@ -142,17 +140,13 @@ def test_what_is_kept_is_bounded_and_the_newest_stays(model: str, monkeypatch: p
     assert embeddings(own, clips[0]) is not made[0]
 
 
-def names(update: tuple[WeightUpdate, Sequence[Bucket]]) -> list[str]:
-    return [slot.name for slot in update[0].manifest]
-
-
 def test_waveforms_go_to_vllm_with_every_weight_and_one_id_for_all_versions(model: str) -> None:
     own = Waveforms(configured(model, "trained", "trained"))
     clip = Clip("sha", 1.25, 30)
     given = own.input(clip, ClipFeatures(waveform=waveform()))
     assert given.data["audio"] == [(pytest.approx(waveform()), 16_000)]
-    update = changed(model, (TOWER, "language_model."), version=1)
-    assert [slot.name for slot in own.load(*update)] == names(update)
+    slots, bucket = changed(model, (TOWER, "language_model."))
+    assert own.load(1, slots, bucket) == slots
     assert own.input(clip, ClipFeatures(waveform=waveform())).id == given.id
 
 
@@ -169,5 +163,5 @@ def test_weights_are_held_in_the_type_of_the_engine(model: str) -> None:
     config = config.model_copy(update={"model": config.model.model_copy(update={"dtype": "bfloat16"})})
     own = Embedder(config, model, 0)
     assert embeddings(own, heard(model, "trained")).dtype is torch.bfloat16
-    own.load(*changed(model, (TOWER, PROJECTOR), version=1))
+    own.load(1, *changed(model, (TOWER, PROJECTOR)))
     assert embeddings(own, heard(model, "trained")).dtype is torch.bfloat16

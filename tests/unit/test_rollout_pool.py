@@ -10,7 +10,8 @@ import pytest
 from ray.exceptions import RayActorError
 
 from actors.report import EngineDied, EngineReport
-from actors.weights.buckets import WeightUpdate
+from actors.weights.buckets import Layout, Slot
+from actors.weights.update import WeightUpdate
 from cluster.rollout_pool import EngineLost, RolloutPool
 from cluster.waiting import WorkerError
 from configs.schema import Config
@@ -59,18 +60,29 @@ class Engine:
         self.ended = False
         self.loading = 0
         self.generate = Method(self._generate)
-        self.update_weights = Method(self._update_weights)
+        self.layouts: list[Layout] = []
+        self.received: list[tuple[int, int, str]] = []
+        self.expect = Method(self._expect)
+        self.receive = Method(self._receive)
 
     def _generate(self, asked: Prompt, *_: Any) -> tuple[Reference, Awaitable[EngineReport]]:
         self.asked.append(asked.group_id)
 
         return Reference(asked.group_id), self._report()
 
-    async def _update_weights(self, update: WeightUpdate) -> EngineReport:
-        self.loading = update.version
-        await self.free.wait()
-        self.version = update.version
-        return await self._report()
+    async def _expect(self, layout: Layout) -> None:
+        self.layouts.append(layout)
+
+    def _receive(self, version: int, number: int, bucket: str) -> Awaitable[EngineReport]:
+        self.loading = version
+        self.received.append((version, number, bucket))
+
+        async def loaded() -> EngineReport:
+            await self.free.wait()
+            self.version = version
+            return await self._report()
+
+        return loaded()
 
     async def _report(self) -> EngineReport:
         await self.free.wait()
@@ -137,8 +149,21 @@ class Pool:
                 await asyncio.sleep(0)
 
 
+LAYOUT = Layout(tuple((Slot(name, "float32", (2,), 0),) for name in "abc"))
+"""Three buckets of a tensor each."""
+
+
+def begun(version: int) -> WeightUpdate:
+    """An update that waits for its buckets."""
+    return WeightUpdate(version, LAYOUT)
+
+
 def update(version: int) -> WeightUpdate:
-    return WeightUpdate(version, (), (), 0)
+    """An update whose buckets are all there."""
+    whole = begun(version)
+    for slots in LAYOUT.buckets:
+        whole.add(f"{slots[0].name}{version}")
+    return whole
 
 
 def test_a_group_goes_to_the_engine_with_the_least_outstanding_work() -> None:
@@ -203,6 +228,61 @@ def test_the_pool_is_as_old_as_its_oldest_engine() -> None:
         held.engines["engine-1"].free.set()
         await loading
         assert held.pool.version == 1
+
+    asyncio.run(scenario())
+
+
+def test_engines_get_each_bucket_as_it_comes_and_are_told_what_is_in_them_once() -> None:
+    async def scenario() -> None:
+        held = Pool()
+        engines = held.engines.values()
+        first, second = begun(1), update(2)
+        loading = asyncio.create_task(held.pool.update(first))
+        for number, name in enumerate("abc"):
+            await asyncio.sleep(0.01)
+            assert all(len(engine.received) == number for engine in engines)
+            first.add(name)
+        await loading
+        await held.pool.update(second)
+        for engine in engines:
+            assert engine.layouts == [LAYOUT]
+            assert engine.received == [(1, 0, "a"), (1, 1, "b"), (1, 2, "c"), (2, 0, "a2"), (2, 1, "b2"), (2, 2, "c2")]
+
+    asyncio.run(scenario())
+
+
+def test_the_time_that_the_learner_takes_to_publish_is_not_the_engines() -> None:
+    async def scenario() -> None:
+        held = Pool(update_seconds=0.05)
+        slow = begun(1)
+        loading = asyncio.create_task(held.pool.update(slow))
+        for name in "abc":
+            await asyncio.sleep(0.04)
+            slow.add(name)
+        await loading
+        assert held.pool.version == 1
+        assert held.pool.lost == 0
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_is_lost_before_the_last_bucket_is_replaced_by_one_that_gets_all() -> None:
+    async def scenario() -> None:
+        held = Pool()
+        half = begun(1)
+        loading = asyncio.create_task(held.pool.update(half))
+        half.add("a")
+        await asyncio.sleep(0)
+        await held.lose_first(RayActorError())
+        await asyncio.sleep(0.01)
+        half.add("b")
+        half.add("c")
+        await loading
+        await held.joined(2)
+        assert held.new[0].layouts == [LAYOUT]
+        assert held.new[0].received == [(1, 0, "a"), (1, 1, "b"), (1, 2, "c")]
+        assert held.pool.version == 1
+        assert held.pool.lost == 1
 
     asyncio.run(scenario())
 

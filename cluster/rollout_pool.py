@@ -72,8 +72,8 @@ class RolloutPool:
         self._newest: WeightUpdate | None = None
         self._versions: Counter[int] = Counter()
         self._full: set[str] = set()
-        self._expecting: set[str] = set()
-        """Engines that know the layout of the weights."""
+        self._expecting: dict[str, Any] = {}
+        """Actors that know the layout of the weights, by name."""
         self._busy_seconds_of_lost = 0.0
         self._start = start
         self._say = say
@@ -138,10 +138,10 @@ class RolloutPool:
 
     async def _load(self, name: str, actor: Any, update: WeightUpdate) -> EngineReport:
         """Have an engine take every bucket of a version as the learner gives them; the report that it is loaded."""
-        if name not in self._expecting:
+        if self._expecting.get(name) is not actor:
             what = f"{name} has not noted the layout of the weights"
             await bounded(actor.expect.remote(update.layout), ANSWER_KEY, self.answer_seconds, what)
-            self._expecting.add(name)
+            self._expecting[name] = actor
         loaded = await update.send(actor)
         what = f"{name} has not taken version {update.version}"
         report = await bounded(loaded, "rollout.update_timeout_seconds", self.update_seconds, what)
@@ -213,7 +213,6 @@ class RolloutPool:
         report = self.reports.pop(name)
         self._versions -= Counter({report.version: 1})
         self._full.discard(name)
-        self._expecting.discard(name)
         self._busy_seconds_of_lost += report.busy_seconds
         self._end(actor)
         self._replacing[name] = asyncio.create_task(self._replace(name, self._start))

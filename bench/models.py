@@ -55,7 +55,13 @@ SYLLABLES = tuple(consonant + vowel for consonant in "bdfgklmnprstvz" for vowel 
 """What the words of questions and choices are made of."""
 
 
-def build(directory: Path, vocabulary: int = VOCABULARY, seed: int = 0) -> Path:
+def build(
+    directory: Path,
+    vocabulary: int = VOCABULARY,
+    seed: int = 0,
+    encoder: WhisperConfig = ENCODER,
+    language: demo_model.LanguageSizes = LANGUAGE,
+) -> Path:
     """Write the checkpoint to `directory`, which is returned.
 
     The tokenizer is the same for all; embeddings beyond it have random weights too.
@@ -65,9 +71,9 @@ def build(directory: Path, vocabulary: int = VOCABULARY, seed: int = 0) -> Path:
     with tempfile.TemporaryDirectory() as temporary, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ear, small = Path(temporary) / "ear", Path(temporary) / "model"
-        WhisperModel(ENCODER).save_pretrained(ear)
+        WhisperModel(encoder).save_pretrained(ear)
         texts = [TEMPLATES["answer"].format(question=q, choices=list(c)) for q, c in questions(1000)]
-        demo_model.build(small, texts, seed, LANGUAGE, ear)  # the seed of weights only
+        demo_model.build(small, texts, seed, language, ear)  # the seed of weights only
         config = load_config(str(small))
         config.text_config.vocab_size = vocabulary
         export_checkpoint(directory, config, _with_rows(load_tensors(str(small)), vocabulary), str(small))

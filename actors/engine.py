@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +99,7 @@ class EngineThread:
         self._kv_cache_use = 0.0
         self._audio = audio
         self._on_update = config.on_update
+        self._shared = object_store.in_shared_memory if config.rollout.tensor_parallel > 1 else nullcontext
         self._stop_token_ids = list(stop_token_ids)
         self._commands: queue.SimpleQueue[_Request | _WeightLoad | _Call] = queue.SimpleQueue()
         self._running: dict[str, _Request] = {}
@@ -254,7 +256,8 @@ class EngineThread:
                 engine.collective_rpc("start_weight_update")
                 begun = True
             if left:
-                engine.collective_rpc("update_weights", kwargs={"update_info": {"slots": left, "bucket": bucket}})
+                with self._shared(bucket) as given:
+                    engine.collective_rpc("update_weights", kwargs={"update_info": {"slots": left, "bucket": given}})
             heard_again = heard_again or any(map(heard, left))
         if begun:
             engine.collective_rpc("finish_weight_update")
@@ -288,8 +291,7 @@ def build_engine(config: Config, model_path: str, version: int, embeds: bool) ->
 
 
 def engine_arguments(config: Config, model_path: str, embeds: bool) -> EngineArgs:
-    """What vLLM is started with, in this process; see `build_engine`."""
-    object_store.register()
+    """What vLLM is started with; see `build_engine`. Its workers are in this process too, unless they share layers."""
     rollout = config.rollout
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
@@ -300,6 +302,9 @@ def engine_arguments(config: Config, model_path: str, embeds: bool) -> EngineArg
         dtype=config.model.dtype,
         max_model_len=rollout.max_model_tokens,
         max_num_seqs=rollout.max_running,
+        tensor_parallel_size=rollout.tensor_parallel,
+        distributed_executor_backend="uni" if rollout.tensor_parallel == 1 else "mp",
+        worker_extension_cls=f"{object_store.__name__}.{object_store.WorkerExtension.__name__}",
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         enable_prefix_caching=rollout.prefix_cache,
         # completions of a group share whole blocks only, and the CPU default of 128 leaves most of a prompt out

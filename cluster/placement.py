@@ -33,7 +33,8 @@ class Role:
     cpus: float
     gpus: float
     strategy: str
-    """Placement group strategy: PACK keeps them together, SPREAD apart."""
+    """PACK keeps them together, SPREAD apart, HOME with the control loop where there is room: losing another node then
+    loses none of them."""
     note: str
 
 
@@ -63,14 +64,16 @@ def _roles(config: Config, nodes: list[Node], learner_nodes: int) -> tuple[Role,
     use_gpus = config.cluster.device == "gpu" or (config.cluster.device == "auto" and any(node.gpus for node in nodes))
     gpu = 1.0 if use_gpus else 0.0
     engines = config.rollout.engines or _default_engines(nodes, use_gpus, learner_nodes)
-    beta = config.algorithm.beta
+    beta, shared = config.algorithm.beta, config.rollout.tensor_parallel
     return (
         Role("learner", config.learner.ranks, 1.0, gpu, "PACK", f"DeepSpeed ZeRO {config.learner.zero_stage}"
              + (f", reference for beta {beta}" if beta else ", no reference")),
-        Role("engine", engines, 1.0, gpu, "SPREAD", f"vLLM, {config.algorithm.group_size} completions a request"),
-        Role("audio", config.data.encoders, 0.5, 0.0, "SPREAD", f"{config.model.audio_tower} tower"),
-        Role("reward", 1, 0.25, 0.0, "PACK", " + ".join(f"{r.weight:g} {r.use}" for r in config.rewards)),
-        Role("rollout log", 1, 0.25, 0.0, "PACK", "Parquet"),
+        Role("engine", engines, shared * 1.0, shared * gpu, "SPREAD",
+             f"vLLM, {config.algorithm.group_size} completions a request"),
+        Role("audio", config.data.encoders, 0.5, 0.0, "HOME" if config.data.encoders == 1 else "SPREAD",
+             f"{config.model.audio_tower} tower"),
+        Role("reward", 1, 0.25, 0.0, "HOME", " + ".join(f"{r.weight:g} {r.use}" for r in config.rewards)),
+        Role("rollout log", 1, 0.25, 0.0, "HOME", "Parquet"),
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The engines of a run, as one: groups go to the engine with the least outstanding work, weights to all of them.
 
 An engine that dies, or misses a deadline, is removed and another takes its place, with the newest weights, while the
-others go on. What it was sampling is asked again, of another engine.
+others go on. What it was sampling is asked again, of another engine. Further engines may join at any time.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class RolloutPool:
         rewards: reward actors, taken in turn.
         config: the run.
         version: policy version of the weights that engines start with.
-        start: gives another engine of that name, ready to sample, in place of one that was lost; without it the loss
-            of an engine is only told to who waits for it.
+        start: gives an engine of that name, ready to sample, in place of one that was lost or as a further one;
+            without it the loss of an engine is only told to who waits for it.
         say: tells the user of a lost engine.
         end: ends the process of one that was lost, in case it only hangs.
     """
@@ -78,7 +78,8 @@ class RolloutPool:
         self._start = start
         self._say = say
         self._end = end
-        self._replacing: dict[str, asyncio.Task[None]] = {}
+        self._starts: dict[str, asyncio.Task[None]] = {}
+        """Engines that are started, or could not be, by name."""
         self._joined = asyncio.Event()
         self._turn = 0
         for name, actor in actors.items():
@@ -215,25 +216,34 @@ class RolloutPool:
         self._full.discard(name)
         self._busy_seconds_of_lost += report.busy_seconds
         self._end(actor)
-        self._replacing[name] = asyncio.create_task(self._replace(name, self._start))
+        self.begin(name)
 
-    async def _replace(self, name: str, start: Callable[[str], Awaitable[Any]]) -> None:
-        """Start an engine, and let it join once it has the newest weights."""
+    @property
+    def starting(self) -> int:
+        """How many engines have begun to start."""
+        return sum(not task.done() for task in self._starts.values())
+
+    def begin(self, name: str) -> None:
+        """Have an engine of that name started, which joins when it has the newest weights."""
+        assert self._start is not None
+        self._starts[name] = asyncio.create_task(self._bring(name, self._start))
+
+    async def _bring(self, name: str, start: Callable[[str], Awaitable[Any]]) -> None:
         try:
             actor = await start(name)
             version = self._first_version
             while self._newest is not None and version != self._newest.version:
                 version = (await self._load(name, actor, self._newest)).version
         except (RayActorError, EngineDied, WorkerError) as error:
-            self._say(f"{name} could not be replaced, {len(self.actors)} engines go on: {error}")
+            self._say(f"{name} could not be started, {len(self.actors)} engines go on: {error}")
             raise
-        del self._replacing[name]
+        del self._starts[name]
         self._join(name, actor, version)
 
     def close(self) -> None:
-        """Replace nothing any more."""
+        """Start nothing any more."""
         self._start = None
-        for task in self._replacing.values():
+        for task in self._starts.values():
             task.cancel()
 
     async def _another(self) -> None:
@@ -244,8 +254,8 @@ class RolloutPool:
         """
         self._joined.clear()
         joined = asyncio.create_task(self._joined.wait())
-        await asyncio.wait([joined, *self._replacing.values()], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([joined, *self._starts.values()], return_when=asyncio.FIRST_COMPLETED)
         joined.cancel()
-        failed = [task for task in self._replacing.values() if task.done()]
-        if len(failed) == len(self._replacing) and not self.actors:
+        failed = [task for task in self._starts.values() if task.done()]
+        if len(failed) == len(self._starts) and not self.actors:
             raise WorkerError(f"no engine is left: {failed[0].exception()}" if failed else "no engine is left")

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from actors.audio import AudioActor
 from actors.learner import LearnerActor
@@ -21,6 +21,7 @@ from actors.reward import RewardActor
 from actors.rollout import RolloutActor, environment
 from actors.weights.buckets import Layout
 from actors.weights.update import WeightUpdate
+from cluster.growth import Growth
 from cluster.placement import Role
 from cluster.rollout_pool import RolloutPool
 from cluster.waiting import ANSWER_KEY, bounded
@@ -167,6 +168,7 @@ class Workers:
         self._roles = {role.name: role for role in roles}
         self._say = say
         self._warm_up: tuple[int, ...] = ()
+        self._growth: asyncio.Task[None] | None = None
         self._engine_places: list[dict[str, Any]] = []
         self._groups: list[PlacementGroup] = []
         self._actors: list[Any] = []
@@ -194,17 +196,40 @@ class Workers:
         waiting += [actor.ready.remote() for actor in self.rollout.rewards]
         seconds = self.config.cluster.actor_timeout_seconds
         answers = await bounded(asyncio.gather(*waiting), ANSWER_KEY, seconds, "engines and rewards have not started")
+        if self.config.rollout.engines is None:
+            growth = Growth(self.rollout, self._place_on, self._able_nodes, self._say)
+            self._growth = asyncio.create_task(growth.watch())
         return [answer for answer in answers if isinstance(answer, dict)]
 
     async def start_engine(self, name: str) -> Any:
-        """Another engine in the place of a lost one, ready to sample from the first weights."""
+        """An engine in its place, ready to sample from the first weights."""
         actor = self._engine(int(name.rpartition("-")[2]))
-        what = f"{name} has not started again"
+        what = f"{name} has not started"
         await bounded(actor.ready.remote(self._warm_up), ANSWER_KEY, self.config.cluster.actor_timeout_seconds, what)
         return actor
 
+    def _place_on(self, node: str) -> str:
+        """Set a node aside for a further engine; gives its name."""
+        role = self._roles["engine"]
+        strategy = NodeAffinitySchedulingStrategy(node, soft=True)  # if the node is lost, any other
+        place = {"num_cpus": role.cpus, "num_gpus": role.gpus, "scheduling_strategy": strategy}
+        self._engine_places.append(place)
+        return f"engine-{len(self._engine_places) - 1}"
+
+    async def _able_nodes(self) -> list[str]:
+        """The nodes that have what an engine needs."""
+        role = self._roles["engine"]
+        found = []
+        for node in await asyncio.to_thread(ray.nodes):
+            resources = node["Resources"]
+            if node["Alive"] and resources.get("CPU", 0) >= role.cpus and resources.get("GPU", 0) >= role.gpus:
+                found.append(node["NodeID"])
+        return found
+
     def stop(self) -> None:
         """End every actor and give back what was reserved."""
+        if self._growth is not None:
+            self._growth.cancel()
         if hasattr(self, "rollout"):
             self.rollout.close()
         for actor in self._actors:
@@ -234,7 +259,11 @@ class Workers:
     async def _reserve(self, role: Role) -> list[dict[str, Any]]:
         """Reserve what a role needs; gives the options that put each of its actors there."""
         bundle = {"CPU": role.cpus} | ({"GPU": role.gpus} if role.gpus else {})
-        group = placement_group([bundle] * role.count, strategy=role.strategy)
+        if role.strategy == "HOME":
+            home = ray.get_runtime_context().get_node_id()
+            group = placement_group([bundle] * role.count, strategy="STRICT_PACK", _soft_target_node_id=home)
+        else:
+            group = placement_group([bundle] * role.count, strategy=role.strategy)
         self._groups.append(group)
         what = f"{role.count} x {role.name} ({role.cpus:g} CPU, {role.gpus:g} GPU each) have not been placed"
         seconds = self.config.cluster.wait_seconds

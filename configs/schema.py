@@ -178,6 +178,8 @@ class Rollout(Section):
 
     engines: PositiveInt | None = None
     """Number of engines; default: one a rollout node, at most 2 on a 2-core machine."""
+    tensor_parallel: PositiveInt = 1
+    """Processes that share each layer of an engine, every one on a GPU of its own."""
     temperature: PositiveFloat = 1.0
     """Sampling temperature; the learner's log-prob is of logits / temperature."""
     max_completion_tokens: PositiveInt = 256
@@ -202,7 +204,7 @@ class Rollout(Section):
     computes their keys and values again, `keep_kv` goes on from the old ones. `auto` is `drain` where
     `algorithm.max_staleness` is 0, else `recompute`."""
     threads: PositiveInt = 1
-    """CPU threads of an engine."""
+    """CPU threads of each of an engine's processes."""
     update_timeout_seconds: PositiveFloat = 300.0
     """An engine that has not taken new weights by then is an error."""
     request_timeout_seconds: PositiveFloat = 600.0

@@ -83,6 +83,7 @@ def configured(path: str, model: Path, questions: Questions) -> Config:
                 "schedule": "constant",
                 "max_grad_norm": 1e9,
                 "micro_batch_tokens": 600,
+                "bucket_bytes": 60_000,  # tensors of one layer lie in several buckets
                 "threads": 1,
             },
             "algorithm": {"beta": 0.0, "group_size": 4, "prompts_per_step": 6},

@@ -348,6 +348,22 @@ def test_a_version_that_comes_while_an_engine_loads_the_last_one_is_loaded_too()
     asyncio.run(scenario())
 
 
+def test_a_further_engine_joins_with_the_newest_weights_and_is_no_loss() -> None:
+    async def scenario() -> None:
+        held = Pool(engines=1)
+        await held.pool.update(update(1))
+        places = held.pool.places
+        held.pool.begin("engine-1")
+        assert held.pool.starting == 1
+        await held.joined(2)
+        assert held.pool.starting == 0
+        assert held.new[0].version == 1
+        assert held.pool.places == 2 * places
+        assert held.pool.lost == 0
+
+    asyncio.run(scenario())
+
+
 def test_a_question_of_an_evaluation_is_asked_again_where_its_engine_is_lost() -> None:
     async def scenario() -> None:
         held = Pool(engines=1)
@@ -365,6 +381,6 @@ def test_a_pool_without_engines_ends_the_wait() -> None:
         await held.lose_first(RayActorError())
         with pytest.raises(WorkerError, match="no engine is left: engine-0 has not started again"):
             await held.pool.sample_and_score(prompt(), SAMPLING)
-        assert "could not be replaced, 0 engines go on" in held.said[1]
+        assert "could not be started, 0 engines go on" in held.said[1]
 
     asyncio.run(scenario())

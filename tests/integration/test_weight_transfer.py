@@ -1,0 +1,116 @@
+"""From a learner in shards on two ranks to an engine whose layers are shared by two processes, bit by bit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from cluster.placement import Node
+from configs.schema import Config
+from data.types import ClipSource, Example
+from learner.hf import PROJECTOR, TOWER, load_tensors
+from tests.integration.live import Live, live
+from tests.integration.recordings import Questions
+
+pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+
+AGREEMENT = 1e-4
+"""Largest difference of a log-prob between engine and learner in float32."""
+VISIBLE = 1e-2
+"""Least difference that three updates make."""
+BUCKET_BYTES = 60_000
+"""Tensors of one layer then lie in several buckets."""
+
+
+@pytest.fixture(scope="module")
+def session(model: Path, questions: Questions, nodes: list[Node]) -> Iterator[Live]:
+    config = Config.model_validate(
+        {
+            "model": {"path": str(model)},
+            "data": {"train": str(questions.train), "max_seconds": 1.0},
+            "rollout": {"max_model_tokens": 1024, "max_completion_tokens": 16, "tensor_parallel": 2},
+            "learner": {
+                "ranks": 2,
+                "zero_stage": 3,
+                "bucket_bytes": BUCKET_BYTES,
+                "learning_rate": 0.02,
+                "schedule": "constant",
+                "max_grad_norm": 1e9,
+                "threads": 1,
+            },
+            "algorithm": {"beta": 0.0, "group_size": 4, "prompts_per_step": 4},
+        }
+    )
+    with live(config, nodes) as started:
+        yield started
+
+
+def examples(questions: Questions) -> list[Example]:
+    return [
+        Example(row["id"], ClipSource(str(questions.folder / row["audio"])), "What is heard?", ("a", "b"), "a")
+        for row in questions.rows()[:4]
+    ]
+
+
+def digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().contiguous().numpy().tobytes()).hexdigest()
+
+
+def keep_digests(worker: Any) -> None:
+    """In a worker of vLLM: note what its model is given from now on."""
+    model = worker.get_model()
+    load, model.given = model.load_weights, {}
+
+    def noting(weights: Iterable[tuple[str, Tensor]]) -> Any:
+        kept = [(name, tensor) for name, tensor in weights]
+        model.given |= {name: digest(tensor) for name, tensor in kept}
+        return load(kept)
+
+    model.load_weights = noting
+
+
+def test_after_several_updates_every_worker_is_given_exactly_the_learners_weights(
+    session: Live, questions: Questions, tmp_path: Path, model: Path
+) -> None:
+    session.in_engine(lambda engine: engine.collective_rpc(keep_digests))
+    layout = session._run(session.workers.learner.begin_update(0)).layout
+    assert len(layout.buckets) > 5
+    for epoch in range(3):
+        session.train(session.sample(session.prompts(examples(questions), epoch)))
+        session.send_weights()
+
+    session._run(session.workers.learner.save(str(tmp_path), {}))
+    saved = dict(load_tensors(str(tmp_path / "hf")))
+    first = dict(load_tensors(str(model)))
+    sent = [slot.name for slots in layout.buckets for slot in slots]
+    assert set(sent) == {name for name in saved if not name.endswith("embed_positions.weight")}
+    assert all((saved[name] - first[name]).abs().max() > VISIBLE for name in sent)
+
+    heard = {name: digest(saved[name]) for name in sent if name.startswith((TOWER, PROJECTOR))}
+    spoken = {name: digest(saved[name]) for name in sent if name not in heard}
+    workers = session.in_engine(lambda engine: engine.collective_rpc(lambda worker: worker.get_model().given))
+    assert len(workers) == 2
+    assert all(given == spoken for given in workers)
+
+    def held(actor: Any) -> dict[str, str]:
+        embedder = actor._audio
+        tower = {TOWER + name: parameter for name, parameter in embedder._tower.named_parameters()}
+        return {name: digest(tensor) for name, tensor in (tower | embedder._projector).items() if name in heard}
+
+    assert session.in_rollout(held) == heard
+
+
+def test_engine_and_learner_are_one_policy_then(session: Live, questions: Questions) -> None:
+    result = session.train(session.sample(session.prompts(examples(questions), epoch=10)))
+    assert result.logprob_difference_max is not None
+    assert result.logprob_difference_max < AGREEMENT
+
+
+def test_no_bucket_stays_in_shared_memory(session: Live) -> None:
+    session.send_weights()
+    assert not list(Path("/dev/shm").glob("auricle-*"))

@@ -14,7 +14,8 @@ WATCH_SECONDS = 2.0
 class Growth:
     """Looks for new nodes as long as `watch` is awaited.
 
-    A new node is first of all a place for an engine that lost its own and waits for one, which Ray then gives it.
+    A new node is first of all a place for the engines that lost theirs: those that wait for one Ray puts there, and
+    those that no longer do are started again.
 
     Args:
         pool: the engines.
@@ -43,6 +44,6 @@ class Growth:
             new = sorted(set(await self._look()) - known)
             known.update(new)
             for node in new[self._pool.starting :]:
-                name = self._place(node)
+                name = next(iter(self._pool.failed), None) or self._place(node)
                 self._say(f"node {node[:8]} has joined, and gets {name}")
                 self._pool.begin(name)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError, RayError
 
 from actors.report import EngineDied, EngineReport
 from actors.weights.update import WeightUpdate
@@ -22,6 +22,10 @@ from data.types import GroupSummary, Prompt, Sampling
 
 KV_CACHE_FULL = 0.9
 """Use of the key-value cache from which on an engine gets no further group: it would preempt what it samples."""
+
+
+MOST_STARTS = 3
+"""How often an engine is started whose process ends before it is ready."""
 
 
 class EngineLost(WorkerError):
@@ -63,6 +67,8 @@ class RolloutPool:
         """Called when an engine may have a place for another group."""
         self.lost = 0
         """Engines that were lost so far."""
+        self.failed: dict[str, str] = {}
+        """Engines that could not be started, and why."""
         self.group_size = config.algorithm.group_size
         self.groups_at_once = -(-config.rollout.max_running // config.algorithm.group_size)
         self.request_seconds = config.rollout.request_timeout_seconds
@@ -79,8 +85,7 @@ class RolloutPool:
         self._say = say
         self._end = end
         self._starts: dict[str, asyncio.Task[None]] = {}
-        """Engines that are started, or could not be, by name."""
-        self._joined = asyncio.Event()
+        """Engines that are being started, by name."""
         self._turn = 0
         for name, actor in actors.items():
             self._join(name, actor, version)
@@ -123,7 +128,10 @@ class RolloutPool:
         reference, summary = reward.score.options(num_returns=2).remote(group)
         what = f"the reward actor has not scored group {prompt.group_id}"
         mend = "a reward function of `rewards` may hang"
-        return reference, await bounded(summary, ANSWER_KEY, self.answer_seconds, what, mend)
+        try:
+            return reference, await bounded(summary, ANSWER_KEY, self.answer_seconds, what, mend)
+        except ObjectLostError as error:  # a large group stays on its engine's node until it is scored
+            raise EngineLost(f"group {prompt.group_id} was lost with its node") from error
 
     async def update(self, update: WeightUpdate) -> None:
         """Load a version into every engine, while the learner publishes it; one that is late is replaced."""
@@ -201,7 +209,6 @@ class RolloutPool:
         self.actors[name], self.outstanding[name] = actor, 0
         self.reports[name] = EngineReport(version, 0.0, 0.0)
         self._versions += Counter({version: 1})
-        self._joined.set()
         self.on_place()
 
     def _lose(self, name: str, actor: Any, why: str) -> None:
@@ -220,25 +227,35 @@ class RolloutPool:
 
     @property
     def starting(self) -> int:
-        """How many engines have begun to start."""
-        return sum(not task.done() for task in self._starts.values())
+        """How many engines are being started."""
+        return len(self._starts)
 
     def begin(self, name: str) -> None:
         """Have an engine of that name started, which joins when it has the newest weights."""
         assert self._start is not None
+        self.failed.pop(name, None)
         self._starts[name] = asyncio.create_task(self._bring(name, self._start))
 
     async def _bring(self, name: str, start: Callable[[str], Awaitable[Any]]) -> None:
         try:
-            actor = await start(name)
+            actor = await self._started(name, start)
             version = self._first_version
             while self._newest is not None and version != self._newest.version:
                 version = (await self._load(name, actor, self._newest)).version
-        except (RayActorError, EngineDied, WorkerError) as error:
+            self._join(name, actor, version)
+        except (RayError, EngineDied, WorkerError) as error:
+            self.failed[name] = str(error)
             self._say(f"{name} could not be started, {len(self.actors)} engines go on: {error}")
-            raise
-        del self._starts[name]
-        self._join(name, actor, version)
+        finally:
+            del self._starts[name]
+
+    async def _started(self, name: str, start: Callable[[str], Awaitable[Any]], tries: int = MOST_STARTS) -> Any:
+        try:
+            return await start(name)
+        except RayActorError:  # Ray may have put it on a node that has died, and not noticed yet
+            if tries == 1:
+                raise
+        return await self._started(name, start, tries - 1)
 
     def close(self) -> None:
         """Start nothing any more."""
@@ -252,10 +269,6 @@ class RolloutPool:
         Raises:
             WorkerError: none could be started.
         """
-        self._joined.clear()
-        joined = asyncio.create_task(self._joined.wait())
-        await asyncio.wait([joined, *self._starts.values()], return_when=asyncio.FIRST_COMPLETED)
-        joined.cancel()
-        failed = [task for task in self._starts.values() if task.done()]
-        if len(failed) == len(self._starts) and not self.actors:
-            raise WorkerError(f"no engine is left: {failed[0].exception()}" if failed else "no engine is left")
+        if not self._starts:
+            raise WorkerError(": ".join(["no engine is left", *list(self.failed.values())[-1:]]))
+        await asyncio.wait(self._starts.values(), return_when=asyncio.FIRST_COMPLETED)

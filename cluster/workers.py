@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.audio import AudioActor
 from actors.learner import LearnerActor
@@ -199,6 +199,7 @@ class Workers:
         if self.config.rollout.engines is None:
             growth = Growth(self.rollout, self._place_on, self._able_nodes, self._say)
             self._growth = asyncio.create_task(growth.watch())
+            self._growth.add_done_callback(self._stopped_growing)
         return [answer for answer in answers if isinstance(answer, dict)]
 
     async def start_engine(self, name: str) -> Any:
@@ -208,11 +209,13 @@ class Workers:
         await bounded(actor.ready.remote(self._warm_up), ANSWER_KEY, self.config.cluster.actor_timeout_seconds, what)
         return actor
 
+    def _stopped_growing(self, watch: asyncio.Task[None]) -> None:
+        if not watch.cancelled():
+            self._say(f"nodes that join get no engine any more: {watch.exception()}")
+
     def _place_on(self, node: str) -> str:
-        """Set a node aside for a further engine; gives its name."""
-        role = self._roles["engine"]
-        strategy = NodeAffinitySchedulingStrategy(node, soft=True)  # if the node is lost, any other
-        place = {"num_cpus": role.cpus, "num_gpus": role.gpus, "scheduling_strategy": strategy}
+        """Set a node aside for a further engine, and if it is lost, another; gives the engine's name."""
+        [place] = self._places(self._roles["engine"], self._group(self._roles["engine"], 1, node))
         self._engine_places.append(place)
         return f"engine-{len(self._engine_places) - 1}"
 
@@ -258,21 +261,31 @@ class Workers:
 
     async def _reserve(self, role: Role) -> list[dict[str, Any]]:
         """Reserve what a role needs; gives the options that put each of its actors there."""
-        bundle = {"CPU": role.cpus} | ({"GPU": role.gpus} if role.gpus else {})
-        if role.strategy == "HOME":
-            home = ray.get_runtime_context().get_node_id()
-            group = placement_group([bundle] * role.count, strategy="STRICT_PACK", _soft_target_node_id=home)
-        else:
-            group = placement_group([bundle] * role.count, strategy=role.strategy)
-        self._groups.append(group)
+        home = ray.get_runtime_context().get_node_id() if role.strategy == "HOME" else None
+        group = self._group(role, role.count, home)
         what = f"{role.count} x {role.name} ({role.cpus:g} CPU, {role.gpus:g} GPU each) have not been placed"
         seconds = self.config.cluster.wait_seconds
         await bounded(group.ready(), "cluster.wait_seconds", seconds, what, "another run may hold the cluster")
+        return self._places(role, group)
+
+    def _group(self, role: Role, count: int, node: str | None = None) -> PlacementGroup:
+        """Ask for room for so many of a role: on that node, if it has it."""
+        bundle = {"CPU": role.cpus} | ({"GPU": role.gpus} if role.gpus else {})
+        if node is None:
+            group = placement_group([bundle] * count, strategy=role.strategy)
+        else:
+            group = placement_group([bundle] * count, strategy="STRICT_PACK", _soft_target_node_id=node)
+        self._groups.append(group)
+        return group
+
+    @staticmethod
+    def _places(role: Role, group: PlacementGroup) -> list[dict[str, Any]]:
+        """The options that put an actor of the role into each bundle."""
         return [
             {
                 "num_cpus": role.cpus,
                 "num_gpus": role.gpus,
                 "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number),
             }
-            for number in range(role.count)
+            for number in range(group.bundle_count)
         ]

@@ -20,7 +20,7 @@ class Grown:
         self.nodes = {"head", "rollout"}
         self.begun: list[str] = []
         self.said: list[str] = []
-        self.pool: Any = SimpleNamespace(starting=waiting, begin=self.begun.append)
+        self.pool: Any = SimpleNamespace(starting=waiting, failed={}, begin=self.begun.append)
         self.looks = 0
 
     async def look(self) -> set[str]:
@@ -59,3 +59,10 @@ def test_an_engine_that_waits_for_a_place_takes_the_new_node(monkeypatch: pytest
     grown = Grown(monkeypatch, waiting=1)
     asyncio.run(grown.follow({"head", "first", "second"}))
     assert grown.begun == ["on second"]
+
+
+def test_an_engine_that_could_not_be_started_is_tried_again_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown = Grown(monkeypatch)
+    grown.pool.failed = {"engine-0": "it had no place"}
+    asyncio.run(grown.follow({"head", "rollout", "new"}))
+    assert grown.begun == ["engine-0"]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.report import EngineDied, EngineReport
 from actors.weights.buckets import Layout, Slot
@@ -95,9 +95,12 @@ class Engine:
 class Reward:
     def __init__(self) -> None:
         self.score = Method(self._score)
+        self.error: Exception | None = None
 
     def _score(self, group: Reference) -> tuple[str, Awaitable[GroupSummary]]:
         async def summary() -> GroupSummary:
+            if self.error is not None:
+                raise self.error
             return GroupSummary(await group, 4, 4, 0, {}, 0.0, 0)
 
         return "reference", summary()
@@ -113,6 +116,8 @@ class Pool:
         self.starts: asyncio.Event = asyncio.Event()
         self.starts.set()
         self.start_error: Exception | None = None
+        self.deaths = 0
+        """How many engines are still to die before they are ready."""
         self.slow = False
         """Whether engines that take another's place load no weights until they are freed."""
         config = Config.model_validate(
@@ -123,12 +128,16 @@ class Pool:
                 "algorithm": {"group_size": 4},
             }
         )
-        self.pool = RolloutPool(self.engines, [Reward()], config, 0, self.start, self.said.append, self.end)
+        self.reward = Reward()
+        self.pool = RolloutPool(self.engines, [self.reward], config, 0, self.start, self.said.append, self.end)
 
     async def start(self, name: str) -> Engine:
         await self.starts.wait()
         if self.start_error is not None:
             raise self.start_error
+        if self.deaths:
+            self.deaths -= 1
+            raise RayActorError
         self.new.append(Engine())
         if self.slow:
             self.new[-1].free.clear()
@@ -348,6 +357,17 @@ def test_a_version_that_comes_while_an_engine_loads_the_last_one_is_loaded_too()
     asyncio.run(scenario())
 
 
+def test_a_group_that_was_lost_before_it_was_scored_is_told_as_lost() -> None:
+    async def scenario() -> None:
+        held = Pool()
+        held.reward.error = ObjectLostError("ab" * 28, None, "")
+        with pytest.raises(EngineLost, match="group 0-0 was lost with its node"):
+            await held.pool.sample_and_score(prompt(), SAMPLING)
+        assert len(held.pool.actors) == 2
+
+    asyncio.run(scenario())
+
+
 def test_a_further_engine_joins_with_the_newest_weights_and_is_no_loss() -> None:
     async def scenario() -> None:
         held = Pool(engines=1)
@@ -360,6 +380,22 @@ def test_a_further_engine_joins_with_the_newest_weights_and_is_no_loss() -> None
         assert held.new[0].version == 1
         assert held.pool.places == 2 * places
         assert held.pool.lost == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("deaths", "joins"), [(2, True), (3, False)])
+def test_an_engine_whose_process_ends_before_it_is_ready_is_started_again_but_not_for_ever(
+    deaths: int, joins: bool
+) -> None:
+    async def scenario() -> None:
+        held = Pool(engines=1)
+        held.deaths = deaths
+        held.pool.begin("engine-1")
+        while held.pool.starting:
+            await asyncio.sleep(0)
+        assert ("engine-1" in held.pool.actors) == joins
+        assert ("engine-1" in held.pool.failed) != joins
 
     asyncio.run(scenario())
 
@@ -382,5 +418,6 @@ def test_a_pool_without_engines_ends_the_wait() -> None:
         with pytest.raises(WorkerError, match="no engine is left: engine-0 has not started again"):
             await held.pool.sample_and_score(prompt(), SAMPLING)
         assert "could not be started, 0 engines go on" in held.said[1]
+        assert list(held.pool.failed) == ["engine-0"]
 
     asyncio.run(scenario())

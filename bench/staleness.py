@@ -1,0 +1,177 @@
+"""`python -m bench.staleness --seeds 0 1 2`: what sampling while the learner trains costs in accuracy, on the demo.
+
+Each seed's warm start is trained with `algorithm.max_staleness` 0 and 2, on as many groups, with one engine; the
+rollout has one core and the learner the other. The intervals are 95%, of the paired difference (the same question after
+either run), pooled over seeds, and resample recordings. A few steps with the demo's own two engines and no cores of
+their own give the speed that such a machine has without pinning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.demo import MEASURES, grpo
+from cluster.progress import Reporter
+from cluster.runs import Run
+from cluster.statistics import cluster_bootstrap
+
+STALENESS = 2
+MARGIN = 0.03
+"""How much less accurate asynchronous training may be, by the interval of the difference."""
+TIMED_STEPS = 60
+LOOK_SECONDS = 0.5
+ROLLOUT, LEARNER = ("RolloutActor", "AudioActor", "RewardActor"), ("LearnerActor",)
+"""Actors of the first core and of the second."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; exit status 1 where asynchronous training may be worse by more than the margin."""
+    arguments = argparse.ArgumentParser(prog="python -m bench.staleness", description=__doc__)
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments.add_argument("--out", type=Path, default=Path("runs/staleness"), help="directory of the runs")
+    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
+    arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys of the runs")
+    options = arguments.parse_intermixed_args(argv)
+    reporter = Reporter()
+    runs = {
+        (seed, staleness): trained(seed, staleness, options.out, options.overrides, reporter)
+        for seed in options.seeds
+        for staleness in (0, STALENESS)
+    }
+    short = ["rollout.engines=2", f"run.max_steps={TIMED_STEPS}", "data.test=null", "evaluate.every_steps=0"]
+    timed = {
+        staleness: trained(options.seeds[0], staleness, options.out / "unpinned", short, reporter, pinned=False)
+        for staleness in (0, STALENESS)
+    }
+    figures = compare(runs, timed, options.seeds)
+    failed = show(figures, options.seeds, reporter)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return 1 if failed else 0
+
+
+def trained(
+    seed: int, staleness: int, out: Path, overrides: Sequence[str], reporter: Reporter, pinned: bool = True
+) -> Run:
+    """A run of the demo; a finished one of the same configuration and commit is taken as it is."""
+    keys = ["rollout.engines=1", f"algorithm.max_staleness={staleness}", "evaluate.silent=false", *overrides]
+    reporter.say(f"seed {seed}, max_staleness {staleness}{', on a core each' if pinned else ''}")
+    with on_a_core_each() if pinned else nullcontext():
+        return grpo(seed, out / f"staleness{staleness}", keys, reporter)
+
+
+@contextmanager
+def on_a_core_each() -> Iterator[None]:
+    """Keep rollout and learner actors, as they start, on a core each."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise SystemExit("bench.staleness needs two cores: one for the rollout, one for the learner")
+    over = threading.Event()
+
+    def look() -> None:
+        seen: set[int] = set()
+        while not over.wait(LOOK_SECONDS):
+            for process in psutil.Process().children(recursive=True):
+                if process.pid not in seen and pin(process, cores):
+                    seen.add(process.pid)
+
+    watch = threading.Thread(target=look, daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
+
+
+def pin(process: psutil.Process, cores: Sequence[int]) -> bool:
+    """Put every thread of an actor's process on its core, and with them those that they start."""
+    try:
+        title = " ".join(process.cmdline())
+        for core, actors in zip(cores, (ROLLOUT, LEARNER), strict=False):
+            if title.startswith(tuple(f"ray::{actor}" for actor in actors)):
+                for thread in process.threads():
+                    os.sched_setaffinity(thread.id, {core})
+                return True
+    except (psutil.Error, ProcessLookupError):
+        return True  # it has ended
+    return False
+
+
+def compare(runs: dict[tuple[int, int], Run], timed: dict[int, Run], seeds: Sequence[int]) -> dict[str, Any]:
+    """The figures: accuracy of either, the paired difference and its interval, and seconds a step."""
+    figures: dict[str, Any] = {"seeds": len(seeds), "staleness": STALENESS}
+    for measure, column in MEASURES.items():
+        differences: list[float] = []
+        recordings: list[str] = []
+        for seed in seeds:
+            before, after = (runs[seed, staleness].evaluations["trained"] for staleness in (0, STALENESS))
+            if list(before["id"]) != list(after["id"]):
+                raise AssertionError("the runs were asked other questions")
+            difference = after[column] - before[column]
+            figures[f"{measure}_0_seed{seed}"] = float(before[column].mean())
+            figures[f"{measure}_{STALENESS}_seed{seed}"] = float(after[column].mean())
+            differences += map(float, difference)
+            recordings += list(after["recording"])
+        for staleness in (0, STALENESS):
+            of_seeds = [figures[f"{measure}_{staleness}_seed{seed}"] for seed in seeds]
+            figures[f"{measure}_{staleness}"] = statistics.mean(of_seeds)
+        figures[f"{measure}_difference"] = statistics.mean(differences)
+        figures[f"{measure}_low"], figures[f"{measure}_high"] = cluster_bootstrap(differences, recordings)
+    figures["questions"] = len(runs[seeds[0], 0].evaluations["trained"])
+    for staleness in (0, STALENESS):
+        some = [runs[seed, staleness] for seed in seeds]
+        metrics = [run.metrics for run in some]
+        figures[f"groups_{staleness}"] = int(sum(frame["trained"].iloc[-1] for frame in metrics))
+        figures[f"staleness_mean_{staleness}"] = statistics.mean(
+            float(frame["staleness_max"].mean()) for frame in metrics
+        )
+        figures[f"step_seconds_{staleness}"] = statistics.mean(_step_seconds(run) for run in some)
+        figures[f"minutes_{staleness}"] = statistics.mean((run.summary or {})["train_seconds"] / 60 for run in some)
+        figures[f"unpinned_step_seconds_{staleness}"] = _step_seconds(timed[staleness])
+    return figures
+
+
+def _step_seconds(run: Run) -> float:
+    """Median, since a checkpoint or an evaluation makes some steps longer."""
+    return float(run.metrics["step_seconds"].iloc[1:].median())
+
+
+def show(figures: dict[str, Any], seeds: Sequence[int], reporter: Reporter) -> list[str]:
+    """Print the table; gives what does not hold."""
+    rows = []
+    for measure in MEASURES:
+        for seed in seeds:
+            before, after = (figures[f"{measure}_{staleness}_seed{seed}"] for staleness in (0, STALENESS))
+            rows.append((f"{measure}, seed {seed}", f"{before:.1%}", f"{after:.1%}", f"{after - before:+.1%}"))
+        interval = f"[{figures[f'{measure}_low']:+.1%}, {figures[f'{measure}_high']:+.1%}]"
+        means = (f"{figures[f'{measure}_{staleness}']:.1%}" for staleness in (0, STALENESS))
+        rows.append((f"{measure}, mean", *means, f"{figures[f'{measure}_difference']:+.1%} {interval}"))
+    for name, label in (("", "pinned"), ("unpinned_", "not pinned, two engines")):
+        before, after = (figures[f"{name}step_seconds_{staleness}"] for staleness in (0, STALENESS))
+        rows.append((f"seconds a step, {label}", f"{before:.2f}", f"{after:.2f}", f"{before / after:.2f} times"))
+    header = ("", "max_staleness 0", f"max_staleness {STALENESS}", "difference [95%]")
+    reporter.table(f"held-out accuracy on {figures['questions']} questions", rows, header)
+    held = {
+        f"{measure} accuracy at most {MARGIN:.0%} lower": figures[f"{measure}_low"] >= -MARGIN for measure in MEASURES
+    }
+    held["as many groups trained"] = figures["groups_0"] == figures[f"groups_{STALENESS}"]
+    failed = [claim for claim, holds in held.items() if not holds]
+    for claim in failed:
+        reporter.say(f"does not hold: {claim}")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

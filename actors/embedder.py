@@ -75,13 +75,13 @@ class Embedder:
 
     def load(self, version: int, slots: Sequence[Slot], bucket: Bucket) -> tuple[Slot, ...]:
         """Take the tower's and the projector's tensors of a version's bucket; gives what is left for vLLM."""
-        own = [slot for slot in slots if heard(slot)]
+        own = [slot for slot in slots if _heard(slot)]
         if own:
             self._copy(unpack(own, bucket))
             self.version = version
             self._kept.clear()
             self._kept_bytes = 0
-        return tuple(slot for slot in slots if not heard(slot))
+        return tuple(slot for slot in slots if not _heard(slot))
 
     def input(self, clip: Clip, features: ClipFeatures) -> AudioInput:
         """The embeddings of a clip, (audio_tokens, hidden), on the CPU."""
@@ -128,6 +128,6 @@ class Embedder:
             self._kept_bytes -= oldest.nbytes
 
 
-def heard(slot: Slot) -> bool:
+def _heard(slot: Slot) -> bool:
     """Whether a tensor is the tower's or the projector's."""
     return slot.name.startswith((TOWER, PROJECTOR))

@@ -8,7 +8,7 @@ Not stepping is pausing. What runs when a weight update comes is, by `rollout.on
 - keep_kv: sampled on from the keys and values that it has, while new requests, salted with the version, make their own.
 
 Either way each token carries the version that sampled it, and the prefix cache never crosses a version. An engine that
-samples goes on until the last bucket of the update is here; an idle one loads each as it comes. A clip is embedded when
+samples goes on until all of the update is here; an idle one loads each bucket as it comes. A clip is embedded when
 its request is given to vLLM.
 """
 
@@ -32,10 +32,10 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from actors.embedder import AudioInput, Embedder, Waveforms, heard
+from actors.embedder import AudioInput, Embedder, Waveforms
 from actors.report import EngineDied, EngineError, EngineReport
-from actors.weights import object_store
-from actors.weights.arrivals import Arrivals
+from actors.weights import in_vllm
+from actors.weights.incoming import Incoming
 from configs.schema import Config
 from data.types import ClipFeatures, Completion, Group, Prompt, Sampling
 from learner.hf import ENGINE_OVERRIDES
@@ -64,7 +64,7 @@ class _Request:
 
 @dataclass(slots=True)
 class _WeightLoad:
-    arrivals: Arrivals
+    incoming: Incoming
     future: Future[None] = field(default_factory=Future)
 
 
@@ -99,7 +99,7 @@ class EngineThread:
         self._kv_cache_use = 0.0
         self._audio = audio
         self._on_update = config.on_update
-        self._shared = object_store.in_shared_memory if config.rollout.tensor_parallel > 1 else nullcontext
+        self._shared = in_vllm.in_shared_memory if config.rollout.tensor_parallel > 1 else nullcontext
         self._stop_token_ids = list(stop_token_ids)
         self._commands: queue.SimpleQueue[_Request | _WeightLoad | _Call] = queue.SimpleQueue()
         self._running: dict[str, _Request] = {}
@@ -121,9 +121,9 @@ class EngineThread:
         """
         return self._put(_Request(prompt, features, sampling))
 
-    def load(self, arrivals: Arrivals) -> Future[None]:
+    def load(self, incoming: Incoming) -> Future[None]:
         """Load the weights, between two steps, and be of their version from then on; an engine that cannot dies."""
-        return self._put(_WeightLoad(arrivals))
+        return self._put(_WeightLoad(incoming))
 
     def call(self, function: Callable[[LLMEngine], Any]) -> Future[Any]:
         """Run a function on the engine's own thread, between two steps."""
@@ -236,32 +236,22 @@ class EngineThread:
     def _load_if_due(self, engine: LLMEngine) -> None:
         if self._load is None:
             return
-        if self._running and (self._on_update == "drain" or not self._load.arrivals.complete):
+        if self._running and (self._on_update == "drain" or not self._load.incoming.complete):
             return
-        self._apply(engine, self._load.arrivals)
+        self._apply(engine, self._load.incoming)
         load, self._load = self._load, None
         load.future.set_result(None)
         held, self._held = self._held, []
         for request in held:
             self._add(engine, request)
 
-    def _apply(self, engine: LLMEngine, arrivals: Arrivals) -> None:
-        version = arrivals.version
+    def _apply(self, engine: LLMEngine, incoming: Incoming) -> None:
+        version = incoming.version
         if self._on_update != "keep_kv" and not engine.reset_prefix_cache(reset_running_requests=True):
             raise EngineError(f"the prefix cache could not be emptied before version {version}")
-        begun = heard_again = False
-        for slots, bucket in arrivals:
-            left = self._audio.load(version, slots, bucket)
-            if left and not begun:
-                engine.collective_rpc("start_weight_update")
-                begun = True
-            if left:
-                with self._shared(bucket) as given:
-                    engine.collective_rpc("update_weights", kwargs={"update_info": {"slots": left, "bucket": given}})
-            heard_again = heard_again or any(map(heard, left))
-        if begun:
-            engine.collective_rpc("finish_weight_update")
-        if heard_again:
+        for method, arguments in incoming.calls(self._audio, self._shared):
+            engine.collective_rpc(method, kwargs=arguments)
+        if isinstance(self._audio, Waveforms) and self._audio.trained:
             engine.reset_encoder_cache()
         self.version = version
         engine.set_weight_version(str(version))
@@ -285,7 +275,6 @@ def build_engine(config: Config, model_path: str, version: int, embeds: bool) ->
     engine = LLMEngine.from_engine_args(engine_arguments(config, model_path, embeds))
     # on a CPU it warns of every clip that the number of threads stays as it is
     logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
-    engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
     engine.set_weight_version(str(version))
     return engine
 
@@ -304,7 +293,7 @@ def engine_arguments(config: Config, model_path: str, embeds: bool) -> EngineArg
         max_num_seqs=rollout.max_running,
         tensor_parallel_size=rollout.tensor_parallel,
         distributed_executor_backend="uni" if rollout.tensor_parallel == 1 else "mp",
-        worker_extension_cls=f"{object_store.__name__}.{object_store.WorkerExtension.__name__}",
+        worker_extension_cls=f"{in_vllm.__name__}.{in_vllm.WorkerExtension.__name__}",
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         enable_prefix_caching=rollout.prefix_cache,
         # completions of a group share whole blocks only, and the CPU default of 128 leaves most of a prompt out
@@ -317,7 +306,7 @@ def engine_arguments(config: Config, model_path: str, embeds: bool) -> EngineArg
         limit_mm_per_prompt={"audio": 0 if embeds else 1},  # embeddings do not count, and need no tower
         enable_mm_embeds=embeds,
         logprobs_mode="processed_logprobs",
-        weight_transfer_config={"backend": object_store.BACKEND},
+        weight_transfer_config={"backend": in_vllm.BACKEND},
         async_scheduling=False,
         generation_config="vllm",
         disable_log_stats=True,

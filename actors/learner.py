@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class LearnerActor:
         )
         if trainer_state is not None:
             self._learner.load(Path(trainer_state))
+        self._version = self._learner.updates
 
     def step(self, groups: Sequence[Any], step: int) -> UpdateResult:
         """Update from the scored groups (references), and move on to version `step` + 1."""
@@ -55,7 +57,9 @@ class LearnerActor:
             features: ClipFeatures = ray.get(group.prompt.clip.features)
             return features
 
-        return self._learner.update(scored, fetch, step)
+        result = self._learner.update(scored, fetch, step)
+        self._version = step + 1
+        return result
 
     def layout(self) -> Layout:
         """What the buckets of every update hold."""
@@ -73,6 +77,31 @@ class LearnerActor:
             yield from pack(self._layout, weights)
         else:
             deque(weights, maxlen=0)
+
+    def broadcast(self, version: int, engines: Mapping[str, Any]) -> dict[str, str]:
+        """Send the weights that engines need to all of them at once; gives those that did not take them, and why.
+
+        Args:
+            version: policy version of the weights.
+            engines: handles of rollout actors by name.
+        """
+        weights = self._learner.engine.weights()
+        if self.rank == 0:
+            return self._broadcaster.send(version, engines, weights)
+        deque(weights, maxlen=0)
+        return {}
+
+    def version(self) -> int:
+        """Policy version of the weights."""
+        return self._version
+
+    @cached_property
+    def _broadcaster(self) -> Any:
+        from actors.weights.nccl import Broadcaster  # vLLM takes seconds to import
+
+        rollout = self.config.rollout
+        shapes = self._learner.engine.weight_shapes()
+        return Broadcaster(shapes, rollout.tensor_parallel, rollout.update_timeout_seconds)
 
     def save(self, directory: str, facts: Mapping[str, Any]) -> None:
         """Write `hf/` and `trainer/` under `directory`; `facts` go into `trainer/state.json`."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import ray
 import torch
 
 from actors.report import EngineReport
-from actors.weights.arrivals import Arrivals
 from actors.weights.buckets import Bucket, Layout
+from actors.weights.incoming import Arrivals, Reception
 from configs.schema import Config
 from data.types import Clip, ClipFeatures, ClipSource, Example, Group, Prompt, Sampling
 
@@ -44,8 +46,9 @@ class RolloutActor:
         self.name = name
         self.config = config
         own_path = config.rollout.audio == "waveform"
-        self._updates: dict[int, tuple[Arrivals, asyncio.Future[None]]] = {}
-        """Versions of which a bucket has come, until they are loaded."""
+        self._update_seconds = config.rollout.update_timeout_seconds
+        self._updates: dict[int, tuple[Any, asyncio.Future[None]]] = {}
+        """What has begun to come, until it is loaded, by version."""
         self._audio = Waveforms(config) if own_path else Embedder(config, model_path, version)
         self._engine = EngineThread(config, model_path, version, stop_token_ids, self._audio)
 
@@ -66,11 +69,38 @@ class RolloutActor:
 
     async def receive(self, version: int, number: int, bucket: Bucket) -> EngineReport:
         """Take a bucket of a version; gives a report when the version is loaded, as `rollout.on_update` says."""
-        if version not in self._updates:
-            arrivals = Arrivals(version, self._layout, self.config.rollout.update_timeout_seconds)
-            self._updates[version] = arrivals, asyncio.wrap_future(self._engine.load(arrivals))
-        arrivals, loaded = self._updates[version]
+        arrivals, loaded = self._incoming(version, lambda: Arrivals(version, self._layout, self._update_seconds))
         arrivals.add(number, bucket)
+        return await self._loaded(version, loaded)
+
+    async def prepare(self, version: int) -> None:
+        """Get ready for the broadcast of a version, as `rollout.on_update` says; until its end nothing else is done."""
+        reception, loaded = self._incoming(version, lambda: Reception(version, self._update_seconds))
+        await _first(reception.ready, loaded)
+
+    async def join(self, version: int, init_info: dict[str, Any]) -> None:
+        """Join the group that the version is broadcast to, in place of any other."""
+        reception, loaded = self._updates[version]
+        await _first(reception.join(init_info), loaded)
+
+    async def take(self, version: int, update_info: dict[str, Any]) -> EngineReport:
+        """Receive the version; gives a report when it is loaded."""
+        reception, loaded = self._updates[version]
+        reception.receive(update_info)
+        return await self._loaded(version, loaded)
+
+    async def report(self) -> EngineReport:
+        """How the engine is doing."""
+        return self._engine.report()
+
+    def _incoming(self, version: int, make: Callable[[], Any]) -> tuple[Any, asyncio.Future[None]]:
+        """What comes of a version, which the engine is told of when it begins to come."""
+        if version not in self._updates:
+            incoming = make()
+            self._updates[version] = incoming, asyncio.wrap_future(self._engine.load(incoming))
+        return self._updates[version]
+
+    async def _loaded(self, version: int, loaded: asyncio.Future[None]) -> EngineReport:
         await asyncio.shield(loaded)
         self._updates.pop(version, None)
         return self._engine.report()
@@ -85,3 +115,10 @@ class RolloutActor:
         prompt = Prompt("warm-up", example, prompt_token_ids, clip, seed=1)
         size = min(self.config.algorithm.group_size, self.config.rollout.max_running)
         await self.generate(prompt, features, Sampling(size, self.config.rollout.temperature, 4))
+
+
+async def _first(done: Future[None], loaded: asyncio.Future[None]) -> None:
+    """Wait for a part of an update, or for the end of all of it, which a dying engine brings early."""
+    part = asyncio.wrap_future(done)
+    await asyncio.wait([part, loaded], return_when=asyncio.FIRST_COMPLETED)
+    await (part if part.done() else asyncio.shield(loaded))

@@ -16,20 +16,20 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from actors.report import EngineReport
 from actors.weights.buckets import Layout, Slot
-from actors.weights.update import WeightUpdate
 from cluster.asking import Unusable
 from cluster.controller import Controller, Questions
 from cluster.metrics import OFF_POLICY, Metrics
 from cluster.progress import Reporter
 from cluster.rollout_pool import RolloutPool
 from cluster.run_directory import RunDirectory
+from cluster.transports import Buckets
 from configs.schema import Config
 from data.types import Clip, ClipSource, Example, GroupSummary, Prompt
 from learner.packing import plan_micro_batches
@@ -131,7 +131,7 @@ class Simulated:
     """Everything that a run asks, in this process: no Ray, no model, and answers after a while."""
 
     def __init__(self, config: Config, engines: int) -> None:
-        self.audio = self.learner = self.log = self
+        self.audio = self.learner = self.log = self.weights = self
         names = [f"engine-{number}" for number in range(engines)]
         self.rollout = RolloutPool({name: SimulatedEngine() for name in names}, [SimulatedReward()], config)
 
@@ -146,10 +146,10 @@ class Simulated:
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
         return UpdateResult(advantages, 0.0, 0.0, 0.0, 0.0, 0.0, None, None, 0, 1, 1, {"forward": 0.0}, off_policy)
 
-    async def begin_update(self, version: int) -> WeightUpdate:
-        return WeightUpdate(version, LAYOUT)
+    async def begin(self, version: int, engines: Mapping[str, Any]) -> Buckets:
+        return Buckets(version, LAYOUT)
 
-    async def publish(self, update: WeightUpdate) -> None:
+    async def publish(self, update: Buckets) -> None:
         update.add("a reference")
 
     async def save(self, directory: str, facts: dict[str, Any]) -> None:

@@ -126,7 +126,7 @@ async def compare(config: Config, nodes: list[Node], repetitions: int, reporter:
     reporter.say(f"starting a learner and {ENGINES} engines")
     async with workers(config, roles, config.model.path, meanwhile=join) as (started, _, _):
         await _everywhere(started.rollout.actors.values(), sync_calls.keep_own)
-        layout = (await started.learner.begin_update(0)).layout
+        layout = (await started.learner.weights.begin(0, {})).layout
         size, tensors = sum(layout.sizes_bytes), sum(map(len, layout.buckets))
         reporter.say(f"{tensors} tensors, {size / 1e6:.0f} MB in {len(layout.buckets)} buckets")
         ways: dict[str, Callable[[], Awaitable[float]]] = {"copy": Copy(size)}
@@ -199,8 +199,8 @@ class Ways:
     async def update(self) -> float:
         """Auricle's."""
         begun = time.perf_counter()
-        update = await self.learner.begin_update(next(self.versions))
-        await asyncio.gather(self.pool.update(update), self.learner.publish(update))
+        update = await self.learner.weights.begin(next(self.versions), self.pool.actors)
+        await asyncio.gather(self.pool.update(update), self.learner.weights.publish(update))
         return time.perf_counter() - begun
 
     async def transport(self) -> float:

@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from actors.weights.update import WeightUpdate
 from cluster.admission import Admission
 from cluster.asking import Asker, Unusable
 from cluster.evaluation import ask_all
@@ -31,6 +30,7 @@ from cluster.rollout_pool import EngineLost
 from cluster.run_directory import RunDirectory, RunError
 from cluster.scoring import score, without_rows
 from cluster.step_line import Lengths, Ready, step_line
+from cluster.transports import Update
 from cluster.workers import Workers
 from configs.schema import Config
 from data.order import DataOrder, Draw
@@ -225,9 +225,10 @@ class Controller:
         counts = self._trained(ready)
         clock.stepped = time.perf_counter()
         await self._delivered()  # one version at a time
-        update = await self.workers.learner.begin_update(self.version)
+        weights = self.workers.learner.weights
+        update = await weights.begin(self.version, self.workers.rollout.actors)
         self._delivery = self._tasks.create_task(self._deliver(update))
-        await self.workers.learner.publish(update)
+        await weights.publish(update)
         if self.config.algorithm.max_staleness == 0:
             await self._delivered()  # nothing starts before that anyway: the time is this step's
         seconds = clock.synced(result.seconds)
@@ -361,7 +362,7 @@ class Controller:
         self._changed.set()
         return self.ledger.counts() | {"dropped_by_reason": dict(self.ledger.dropped)}
 
-    async def _deliver(self, update: WeightUpdate) -> None:
+    async def _deliver(self, update: Update) -> None:
         """Have every engine take the weights."""
         started = time.perf_counter()
         await self.workers.rollout.update(update)

@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayError
 
 from actors.report import EngineDied, EngineReport
-from actors.weights.update import WeightUpdate
+from cluster.transports import Update
 from cluster.waiting import ANSWER_KEY, WorkerError, bounded
 from configs.schema import Config
 from data.types import GroupSummary, Prompt, Sampling
@@ -75,7 +75,7 @@ class RolloutPool:
         self.update_seconds = config.rollout.update_timeout_seconds
         self.answer_seconds = config.cluster.actor_timeout_seconds
         self._first_version = version
-        self._newest: WeightUpdate | None = None
+        self._newest: Update | None = None
         self._versions: Counter[int] = Counter()
         self._full: set[str] = set()
         self._expecting: dict[str, Any] = {}
@@ -133,19 +133,19 @@ class RolloutPool:
         except ObjectLostError as error:  # a large group stays on its engine's node until it is scored
             raise EngineLost(f"group {prompt.group_id} was lost with its node") from error
 
-    async def update(self, update: WeightUpdate) -> None:
+    async def update(self, update: Update) -> None:
         """Load a version into every engine, while the learner publishes it; one that is late is replaced."""
         self._newest = update
         await asyncio.gather(*(self._update(name, actor, update) for name, actor in self.actors.items()))
 
-    async def _update(self, name: str, actor: Any, update: WeightUpdate) -> None:
+    async def _update(self, name: str, actor: Any, update: Update) -> None:
         try:
             await self._unless_lost(name, actor, self._load(name, actor, update))
         except EngineLost:
             if self._start is None:
                 raise
 
-    async def _load(self, name: str, actor: Any, update: WeightUpdate) -> EngineReport:
+    async def _load(self, name: str, actor: Any, update: Update) -> EngineReport:
         """Have an engine take every bucket of a version as the learner gives them; the report that it is loaded."""
         if self._expecting.get(name) is not actor:
             what = f"{name} has not noted the layout of the weights"
@@ -154,7 +154,7 @@ class RolloutPool:
         loaded = await update.send(actor)
         what = f"{name} has not taken version {update.version}"
         report = await bounded(loaded, "rollout.update_timeout_seconds", self.update_seconds, what)
-        if report.version != update.version:
+        if report.version < update.version:
             raise WorkerError(f"{name} reports version {report.version} after the update to {update.version}")
         return report
 
@@ -240,7 +240,7 @@ class RolloutPool:
         try:
             actor = await self._started(name, start)
             version = self._first_version
-            while self._newest is not None and version != self._newest.version:
+            while self._newest is not None and version < self._newest.version:
                 version = (await self._load(name, actor, self._newest)).version
             self._join(name, actor, version)
         except (RayError, EngineDied, WorkerError) as error:

@@ -19,18 +19,14 @@ from actors.learner import LearnerActor
 from actors.log import RolloutLogActor
 from actors.reward import RewardActor
 from actors.rollout import RolloutActor, environment
-from actors.weights.buckets import Layout
-from actors.weights.update import WeightUpdate
 from cluster.growth import Growth
 from cluster.placement import Role
 from cluster.rollout_pool import RolloutPool
+from cluster.transports import STEP_KEY, transport
 from cluster.waiting import ANSWER_KEY, bounded
 from configs.schema import Config
 from data.types import Clip, ClipSource, Example
 from learner.result import UpdateResult
-
-STEP_KEY = "learner.step_timeout_seconds"
-"""The limit of everything that the learner does."""
 
 
 class AudioPool:
@@ -66,7 +62,8 @@ class LearnerGroup:
         self.actors = actors
         self.step_seconds = config.learner.step_timeout_seconds
         self.answer_seconds = config.cluster.actor_timeout_seconds
-        self._layout: Layout | None = None
+        self.weights = transport(actors, config)
+        """The way of the weights to the engines."""
 
     async def join(self, model_path: str, reference_path: str, trainer_state: str | None) -> None:
         """Meet at rank 0 and load the model."""
@@ -78,22 +75,6 @@ class LearnerGroup:
         """One optimizer step from references to scored groups."""
         results = await self._all("step", list(groups), step)
         return results[0]  # type: ignore[no-any-return]
-
-    async def begin_update(self, version: int) -> WeightUpdate:
-        """An update of that version, which `publish` fills."""
-        if self._layout is None:
-            call: Awaitable[Layout] = self.actors[0].layout.remote()
-            what = "rank 0 has not told the layout of its weights"
-            self._layout = await bounded(call, STEP_KEY, self.step_seconds, what)
-        return WeightUpdate(version, self._layout)
-
-    async def publish(self, update: WeightUpdate) -> None:
-        """Add the trained weights to the update, bucket by bucket; afterwards the learner may step."""
-        streams = [actor.publish.remote() for actor in self.actors]
-        what = f"the learner has not packed the next bucket of version {update.version}"
-        while bucket := await bounded(anext(streams[0], None), STEP_KEY, self.step_seconds, what):
-            update.add(bucket)
-        await self._answers([stream.completed() for stream in streams], "publish")
 
     async def save(self, directory: str, facts: Mapping[str, Any]) -> None:
         """Write a checkpoint's `hf/` and `trainer/`."""
@@ -108,9 +89,7 @@ class LearnerGroup:
         await self._all("stop_profile", path)
 
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
-        return await self._answers([getattr(actor, method).remote(*arguments) for actor in self.actors], method)
-
-    async def _answers(self, calls: Sequence[Awaitable[Any]], method: str) -> list[Any]:
+        calls = [getattr(actor, method).remote(*arguments) for actor in self.actors]
         what = f"the learner has not finished {method!r}"
         return list(await bounded(asyncio.gather(*calls), STEP_KEY, self.step_seconds, what))
 

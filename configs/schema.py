@@ -203,6 +203,8 @@ class Rollout(Section):
     """What new weights do to completions that are being sampled: `drain` samples them to their end first, `recompute`
     computes their keys and values again, `keep_kv` goes on from the old ones. `auto` is `drain` where
     `algorithm.max_staleness` is 0, else `recompute`."""
+    weight_transfer: Literal["object_store", "nccl"] = "object_store"
+    """How new weights reach the engines: in buckets through Ray's object store, or broadcast from GPU to GPU."""
     threads: PositiveInt = 1
     """CPU threads of each of an engine's processes."""
     update_timeout_seconds: PositiveFloat = 300.0
@@ -442,6 +444,16 @@ class Config(Section):
             raise ValueError(
                 "rollout.on_update: keep_kv with rollout.audio: waveform would keep what an older audio tower heard; "
                 "use rollout.audio: auto, or recompute"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_reach_who_embeds(self) -> Self:
+        rollout = self.rollout
+        if rollout.weight_transfer == "nccl" and rollout.audio == "auto" and self.model.projector == "trained":
+            raise ValueError(
+                "rollout.weight_transfer: nccl broadcasts into vLLM alone, and with rollout.audio: auto tower and "
+                "projector are the rollout actor's: freeze both, or use rollout.audio: waveform, or object_store"
             )
         return self
 

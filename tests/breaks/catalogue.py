@@ -23,9 +23,9 @@ class Break:
 BREAKS = (
     Break(
         "the weights do not reach the engine",
-        "actors/weights/object_store.py",
-        "self.model.load_weights(unpack(update_info.slots, update_info.bucket))",
-        "list(unpack(update_info.slots, update_info.bucket))",
+        "actors/weights/in_vllm.py",
+        'self.model.load_weights(unpack(update_info["slots"], bucket))',
+        'list(unpack(update_info["slots"], bucket))',
         f"{ROLLOUT}::test_after_an_update_a_repeated_prompt_is_sampled_from_the_learners_new_policy{DEMO_PATH}",
     ),
     Break(

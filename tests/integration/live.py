@@ -11,13 +11,13 @@ from typing import Any
 
 import ray
 
-from actors.weights.arrivals import Arrivals
 from actors.weights.buckets import Bucket, Layout
-from actors.weights.update import WeightUpdate
+from actors.weights.incoming import Arrivals
 from cluster.asking import Asker
 from cluster.evaluation import ask_all
 from cluster.placement import Node, plan
 from cluster.session import workers
+from cluster.transports import Buckets
 from cluster.workers import Workers
 from configs.schema import Config
 from data.types import Example, Group, Prompt, Sampling
@@ -79,27 +79,29 @@ class Live:
         """The learner's weights to every engine, as the version that counts the steps."""
 
         async def send() -> None:
-            update = await self.workers.learner.begin_update(self.version)
-            await asyncio.gather(self.workers.rollout.update(update), self.workers.learner.publish(update))
+            weights, rollout = self.workers.learner.weights, self.workers.rollout
+            update = await weights.begin(self.version, rollout.actors)
+            await asyncio.gather(rollout.update(update), weights.publish(update))
 
         self._run(send())
 
     def train_other_parameters(self, choose: Any) -> Any:
         """What a function of the learner gives that changes which parameters are trained."""
-        self.workers.learner._layout = None
+        self.workers.learner.weights._layout = None
         self.workers.rollout._expecting.clear()
         return self.in_learner(choose)
 
     def published(self) -> tuple[int, Layout, list[Bucket]]:
         """The learner's weights, not sent to any engine: version, what is in each bucket, buckets."""
 
-        async def publish() -> WeightUpdate:
-            update = await self.workers.learner.begin_update(self.version)
-            await self.workers.learner.publish(update)
+        async def publish() -> Buckets:
+            weights: Any = self.workers.learner.weights
+            update: Buckets = await weights.begin(self.version, {})
+            await weights.publish(update)
             return update
 
         update = self._run(publish())
-        return update.version, update.layout, ray.get(update._buckets)
+        return update.version, update.layout, ray.get(update.references)
 
     def in_engine(self, function: Any) -> Any:
         """What a function of the vLLM engine gives, run on the engine's own thread in its actor."""

@@ -15,8 +15,8 @@ import pytest
 import ray
 from _pytest.mark import ParameterSet
 
-from actors.weights.arrivals import Arrivals
 from actors.weights.buckets import Layout
+from actors.weights.incoming import Arrivals
 from cluster.placement import Node
 from configs.schema import Config
 from data.types import ClipSource, Example, Group, Sampling

@@ -78,7 +78,7 @@ def test_after_several_updates_every_worker_is_given_exactly_the_learners_weight
     session: Live, questions: Questions, tmp_path: Path, model: Path
 ) -> None:
     session.in_engine(lambda engine: engine.collective_rpc(keep_digests))
-    layout = session._run(session.workers.learner.begin_update(0)).layout
+    layout = session._run(session.workers.learner.weights.begin(0, {})).layout
     assert len(layout.buckets) > 5
     for epoch in range(3):
         session.train(session.sample(session.prompts(examples(questions), epoch)))

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from actors.weights.buckets import Layout
-from actors.weights.update import WeightUpdate
 from cluster.asking import Unusable
 from cluster.controller import MOST_ISSUES, Controller, NothingToTrain, Questions
 from cluster.metrics import OFF_POLICY, Metrics
 from cluster.progress import Reporter
 from cluster.rollout_pool import EngineLost
 from cluster.run_directory import RunDirectory
+from cluster.transports import Buckets
 from configs.schema import Config
 from data.types import Clip, ClipSource, Completion, Example, Group, GroupSummary, Prompt
 from learner.result import UpdateResult
@@ -29,7 +29,8 @@ class Actors:
     """Every pool of a run in one; notes what it was asked."""
 
     def __init__(self) -> None:
-        self.audio = self.rollout = self.learner = self.log = self
+        self.audio = self.rollout = self.learner = self.log = self.weights = self
+        self.actors: dict[str, Any] = {}
         self.asked: list[str] = []
         self.version = 0
         self.places = 100
@@ -78,13 +79,13 @@ class Actors:
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
         return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 2, 2, {}, off_policy)
 
-    async def begin_update(self, version: int) -> WeightUpdate:
-        return WeightUpdate(version, Layout(()))
+    async def begin(self, version: int, engines: Any) -> Buckets:
+        return Buckets(version, Layout(()))
 
-    async def publish(self, update: WeightUpdate) -> None:
+    async def publish(self, update: Buckets) -> None:
         self.asked.append("publish")
 
-    async def update(self, update: WeightUpdate) -> None:
+    async def update(self, update: Buckets) -> None:
         self.version = update.version
 
     async def save(self, directory: str, facts: dict[str, Any]) -> None:

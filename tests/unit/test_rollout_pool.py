@@ -11,8 +11,8 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.report import EngineDied, EngineReport
 from actors.weights.buckets import Layout, Slot
-from actors.weights.update import WeightUpdate
 from cluster.rollout_pool import EngineLost, RolloutPool
+from cluster.transports import Buckets
 from cluster.waiting import WorkerError
 from configs.schema import Config
 from data.types import Clip, ClipSource, Example, GroupSummary, Prompt, Sampling
@@ -162,12 +162,12 @@ LAYOUT = Layout(tuple((Slot(name, "float32", (2,), 0),) for name in "abc"))
 """Three buckets of a tensor each."""
 
 
-def begun(version: int) -> WeightUpdate:
+def begun(version: int) -> Buckets:
     """An update that waits for its buckets."""
-    return WeightUpdate(version, LAYOUT)
+    return Buckets(version, LAYOUT)
 
 
-def update(version: int) -> WeightUpdate:
+def update(version: int) -> Buckets:
     """An update whose buckets are all there."""
     whole = begun(version)
     for slots in LAYOUT.buckets:

@@ -3,8 +3,8 @@ import threading
 import numpy as np
 import pytest
 
-from actors.weights.arrivals import Arrivals
 from actors.weights.buckets import Bucket, Layout, Slot
+from actors.weights.incoming import Arrivals
 
 LAYOUT = Layout(tuple((Slot(name, "float32", (2,), 0),) for name in "abc"))
 """Three buckets of a tensor each."""

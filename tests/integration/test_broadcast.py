@@ -1,0 +1,136 @@
+"""The `nccl` transport between real learner ranks and engines, over gloo: who gets what, and who is left out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+
+from cluster.placement import Node
+from configs.schema import Config
+from tests.integration import gloo
+from tests.integration.live import Live, live
+from tests.integration.recordings import Questions
+from tests.integration.test_weight_transfer import AGREEMENT, examples, keep_digests
+
+pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+
+ENGINES, UPDATE_SECONDS, JOIN_SECONDS = 2, 8.0, 120.0
+
+
+@pytest.fixture(scope="module")
+def session(model: Any, questions: Questions, nodes: list[Node]) -> Iterator[Live]:
+    config = Config.model_validate(
+        {
+            "model": {"path": str(model), "audio_tower": "frozen", "projector": "frozen"},
+            "data": {"train": str(questions.train), "max_seconds": 1.0},
+            "rollout": {
+                "engines": ENGINES,
+                "weight_transfer": "nccl",
+                "max_model_tokens": 1024,
+                "max_completion_tokens": 16,
+                "update_timeout_seconds": UPDATE_SECONDS,
+            },
+            "learner": {
+                "ranks": 2,
+                "zero_stage": 3,
+                "learning_rate": 0.02,
+                "schedule": "constant",
+                "max_grad_norm": 1e9,
+                "threads": 1,
+            },
+            "algorithm": {"beta": 0.0, "group_size": 4, "prompts_per_step": 4},
+        }
+    )
+    with live(config, nodes) as started:
+        for engine in started.workers.rollout.actors.values():
+            ray.get(engine.__ray_call__.remote(gloo.install))
+        ray.get([rank.__ray_call__.remote(gloo.install_in_learner) for rank in started.workers.learner.actors])
+        yield started
+
+
+def on_engines(session: Live, function: Any) -> dict[str, Any]:
+    """What a function of each vLLM engine gives, by name."""
+
+    def call(actor: Any) -> Any:
+        return actor._engine.call(function).result(30)
+
+    actors = session.workers.rollout.actors
+    return {name: ray.get(actor.__ray_call__.remote(call)) for name, actor in actors.items()}
+
+
+def given(session: Live) -> dict[str, dict[str, str]]:
+    """What each engine's model was given since `keep_digests`."""
+    found = on_engines(session, lambda engine: engine.collective_rpc(lambda worker: worker.get_model().given))
+    return {name: of_worker for name, [of_worker] in found.items()}
+
+
+def ranks(session: Live) -> list[int]:
+    """Where each engine stands in the group."""
+
+    def rank(engine: Any) -> list[int]:
+        return engine.collective_rpc(lambda worker: worker.weight_transfer_engine.model_update_group.rank)
+
+    return sorted(rank for [rank] in on_engines(session, rank).values())
+
+
+def each_agrees(session: Live, questions: Questions, epoch: int) -> bool:
+    """Whether every engine samples from the learner's policy; takes a step from what they sampled."""
+    prompts = session.prompts(examples(questions), epoch)
+    groups = session.sample(prompts)
+    assert {group.engine for group in groups} == set(session.workers.rollout.actors)
+    assert all(group.is_of(session.version) for group in groups)
+    difference = session.train(groups).logprob_difference_max
+    return difference is not None and difference < AGREEMENT
+
+
+def test_every_engine_gets_the_same_from_one_broadcast_and_is_the_learners_policy(
+    session: Live, questions: Questions
+) -> None:
+    on_engines(session, lambda engine: engine.collective_rpc(keep_digests))
+    for epoch in range(2):
+        session.train(session.sample(session.prompts(examples(questions), epoch)))
+        session.send_weights()
+    first, second = given(session).values()
+    assert first == second
+    assert len(first) > 20
+    assert ranks(session) == [1, 2]
+    assert each_agrees(session, questions, epoch=2)
+
+
+def test_an_engine_that_is_late_is_named_and_replaced_and_the_others_go_on(
+    session: Live, questions: Questions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = session.workers.rollout
+    pid = ray.get(pool.actors["engine-0"].__ray_call__.remote(lambda _: os.getpid()))
+    os.kill(pid, signal.SIGSTOP)
+    session.send_weights()
+    assert list(pool.actors) == ["engine-1"]
+    assert pool.version == session.version
+    told = capsys.readouterr().out
+    assert f"engine-0 has not finished 'prepare' of version {session.version} within {UPDATE_SECONDS:g} s" in told
+    assert ranks(session) == [1]
+    assert each_agrees(session, questions, epoch=3)
+
+
+def test_an_engine_that_joins_gets_what_the_learner_has_and_is_in_the_next_broadcast(
+    session: Live, questions: Questions
+) -> None:
+    pool = session.workers.rollout
+
+    async def joined() -> None:
+        async with asyncio.timeout(JOIN_SECONDS):
+            while len(pool.actors) < ENGINES:
+                await asyncio.sleep(0.1)
+
+    session._run(joined())
+    assert pool.reports["engine-0"].version == session.version
+    ray.get(pool.actors["engine-0"].__ray_call__.remote(gloo.install))
+    session.send_weights()
+    assert ranks(session) == [1, 2]
+    assert each_agrees(session, questions, epoch=4)

@@ -1,0 +1,177 @@
+"""What a transport asks of learner and engines, with stand-ins that answer as told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+import pytest
+
+from actors.report import EngineReport
+from actors.weights.buckets import Layout, Slot
+from cluster.transports import Broadcast, Buckets, Nccl, ObjectStore, transport
+from cluster.waiting import WorkerError
+from configs.schema import Config
+from tests.unit.test_rollout_pool import Method
+
+LAYOUT = Layout(tuple((Slot(name, "float32", (2,), 0),) for name in "abc"))
+"""Three buckets of a tensor each."""
+
+
+def config(kind: str = "nccl", seconds: float = 5.0) -> Config:
+    return Config.model_validate(
+        {
+            "model": {"path": "m"},
+            "data": {"train": "t.jsonl"},
+            "rollout": {"weight_transfer": kind, "audio": "waveform"},
+            "learner": {"step_timeout_seconds": seconds},
+        }
+    )
+
+
+class Stream:
+    """The buckets of a rank, as Ray hands them over."""
+
+    def __init__(self, buckets: list[str], ended: asyncio.Event) -> None:
+        self._buckets = buckets
+        self._ended = ended
+
+    async def __anext__(self) -> str:
+        await asyncio.sleep(0)
+        if not self._buckets:
+            raise StopAsyncIteration
+        return self._buckets.pop(0)
+
+    async def completed(self) -> None:
+        await self._ended.wait()
+
+
+class Learner:
+    """A rank; the first one has the buckets and does the broadcasts."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.asked: list[str] = []
+        self.at = 7
+        self.lost: list[dict[str, str]] = []
+        """What the next broadcasts tell."""
+        self.ended = asyncio.Event()
+        self.ended.set()
+        self.layout = Method(self._layout)
+        self.publish = Method(self._publish)
+        self.version = Method(self._version)
+        self.broadcast = Method(self._broadcast)
+
+    async def _layout(self) -> Layout:
+        self.asked.append("layout")
+        return LAYOUT
+
+    def _publish(self) -> Stream:
+        self.asked.append("publish")
+        return Stream(["a", "b", "c"] if self.rank == 0 else [], self.ended)
+
+    async def _version(self) -> int:
+        return self.at
+
+    async def _broadcast(self, version: int, engines: Mapping[str, Any]) -> dict[str, str]:
+        self.asked.append(f"broadcast {version} to {', '.join(engines)}")
+        return self.lost.pop(0) if self.lost else {}
+
+
+class Engine:
+    def __init__(self) -> None:
+        self.received: list[tuple[int, int, str]] = []
+        self.receive = Method(self._receive)
+        self.report = Method(self._report)
+
+    async def _receive(self, version: int, number: int, bucket: str) -> EngineReport:
+        self.received.append((version, number, bucket))
+        return EngineReport(version, 0.0, 0.0)
+
+    async def _report(self) -> EngineReport:
+        return EngineReport(1, 0.0, 0.0)
+
+
+async def delivered(update: Any, engine: Engine) -> EngineReport:
+    report: Awaitable[EngineReport] = await update.send(engine)
+    return await report
+
+
+def test_the_configuration_names_the_transport() -> None:
+    assert isinstance(transport([], config("object_store")), ObjectStore)
+    assert isinstance(transport([], config("nccl")), Nccl)
+
+
+def test_an_engine_gets_all_buckets_of_the_first_rank_and_the_layout_is_asked_for_once() -> None:
+    async def scenario() -> None:
+        ranks, engine = [Learner(0), Learner(1)], Engine()
+        weights: Any = transport(ranks, config("object_store"))
+        for version in (1, 2):
+            update: Buckets = await weights.begin(version, {})
+            report, _ = await asyncio.gather(delivered(update, engine), weights.publish(update))
+            assert report.version == version
+        assert engine.received == [(v, number, name) for v in (1, 2) for number, name in enumerate("abc")]
+        assert ranks[0].asked == ["layout", "publish", "publish"]
+        assert ranks[1].asked == ["publish", "publish"]
+
+    asyncio.run(scenario())
+
+
+def test_publishing_ends_when_every_rank_has_ended_and_has_a_limit() -> None:
+    async def scenario() -> None:
+        ranks = [Learner(0), Learner(1)]
+        ranks[1].ended.clear()
+        weights: Any = transport(ranks, config("object_store", seconds=0.05))
+        with pytest.raises(WorkerError, match=r"has not ended to publish version 1 within learner\.step_timeout_sec"):
+            await weights.publish(await weights.begin(1, {}))
+
+    asyncio.run(scenario())
+
+
+def test_a_broadcast_is_repeated_without_the_engines_that_failed_and_tells_why() -> None:
+    async def scenario() -> None:
+        learner, engines = Learner(0), {name: Engine() for name in ("engine-0", "engine-1", "engine-2")}
+        learner.lost = [{"engine-1": "it was late"}, {"engine-0": "it died"}]
+        weights: Any = transport([learner], config())
+        update: Broadcast = await weights.begin(1, engines)
+        waiting = [asyncio.create_task(delivered(update, engine)) for engine in engines.values()]
+        await weights.publish(update)
+        first, second, third = await asyncio.gather(*waiting, return_exceptions=True)
+        assert (str(first), str(second)) == ("engine-0: it died", "engine-1: it was late")
+        assert isinstance(third, EngineReport)
+        assert learner.asked[1:] == [
+            "broadcast 1 to engine-0, engine-1, engine-2",
+            "broadcast 1 to engine-0, engine-2",
+            "broadcast 1 to engine-2",
+        ]
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_is_not_in_the_broadcast_gets_buckets_of_what_the_learner_has_then() -> None:
+    async def scenario() -> None:
+        learner, late = Learner(0), Engine()
+        weights: Any = transport([learner], config())
+        update: Broadcast = await weights.begin(1, {"engine-0": Engine()})
+        await weights.publish(update)
+        report = await delivered(update, late)
+        assert report.version == 7
+        assert late.received == [(7, 0, "a"), (7, 1, "b"), (7, 2, "c")]
+
+    asyncio.run(scenario())
+
+
+def test_a_broadcast_without_engines_asks_nothing_of_the_learner() -> None:
+    async def scenario() -> None:
+        learner = Learner(0)
+        weights: Any = transport([learner], config())
+        await weights.publish(await weights.begin(1, {}))
+        assert learner.asked == ["layout"]
+
+    asyncio.run(scenario())
+
+
+def test_nccl_is_refused_where_the_rollout_actor_has_weights_of_its_own_to_get() -> None:
+    with pytest.raises(ValueError, match="nccl broadcasts into vLLM alone"):
+        Config.model_validate({"model": {"path": "m"}, "data": {"train": "t"}, "rollout": {"weight_transfer": "nccl"}})

@@ -228,7 +228,9 @@ class Controller:
         weights = self.workers.learner.weights
         update = await weights.begin(self.version, self.workers.rollout.actors)
         self._delivery = self._tasks.create_task(self._deliver(update))
+        begun = time.perf_counter()
         await weights.publish(update)
+        publish_seconds = time.perf_counter() - begun
         if self.config.algorithm.max_staleness == 0:
             await self._delivered()  # nothing starts before that anyway: the time is this step's
         seconds = clock.synced(result.seconds)
@@ -249,6 +251,7 @@ class Controller:
             "engines_lost": self.workers.rollout.lost,
             "rollout_busy": busy / (max(len(self.workers.rollout.reports), 1) * sum(seconds.values())),
             "learner_busy": sum(result.seconds.values()) / sum(seconds.values()),
+            "publish_seconds": publish_seconds,
             **(self._sync or dict.fromkeys(("sync_bytes", "sync_seconds", "sync_bytes_per_second"))),
             "validation_accuracy": validation,
         }

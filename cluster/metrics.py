@@ -31,7 +31,11 @@ GAUGES = {
         "Time that engines worked, by the reports that came in the step, over the step's",
     ),
     "learner_busy": ("auricle_learner_busy_ratio", "Share of the step in which the learner worked"),
-    "sync_seconds": ("auricle_sync_seconds", "Seconds in which the engines loaded the newest weights that all have"),
+    "publish_seconds": ("auricle_publish_seconds", "Seconds in which the learner gave its newest weights away"),
+    "sync_seconds": (
+        "auricle_sync_seconds",
+        "Seconds from the first bucket to the last engine, of the newest weights that all have",
+    ),
     "sync_bytes_per_second": ("auricle_sync_bytes_per_second", "Bytes of the published weights over these seconds"),
     "tokens_per_second": ("auricle_completion_tokens_per_second", "Completion tokens of the step over its seconds"),
     "step_seconds": ("auricle_step_seconds", "Seconds of the step, all phases"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ class LearnerActor:
     def __init__(self, config: Config, rank: int) -> None:
         self.config = config
         self.rank = rank
+        self._broadcaster: Any = None
 
     def address(self) -> str:
         """A free address of this rank's machine, for the ranks to meet at."""
@@ -87,7 +87,7 @@ class LearnerActor:
         """
         weights = self._learner.engine.weights()
         if self.rank == 0:
-            return self._broadcaster.send(version, engines, weights)
+            return self.broadcaster().send(version, engines, weights)
         deque(weights, maxlen=0)
         return {}
 
@@ -95,13 +95,14 @@ class LearnerActor:
         """Policy version of the weights."""
         return self._version
 
-    @cached_property
-    def _broadcaster(self) -> Any:
-        from actors.weights.nccl import Broadcaster  # vLLM takes seconds to import
+    def broadcaster(self) -> Any:
+        """Rank 0's end of the broadcasts; made when it is first asked for, since vLLM takes seconds to import."""
+        if self._broadcaster is None:
+            from actors.weights.nccl import Broadcaster
 
-        rollout = self.config.rollout
-        shapes = self._learner.engine.weight_shapes()
-        return Broadcaster(shapes, rollout.tensor_parallel, rollout.update_timeout_seconds)
+            rollout, shapes = self.config.rollout, self._learner.engine.weight_shapes()
+            self._broadcaster = Broadcaster(shapes, rollout.tensor_parallel, rollout.update_timeout_seconds)
+        return self._broadcaster
 
     def save(self, directory: str, facts: Mapping[str, Any]) -> None:
         """Write `hf/` and `trainer/` under `directory`; `facts` go into `trainer/state.json`."""

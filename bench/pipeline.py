@@ -3,9 +3,10 @@
 The rollout has one core and the learner the other. The same work is done with `algorithm.max_staleness` 0, where each
 waits for the other, and 1, where sampling goes on while the learner trains. From the first follow R and L, the seconds
 of a step that the rollout and the learner work, each with its part of the weights' way: publishing is the learner's,
-what loading takes longer is the engine's. With perfect overlap a step would take max(R, L) instead of R + L. The sizes are such that R
-and L are alike, which is where overlap gains most; where they are not on your machine, `--tokens` moves them. Engines
-keep what they sample over an update (`rollout.on_update: keep_kv`); `rollout.on_update=recompute` takes the default.
+what loading takes longer is the engine's. With perfect overlap a step would take max(R, L) instead of R + L. The sizes
+are such that R and L are alike, which is where overlap gains most; where they are not on your machine, `--tokens` moves
+them. Engines keep what they sample over an update (`rollout.on_update: keep_kv`); `rollout.on_update=recompute` takes
+the default.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class Nccl:
             what = f"the learner has not broadcast version {update.version}"
             lost, *_ = await bounded(asyncio.gather(*calls), STEP_KEY, self.seconds, what)
             for name, why in lost.items():
-                update.over(name, f"{name}: {why}")
+                update.over(name, why)
             if not lost:
                 break
             engines = {name: engine for name, engine in engines.items() if name not in lost}

@@ -17,6 +17,9 @@ from actors.weights.buckets import Bucket, Layout, Slot
 Call = tuple[str, dict[str, Any]]
 """A method of vLLM's workers, and its arguments."""
 
+PATIENCE = 4
+"""An engine that is ready for a broadcast waits so many times as long for it as one that is not is waited for."""
+
 START: Call = ("start_weight_update", {})
 FINISH: Call = ("finish_weight_update", {})
 
@@ -113,14 +116,14 @@ class Reception:
 
     Args:
         version: policy version of the weights.
-        seconds: longest wait for what comes next.
+        seconds: how long others are waited for in each of their parts.
     """
 
     complete = True
 
     def __init__(self, version: int, seconds: float) -> None:
         self.version = version
-        self.seconds = seconds
+        self.seconds = PATIENCE * seconds
         self.ready: Future[None] = Future()
         """Resolves when the engine does nothing else any more."""
         self._next: queue.SimpleQueue[tuple[str, Mapping[str, Any], Future[None]]] = queue.SimpleQueue()

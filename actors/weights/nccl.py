@@ -87,7 +87,8 @@ class EngineClient:
             try:
                 ray.get(done)
             except RayError as error:  # the others may wait for this one in the group
-                self.lost[calls[done[0]]] = str(error).strip().splitlines()[-1]
+                name = calls[done[0]]
+                self.lost[name] = f"{name}: {str(error).strip().splitlines()[-1]}"
                 raise EnginesLost(method) from error
 
 

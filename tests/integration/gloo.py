@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -50,8 +53,21 @@ def install(*_: Any) -> None:
     torch.cuda.current_stream = lambda *_: SimpleNamespace(synchronize=lambda: None)
 
 
+def die_in_broadcast(*_: Any) -> None:
+    """Have this process end in the middle of the next broadcast."""
+    received = itertools.count()
+    broadcast = Communicator.broadcast
+
+    def dying(self: Communicator, *arguments: Any, **options: Any) -> None:
+        if next(received) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        broadcast(self, *arguments, **options)
+
+    Communicator.broadcast = dying  # type: ignore[method-assign]
+
+
 def install_in_learner(actor: Any) -> None:
     """The same in a learner actor; vLLM sends tensors together on GPUs alone."""
     install()
     if actor.rank == 0:
-        actor._broadcaster.packed = False
+        actor.broadcaster().packed = False

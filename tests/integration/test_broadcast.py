@@ -79,10 +79,9 @@ def ranks(session: Live) -> list[int]:
     return sorted(rank for [rank] in on_engines(session, rank).values())
 
 
-def each_agrees(session: Live, questions: Questions, epoch: int) -> bool:
-    """Whether every engine samples from the learner's policy; takes a step from what they sampled."""
-    prompts = session.prompts(examples(questions), epoch)
-    groups = session.sample(prompts)
+def agree(session: Live, questions: Questions, epoch: int) -> bool:
+    """Whether the engines sample from the learner's policy; takes a step from what they sampled."""
+    groups = session.sample(session.prompts(examples(questions), epoch))
     assert {group.engine for group in groups} == set(session.workers.rollout.actors)
     assert all(group.is_of(session.version) for group in groups)
     difference = session.train(groups).logprob_difference_max
@@ -100,7 +99,7 @@ def test_every_engine_gets_the_same_from_one_broadcast_and_is_the_learners_polic
     assert first == second
     assert len(first) > 20
     assert ranks(session) == [1, 2]
-    assert each_agrees(session, questions, epoch=2)
+    assert agree(session, questions, epoch=2)
 
 
 def test_an_engine_that_is_late_is_named_and_replaced_and_the_others_go_on(
@@ -115,7 +114,7 @@ def test_an_engine_that_is_late_is_named_and_replaced_and_the_others_go_on(
     told = capsys.readouterr().out
     assert f"engine-0 has not finished 'prepare' of version {session.version} within {UPDATE_SECONDS:g} s" in told
     assert ranks(session) == [1]
-    assert each_agrees(session, questions, epoch=3)
+    assert agree(session, questions, epoch=3)
 
 
 def test_an_engine_that_joins_gets_what_the_learner_has_and_is_in_the_next_broadcast(
@@ -133,4 +132,19 @@ def test_an_engine_that_joins_gets_what_the_learner_has_and_is_in_the_next_broad
     ray.get(pool.actors["engine-0"].__ray_call__.remote(gloo.install))
     session.send_weights()
     assert ranks(session) == [1, 2]
-    assert each_agrees(session, questions, epoch=4)
+    assert agree(session, questions, epoch=4)
+
+
+def test_a_broadcast_in_which_an_engine_dies_ends_and_the_run_goes_on_with_others(
+    session: Live, questions: Questions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session.train(session.sample(session.prompts(examples(questions), epoch=5)))
+    pool = session.workers.rollout
+    ray.get(pool.actors["engine-1"].__ray_call__.remote(gloo.die_in_broadcast))
+    session.send_weights()  # the learner's ranks have gathered every weight, and nobody waits for the group
+    told = capsys.readouterr().out
+    assert "engine-1 is lost" in told
+    while not pool.actors:
+        session._run(pool._another())
+    assert pool.version == session.version
+    assert agree(session, questions, epoch=6)

@@ -132,13 +132,13 @@ def test_publishing_ends_when_every_rank_has_ended_and_has_a_limit() -> None:
 def test_a_broadcast_is_repeated_without_the_engines_that_failed_and_tells_why() -> None:
     async def scenario() -> None:
         learner, engines = Learner(0), {name: Engine() for name in ("engine-0", "engine-1", "engine-2")}
-        learner.lost = [{"engine-1": "it was late"}, {"engine-0": "it died"}]
+        learner.lost = [{"engine-1": "engine-1 was late"}, {"engine-0": "engine-0 died"}]
         weights: Any = transport([learner], config())
         update: Broadcast = await weights.begin(1, engines)
         waiting = [asyncio.create_task(delivered(update, engine)) for engine in engines.values()]
         await weights.publish(update)
         first, second, third = await asyncio.gather(*waiting, return_exceptions=True)
-        assert (str(first), str(second)) == ("engine-0: it died", "engine-1: it was late")
+        assert (str(first), str(second)) == ("engine-0 died", "engine-1 was late")
         assert isinstance(third, EngineReport)
         assert learner.asked[1:] == [
             "broadcast 1 to engine-0, engine-1, engine-2",

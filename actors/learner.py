@@ -61,6 +61,19 @@ class LearnerActor:
         self._version = step + 1
         return result
 
+    def differences(self, groups: Sequence[Any]) -> list[float]:
+        """For each group (references) the largest |log-prob of its engine - log-prob of the learner| of a token."""
+        found = []
+        for group in ray.get(list(groups)):
+            own = self._learner.logprobs(group, ray.get(group.prompt.clip.features))
+            pairs = [
+                abs(engines - learners)
+                for completion, logprobs in zip(group.completions, own, strict=True)
+                for engines, learners in zip(completion.logprobs, logprobs, strict=True)
+            ]
+            found.append(max(pairs))
+        return found
+
     def layout(self) -> Layout:
         """What the buckets of every update hold."""
         self._layout = lay_out(self._learner.engine.weight_shapes(), self.config.learner.bucket_bytes)

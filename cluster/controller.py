@@ -42,6 +42,12 @@ SPLITS = ("train", "validation", "test")
 MOST_ISSUES = 3
 """How often a group is asked for, where the engine that samples it is lost each time: it may be what kills them."""
 
+VERIFIED_COMPLETIONS, VERIFIED_TOKENS = 2, 8
+"""What an engine samples of a prompt to show what it has loaded."""
+
+MOST_DIFFERENCE = {"float32": 1e-3, "bfloat16": 0.5}
+"""Difference of a log-prob, in nats, above which an engine is another policy than the learner."""
+
 MENDS = {
     "clip_": "data.audio_dir may name the wrong directory",
     "prompt_": "raise rollout.max_model_tokens or lower rollout.max_completion_tokens",
@@ -222,6 +228,7 @@ class Controller:
         staleness = Counter(self.version - group.summary.oldest_version for group in ready)
         references = [group.reference for group in ready]
         result = await self.workers.learner.step(references, self.version)
+        draw = self._in_flight[ready[0].group_id].draw
         counts = self._trained(ready)
         clock.stepped = time.perf_counter()
         await self._delivered()  # one version at a time
@@ -233,6 +240,7 @@ class Controller:
         publish_seconds = time.perf_counter() - begun
         if self.config.algorithm.max_staleness == 0:
             await self._delivered()  # nothing starts before that anyway: the time is this step's
+        verified = await self._verified(draw) if self._due(self.config.rollout.verify_every) else None
         seconds = clock.synced(result.seconds)
         busy = self.workers.rollout.busy_seconds - busy
         await self._write_log(references, result)
@@ -253,6 +261,7 @@ class Controller:
             "learner_busy": sum(result.seconds.values()) / sum(seconds.values()),
             "publish_seconds": publish_seconds,
             **(self._sync or dict.fromkeys(("sync_bytes", "sync_seconds", "sync_bytes_per_second"))),
+            "verified_difference": verified,
             "validation_accuracy": validation,
         }
 
@@ -377,6 +386,27 @@ class Controller:
         """Wait until the engines have the last weights that were published."""
         if self._delivery is not None:
             await self._delivery
+
+    async def _verified(self, draw: Draw) -> float | None:
+        """The largest difference of a log-prob between an engine and the learner, who have the same version now.
+
+        An engine that is another policy is replaced.
+        """
+        await self._delivered()
+        rollout = self.workers.rollout
+        example = self.questions.train[draw.index]
+        prompt = await self.asker.prompt(example, f"verify-{self.version}", draw.epoch)
+        if isinstance(prompt, Unusable):
+            return None  # its clip was there for the step, and is not any more
+        tokens = min(VERIFIED_TOKENS, self.config.rollout.max_completion_tokens)
+        sampling = Sampling(VERIFIED_COMPLETIONS, self.config.rollout.temperature, tokens)
+        groups = await rollout.sample_from_each(prompt, sampling)
+        differences = dict(zip(groups, await self.workers.learner.differences(list(groups.values())), strict=True))
+        most = MOST_DIFFERENCE[self.config.model.dtype]
+        for name, difference in differences.items():
+            if difference > most:
+                rollout.replace(name, f"its log-probs of version {self.version} differ by {difference:.2g}")
+        return max(differences.values(), default=None)
 
     async def _group(self, group_id: str, draw: Draw, issue: int = 0) -> None:
         """One question asked and scored, or dropped and counted."""

@@ -31,6 +31,10 @@ GAUGES = {
         "Time that engines worked, by the reports that came in the step, over the step's",
     ),
     "learner_busy": ("auricle_learner_busy_ratio", "Share of the step in which the learner worked"),
+    "verified_difference": (
+        "auricle_verified_logprob_difference_max_nats",
+        "Largest |log-prob of an engine - log-prob of the learner| when engines were last checked",
+    ),
     "publish_seconds": ("auricle_publish_seconds", "Seconds in which the learner gave its newest weights away"),
     "sync_seconds": (
         "auricle_sync_seconds",
@@ -44,8 +48,8 @@ GAUGES = {
 }
 """Key of a metrics line: name and help of its gauge."""
 
-KEPT = "validation_accuracy"
-"""Shown on from one validation to the next; other gauges are absent while a line has no value for them."""
+KEPT = ("validation_accuracy", "verified_difference")
+"""Shown on from one look to the next; other gauges are absent while a line has no value for them."""
 
 COUNTERS = {
     "admitted": ("auricle_groups_admitted", "Groups admitted"),
@@ -129,7 +133,7 @@ class Metrics:
         for key, gauge in self._gauges.items():
             if line.get(key) is not None:
                 gauge.labels(self._run_name).set(line[key])
-            elif key != KEPT:
+            elif key not in KEPT:
                 gauge.clear()
         for key, counter in self._counters.items():
             counter.inc(self._increase(key, line[key]))

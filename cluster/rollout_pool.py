@@ -158,12 +158,29 @@ class RolloutPool:
             raise WorkerError(f"{name} reports version {report.version} after the update to {update.version}")
         return report
 
+    async def sample_from_each(self, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
+        """References to the completions of a prompt by every engine, by its name; nothing of one that is lost."""
+        names = list(self.actors)
+        asked = (self._sampled_by(name, prompt, sampling) for name in names)
+        given = await asyncio.gather(*asked, return_exceptions=True)
+        for result in given:
+            if isinstance(result, BaseException) and not isinstance(result, EngineLost):
+                raise result
+        return {name: result for name, result in zip(names, given, strict=True) if not isinstance(result, EngineLost)}
+
+    def replace(self, name: str, why: str) -> None:
+        """Have another engine take the place of one that is not what it should be."""
+        if name in self.actors:
+            self._lose(name, self.actors[name], why)
+
     async def _sampled(self, prompt: Prompt, sampling: Sampling) -> Any:
         """A reference to the completions of a prompt, once they are there; the group itself stays with its engine."""
         while not self.actors:
             await self._another()
         free = [name for name in self.outstanding if name not in self._full] or self.outstanding
-        name = min(free, key=self.outstanding.__getitem__)
+        return await self._sampled_by(min(free, key=self.outstanding.__getitem__), prompt, sampling)
+
+    async def _sampled_by(self, name: str, prompt: Prompt, sampling: Sampling) -> Any:
         self.outstanding[name] += sampling.completions
         self.sampling += 1
         actor = self.actors[name]

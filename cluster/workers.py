@@ -76,6 +76,10 @@ class LearnerGroup:
         results = await self._all("step", list(groups), step)
         return results[0]  # type: ignore[no-any-return]
 
+    async def differences(self, groups: Sequence[Any]) -> list[float]:
+        """For each group (references) the largest difference of a log-prob between its engine and the learner."""
+        return (await self._all("differences", list(groups)))[0]  # type: ignore[no-any-return]
+
     async def save(self, directory: str, facts: Mapping[str, Any]) -> None:
         """Write a checkpoint's `hf/` and `trainer/`."""
         await self._all("save", directory, facts)

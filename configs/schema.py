@@ -203,6 +203,9 @@ class Rollout(Section):
     """What new weights do to completions that are being sampled: `drain` samples them to their end first, `recompute`
     computes their keys and values again, `keep_kv` goes on from the old ones. `auto` is `drain` where
     `algorithm.max_staleness` is 0, else `recompute`."""
+    verify_every: NonNegativeInt = 50
+    """Versions between two checks of what engines have loaded: each samples a few tokens, whose log-probs the learner
+    computes too; an engine that is another policy is replaced. 0 never checks."""
     weight_transfer: Literal["object_store", "nccl"] = "object_store"
     """How new weights reach the engines: in buckets through Ray's object store, or broadcast from GPU to GPU."""
     threads: PositiveInt = 1

@@ -19,9 +19,10 @@ from data.types import ClipFeatures, Group
 from learner import attention
 from learner.engine import MOMENTS, Engine, join_ranks
 from learner.hf import export_checkpoint, load_model
-from learner.policy import Policy
+from learner.packing import Sequences, pack
+from learner.policy import MicroBatch, Policy
 from learner.result import UpdateResult
-from learner.update import Reference, Update
+from learner.update import Reference, Update, expand_audio
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ATTENTION = {"auto": None, "sdpa": attention.SDPA, "flex": attention.FLEX}
@@ -70,6 +71,17 @@ class Learner:
         result = self._update(groups, fetch, step)
         self.updates += 1
         return result
+
+    @torch.no_grad()
+    def logprobs(self, group: Group, features: ClipFeatures) -> list[list[float]]:
+        """What the policy gives each token of each of the group's completions, as it is now; in nats."""
+        policy = self.engine.policy
+        prompt = expand_audio(group.prompt.token_ids, policy.audio_token_id, group.prompt.clip.audio_tokens)
+        packed = pack([Sequences(prompt, [completion.token_ids for completion in group.completions])])
+        batch = MicroBatch(packed, [features], len(packed.targets))
+        found, _ = self.engine.forward(batch, "none")  # (N,)
+        owners = torch.from_numpy(packed.owners)  # (N,)
+        return [found.cpu()[owners == number].tolist() for number in range(len(group.completions))]
 
     def save(self, directory: Path, facts: Mapping[str, Any]) -> None:
         """Write `hf/` (loads in transformers and vLLM) and `trainer/` (master weights, moments, facts).

@@ -47,7 +47,7 @@ def write_config(path: Path, model: Path, train: Path, /, **sections: Mapping[st
         "run": {"max_steps": 4, "dir": str(path.parent / "runs")},
         "model": {"path": str(model), "audio_tower": "frozen", "projector": "trained"},
         "data": {"train": str(train)},
-        "rollout": {"max_completion_tokens": 8, "max_model_tokens": 1024},
+        "rollout": {"max_completion_tokens": 8, "max_model_tokens": 1024, "verify_every": 1},
         "rewards": [
             {"use": "accuracy"},
             {"use": "format"},

@@ -30,6 +30,7 @@ def test_every_step_has_one_line_of_metrics_in_order_and_its_ledger_balances(rec
         assert line["completions"] == PROMPTS * GROUP_SIZE
         assert line["staleness_max"] == 0
         assert line["logprob_difference_max"] < 1e-3
+        assert line["verified_difference"] < 1e-3
         assert line["grad_norm"] > 0
         assert math.isfinite(line["loss"])
         assert line["sync_bytes"] > 0

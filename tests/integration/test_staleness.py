@@ -17,6 +17,7 @@ pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minu
 STEPS = 8
 PROMPTS = 4
 ALLOWED = (0, 1, 4)
+VERIFY_EVERY = 3
 
 
 def configured(folder: Path, model: Path, questions: recordings.Questions, staleness: int) -> Config:
@@ -25,7 +26,12 @@ def configured(folder: Path, model: Path, questions: recordings.Questions, stale
             "run": {"name": f"staleness-{staleness}", "dir": str(folder)},
             "model": {"path": str(model), "audio_tower": "frozen", "projector": "trained"},
             "data": {"train": str(questions.train)},
-            "rollout": {"engines": 2, "max_completion_tokens": 24, "max_model_tokens": 1024},
+            "rollout": {
+                "engines": 2,
+                "max_completion_tokens": 24,
+                "max_model_tokens": 1024,
+                "verify_every": VERIFY_EVERY,
+            },
             "rewards": [{"use": "tests.integration.plug_ins:vowels"}],
             "learner": {"learning_rate": 1e-3, "schedule": "constant", "threads": 1},
             "algorithm": {"group_size": 4, "prompts_per_step": PROMPTS, "max_staleness": staleness},
@@ -76,6 +82,15 @@ def test_engine_and_learner_agree_on_what_one_version_sampled(runs: dict[int, Ru
     compared = [difference for difference in compared if difference is not None]
     assert compared
     assert max(compared) < 1e-4
+
+
+@pytest.mark.parametrize("staleness", ALLOWED)
+def test_engines_are_held_against_the_learner_every_so_many_versions(runs: dict[int, Run], staleness: int) -> None:
+    lines = runs[staleness].lines
+    verified = {line["step"]: line["verified_difference"] for line in lines if line["verified_difference"] is not None}
+    assert list(verified) == [line["step"] for line in lines if line["step"] % VERIFY_EVERY == 0]
+    assert max(verified.values()) < 1e-4
+    assert lines[-1]["engines_lost"] == 0
 
 
 def test_stale_tokens_are_weighed_and_fresh_ones_count_in_full(runs: dict[int, Run]) -> None:

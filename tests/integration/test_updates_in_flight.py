@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import ray
-import torch
 
 from actors.weights.buckets import Bucket, Layout
 from cluster.placement import Node
@@ -92,21 +91,7 @@ def in_learner(session: Live, groups: Sequence[Group]) -> list[list[float]]:
     """The log-probs that the learner gives to every completion, by completion."""
 
     def score(learner: Any) -> list[list[float]]:
-        from learner.packing import Sequences, pack
-        from learner.policy import MicroBatch
-        from learner.update import expand_audio
-
-        found = []
-        for group in groups:
-            prompt = expand_audio(
-                group.prompt.token_ids, learner.engine.policy.audio_token_id, group.prompt.clip.audio_tokens
-            )
-            packed = pack([Sequences(prompt, [one.token_ids for one in group.completions])])
-            with torch.no_grad():
-                logprobs = learner.engine.policy(MicroBatch(packed, [ray.get(group.prompt.clip.features)]))[0]
-            owners = torch.from_numpy(packed.owners)
-            found += [logprobs[owners == number].tolist() for number in range(len(group.completions))]
-        return found
+        return [row for group in groups for row in learner.logprobs(group, ray.get(group.prompt.clip.features))]
 
     return session.in_learner(score)
 

@@ -32,6 +32,9 @@ class Actors:
         self.audio = self.rollout = self.learner = self.log = self.weights = self
         self.actors: dict[str, Any] = {}
         self.asked: list[str] = []
+        self.difference = {"engine-0": 1e-5, "engine-1": 2e-5}
+        """How far each engine is from the learner, when they are compared."""
+        self.replaced: list[tuple[str, str]] = []
         self.version = 0
         self.places = 100
         self.sampling = 0
@@ -79,6 +82,16 @@ class Actors:
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
         return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 2, 2, {}, off_policy)
 
+    async def sample_from_each(self, prompt: Prompt, sampling: Any) -> dict[str, str]:
+        self.asked.append(f"check {prompt.group_id}")
+        return {name: f"{name}'s group" for name in self.difference}
+
+    async def differences(self, groups: list[str]) -> list[float]:
+        return [self.difference[group.removesuffix("'s group")] for group in groups]
+
+    def replace(self, name: str, why: str) -> None:
+        self.replaced.append((name, why))
+
     async def begin(self, version: int, engines: Any) -> Buckets:
         return Buckets(version, Layout(()))
 
@@ -117,6 +130,11 @@ class Launch:
             }
         )
         self.run_directory = RunDirectory.create(self.config, fresh=False)
+
+    def change(self, **sections: dict[str, Any]) -> None:
+        """Change keys of the configuration."""
+        changed = {name: getattr(self.config, name).model_copy(update=keys) for name, keys in sections.items()}
+        self.config = self.config.model_copy(update=changed)
 
     def controller(self, state: dict[str, Any] | None = None) -> Controller:
         reporter = Reporter()
@@ -211,12 +229,31 @@ def test_weights_of_a_later_step_are_not_taken_for_the_base_model(tmp_path: Path
     assert "accuracy before training is unknown" in launch.said[-1]
 
 
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_engines_are_held_against_the_learner_every_so_many_versions(tmp_path: Path, staleness: int) -> None:
+    launch = Launch(tmp_path, staleness=staleness)
+    launch.change(run={"max_steps": 5}, rollout={"verify_every": 2})
+    launch.run()
+    assert [asked for asked in launch.actors.asked if asked.startswith("check")] == ["check verify-2", "check verify-4"]
+    lines = [json.loads(line) for line in launch.run_directory.metrics.read_text().splitlines()]
+    assert [line["verified_difference"] for line in lines] == [None, 2e-5, None, 2e-5, None]
+    assert launch.actors.replaced == []
+
+
+def test_an_engine_that_is_another_policy_is_replaced(tmp_path: Path) -> None:
+    launch = Launch(tmp_path)
+    launch.change(rollout={"verify_every": 2})
+    launch.actors.difference["engine-1"] = 0.25
+    launch.run()
+    assert launch.actors.replaced == [("engine-1", "its log-probs of version 2 differ by 0.25")]
+
+
 @pytest.mark.parametrize("staleness", [0, 1])
 def test_sampling_goes_on_while_the_learner_trains_only_where_staleness_allows_it(
     tmp_path: Path, staleness: int
 ) -> None:
     launch = Launch(tmp_path, staleness=staleness)
-    launch.config = launch.config.model_copy(update={"run": launch.config.run.model_copy(update={"max_steps": 6})})
+    launch.change(run={"max_steps": 6})
     controller = launch.controller()
     asyncio.run(controller.run())
     assert bool(launch.actors.sampled_while_training) == bool(staleness)
@@ -268,8 +305,7 @@ def test_a_resume_asks_first_what_was_outstanding_at_the_checkpoint(tmp_path: Pa
 
 def test_a_checkpoint_keeps_the_draws_that_are_outstanding(tmp_path: Path) -> None:
     launch = Launch(tmp_path, staleness=1)
-    checkpoint = launch.config.checkpoint.model_copy(update={"every_steps": 1, "keep": 9})
-    launch.config = launch.config.model_copy(update={"checkpoint": checkpoint})
+    launch.change(checkpoint={"every_steps": 1, "keep": 9})
     launch.run()
     kept = [
         json.loads((launch.run_directory.checkpoints / f"step_{step}" / "trainer" / "state.json").read_text())
@@ -283,8 +319,7 @@ def test_a_checkpoint_keeps_the_draws_that_are_outstanding(tmp_path: Path) -> No
 
 def test_bad_questions_are_no_end_while_good_ones_are_being_sampled(launch: Launch) -> None:
     """Drops come at once and are drawn anew at once, long before the first group is there."""
-    algorithm = launch.config.algorithm.model_copy(update={"prompts_per_step": 16})
-    launch.config = launch.config.model_copy(update={"algorithm": algorithm})
+    launch.change(algorithm={"prompts_per_step": 16})
     actors, ask, sample = launch.actors, launch.actors.prompt, launch.actors.sample_and_score
 
     async def prompt(example: Example, *arguments: Any, **named: Any) -> Prompt | Unusable:

@@ -410,6 +410,32 @@ def test_a_question_of_an_evaluation_is_asked_again_where_its_engine_is_lost() -
     asyncio.run(scenario())
 
 
+def test_every_engine_is_asked_where_each_is_to_answer_and_a_lost_one_gives_nothing() -> None:
+    async def scenario() -> None:
+        held = Pool(engines=3)
+        held.engines["engine-1"].error = RayActorError()
+        given = await held.pool.sample_from_each(prompt("check"), SAMPLING)
+        assert {name: await group for name, group in given.items()} == {"engine-0": "check", "engine-2": "check"}
+        assert held.pool.lost == 1
+        assert set(held.pool.outstanding.values()) == {0}
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_can_be_replaced_by_name_and_only_while_it_is_there() -> None:
+    async def scenario() -> None:
+        held = Pool()
+        first = held.engines["engine-0"]
+        for _ in range(2):
+            held.pool.replace("engine-0", "it is another policy")
+        assert first.ended
+        assert held.pool.lost == 1
+        await held.joined(2)
+        assert held.pool.actors["engine-0"] is held.new[0]
+
+    asyncio.run(scenario())
+
+
 def test_a_pool_without_engines_ends_the_wait() -> None:
     async def scenario() -> None:
         held = Pool(engines=1)

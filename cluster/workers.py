@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.audio import AudioActor
 from actors.learner import LearnerActor
@@ -21,6 +19,7 @@ from actors.reward import RewardActor
 from actors.rollout import RolloutActor, environment
 from cluster.growth import Growth
 from cluster.placement import Role
+from cluster.places import Options, Places, able_nodes
 from cluster.rollout_pool import RolloutPool
 from cluster.transports import STEP_KEY, transport
 from cluster.waiting import ANSWER_KEY, bounded
@@ -152,8 +151,8 @@ class Workers:
         self._say = say
         self._warm_up: tuple[int, ...] = ()
         self._growth: asyncio.Task[None] | None = None
-        self._engine_places: list[dict[str, Any]] = []
-        self._groups: list[PlacementGroup] = []
+        self._engine_places: list[Options] = []
+        self._places = Places(config.cluster.wait_seconds)
         self._actors: list[Any] = []
 
     async def place(self) -> None:
@@ -162,7 +161,7 @@ class Workers:
         encoders = await self._create("audio", AudioActor, lambda _: (config, path, 1))
         rewards = await self._create("reward", RewardActor, lambda _: (config.rewards, config.data.prompt))
         if "engine" in self._roles:
-            self._engine_places = await self._reserve(self._roles["engine"])
+            self._engine_places = await self._places.reserve(self._roles["engine"])
         engines = {f"engine-{number}": self._engine(number) for number in range(len(self._engine_places))}
         self.audio = AudioPool(encoders, config)
         self.rollout = RolloutPool(engines, rewards, config, self.version, self.start_engine, self._say)
@@ -180,7 +179,8 @@ class Workers:
         seconds = self.config.cluster.actor_timeout_seconds
         answers = await bounded(asyncio.gather(*waiting), ANSWER_KEY, seconds, "engines and rewards have not started")
         if self.config.rollout.engines is None:
-            growth = Growth(self.rollout, self._place_on, self._able_nodes, self._say)
+            role = self._roles["engine"]
+            growth = Growth(self.rollout, self._place_on, lambda: able_nodes(role), self._say)
             self._growth = asyncio.create_task(growth.watch())
             self._growth.add_done_callback(self._stopped_growing)
         return [answer for answer in answers if isinstance(answer, dict)]
@@ -197,20 +197,9 @@ class Workers:
             self._say(f"nodes that join get no engine any more: {watch.exception()}")
 
     def _place_on(self, node: str) -> str:
-        """Set a node aside for a further engine, and if it is lost, another; gives the engine's name."""
-        [place] = self._places(self._roles["engine"], self._group(self._roles["engine"], 1, node))
-        self._engine_places.append(place)
+        """Set a node aside for a further engine; gives its name."""
+        self._engine_places.append(self._places.on(node, self._roles["engine"]))
         return f"engine-{len(self._engine_places) - 1}"
-
-    async def _able_nodes(self) -> list[str]:
-        """The nodes that have what an engine needs."""
-        role = self._roles["engine"]
-        found = []
-        for node in await asyncio.to_thread(ray.nodes):
-            resources = node["Resources"]
-            if node["Alive"] and resources.get("CPU", 0) >= role.cpus and resources.get("GPU", 0) >= role.gpus:
-                found.append(node["NodeID"])
-        return found
 
     def stop(self) -> None:
         """End every actor and give back what was reserved."""
@@ -220,14 +209,13 @@ class Workers:
             self.rollout.close()
         for actor in self._actors:
             ray.kill(actor)
-        for group in self._groups:
-            remove_placement_group(group)
+        self._places.give_back()
 
     async def _create(self, name: str, kind: Any, arguments: Any, variables: dict[str, str] | None = None) -> list[Any]:
         role = self._roles.get(name)
         if role is None:
             return []
-        places = await self._reserve(role)
+        places = await self._places.reserve(role)
         options = {"runtime_env": {"env_vars": variables}} if variables else {}
         created = [kind.options(**place, **options).remote(*arguments(number)) for number, place in enumerate(places)]
         self._actors.extend(created)
@@ -241,34 +229,3 @@ class Workers:
         ).remote(f"engine-{number}", self.config, self.model_path, self.version, self._stop_token_ids)
         self._actors.append(actor)
         return actor
-
-    async def _reserve(self, role: Role) -> list[dict[str, Any]]:
-        """Reserve what a role needs; gives the options that put each of its actors there."""
-        home = ray.get_runtime_context().get_node_id() if role.strategy == "HOME" else None
-        group = self._group(role, role.count, home)
-        what = f"{role.count} x {role.name} ({role.cpus:g} CPU, {role.gpus:g} GPU each) have not been placed"
-        seconds = self.config.cluster.wait_seconds
-        await bounded(group.ready(), "cluster.wait_seconds", seconds, what, "another run may hold the cluster")
-        return self._places(role, group)
-
-    def _group(self, role: Role, count: int, node: str | None = None) -> PlacementGroup:
-        """Ask for room for so many of a role: on that node, if it has it."""
-        bundle = {"CPU": role.cpus} | ({"GPU": role.gpus} if role.gpus else {})
-        if node is None:
-            group = placement_group([bundle] * count, strategy=role.strategy)
-        else:
-            group = placement_group([bundle] * count, strategy="STRICT_PACK", _soft_target_node_id=node)
-        self._groups.append(group)
-        return group
-
-    @staticmethod
-    def _places(role: Role, group: PlacementGroup) -> list[dict[str, Any]]:
-        """The options that put an actor of the role into each bundle."""
-        return [
-            {
-                "num_cpus": role.cpus,
-                "num_gpus": role.gpus,
-                "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number),
-            }
-            for number in range(group.bundle_count)
-        ]

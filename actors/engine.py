@@ -251,6 +251,7 @@ class EngineThread:
             raise EngineError(f"the prefix cache could not be emptied before version {version}")
         for method, arguments in incoming.calls(self._audio, self._shared):
             engine.collective_rpc(method, kwargs=arguments)
+        self._busy_seconds -= incoming.waited_seconds  # which the thread's loop counts
         if isinstance(self._audio, Waveforms) and self._audio.trained:
             engine.reset_encoder_cache()
         self.version = version

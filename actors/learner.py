@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import ray
 
-from actors.weights.buckets import Bucket, Layout, lay_out, pack
+from actors.weights.buckets import Layout, lay_out, pack
 from configs.schema import Config
 from data.types import ClipFeatures, Group
 from learner.result import UpdateResult
@@ -18,7 +19,7 @@ from learner.result import UpdateResult
 
 @ray.remote
 class LearnerActor:
-    """One rank of the learner. Every call but `address` and `layout` is made on all ranks, in the same order."""
+    """One rank of the learner. All calls are made on all ranks, in the same order, but those that say otherwise."""
 
     def __init__(self, config: Config, rank: int) -> None:
         self.config = config
@@ -26,7 +27,7 @@ class LearnerActor:
         self._broadcaster: Any = None
 
     def address(self) -> str:
-        """A free address of this rank's machine, for the ranks to meet at."""
+        """A free address of this rank's machine, for the ranks to meet at; asked of rank 0 alone."""
         with socket.socket() as listener:
             listener.bind(("", 0))
             return f"tcp://{ray.util.get_node_ip_address()}:{listener.getsockname()[1]}"
@@ -71,41 +72,44 @@ class LearnerActor:
                 for completion, logprobs in zip(group.completions, own, strict=True)
                 for engines, learners in zip(completion.logprobs, logprobs, strict=True)
             ]
-            found.append(max(pairs))
+            found.append(math.inf if any(map(math.isnan, pairs)) else max(pairs))
         return found
 
     def layout(self) -> Layout:
-        """What the buckets of every update hold."""
+        """What the buckets of every update hold; asked of rank 0 alone."""
         self._layout = lay_out(self._learner.engine.weight_shapes(), self.config.learner.bucket_bytes)
         return self._layout
 
-    def publish(self) -> Iterator[Bucket]:
-        """The weights that engines need, bucket by bucket; the other ranks only help to make each tensor whole.
+    def publish(self) -> Iterator[list[Any]]:
+        """References to buckets of the weights that engines need, one a list, so that who takes it fetches no bucket.
 
-        Each bucket is an object of its own in Ray's store as soon as it is yielded, and is sent while the next one is
-        packed.
+        The next is packed while engines load the last. The other ranks yield none: they help to make each tensor whole.
         """
         weights = self._learner.engine.weights()
         if self.rank == 0:
-            yield from pack(self._layout, weights)
+            for bucket in pack(self._layout, weights):
+                yield [ray.put(bucket)]
         else:
             deque(weights, maxlen=0)
 
-    def broadcast(self, version: int, engines: Mapping[str, Any]) -> dict[str, str]:
-        """Send the weights that engines need to all of them at once; gives those that did not take them, and why.
+    def broadcast(self, version: int, engines: Mapping[str, Any]) -> tuple[bool, dict[str, str]]:
+        """Send the weights that engines need to all of them at once.
 
         Args:
             version: policy version of the weights.
             engines: handles of rollout actors by name.
+
+        Returns:
+            Of rank 0: whether the broadcast has begun; and the engines that did not take it, with the reason.
         """
         weights = self._learner.engine.weights()
         if self.rank == 0:
             return self.broadcaster().send(version, engines, weights)
         deque(weights, maxlen=0)
-        return {}
+        return True, {}
 
     def version(self) -> int:
-        """Policy version of the weights."""
+        """Policy version of the weights; asked of rank 0 alone."""
         return self._version
 
     def broadcaster(self) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import torch
 
-from actors.report import EngineReport
+from actors.report import EngineError, EngineReport
 from actors.weights.buckets import Bucket, Layout
 from actors.weights.incoming import Arrivals, Reception
 from configs.schema import Config
@@ -46,7 +46,7 @@ class RolloutActor:
         self.name = name
         self.config = config
         own_path = config.rollout.audio == "waveform"
-        self._update_seconds = config.rollout.update_timeout_seconds
+        self._wait_seconds = config.learner.step_timeout_seconds  # the learner's time: the engine's own has its limit
         self._updates: dict[int, tuple[Any, asyncio.Future[None]]] = {}
         """What has begun to come, until it is loaded, by version."""
         self._audio = Waveforms(config) if own_path else Embedder(config, model_path, version)
@@ -69,19 +69,19 @@ class RolloutActor:
 
     async def receive(self, version: int, number: int, bucket: Bucket) -> EngineReport:
         """Take a bucket of a version; gives a report when the version is loaded, as `rollout.on_update` says."""
-        arrivals, loaded = self._incoming(version, lambda: Arrivals(version, self._layout, self._update_seconds))
+        arrivals, loaded = self._incoming(version, lambda: Arrivals(version, self._layout, self._wait_seconds))
         arrivals.add(number, bucket)
         return await self._loaded(version, loaded)
 
     async def prepare(self, version: int) -> None:
         """Get ready for the broadcast of a version, as `rollout.on_update` says; until its end nothing else is done."""
-        reception, loaded = self._incoming(version, lambda: Reception(version, self._update_seconds))
-        await _first(reception.ready, loaded)
+        reception, loaded = self._incoming(version, lambda: Reception(version, self._wait_seconds))
+        await _part(reception.ready, loaded)
 
     async def join(self, version: int, init_info: dict[str, Any]) -> None:
         """Join the group that the version is broadcast to, in place of any other."""
         reception, loaded = self._updates[version]
-        await _first(reception.join(init_info), loaded)
+        await _part(reception.join(init_info), loaded)
 
     async def take(self, version: int, update_info: dict[str, Any]) -> EngineReport:
         """Receive the version; gives a report when it is loaded."""
@@ -117,8 +117,10 @@ class RolloutActor:
         await self.generate(prompt, features, Sampling(size, self.config.rollout.temperature, 4))
 
 
-async def _first(done: Future[None], loaded: asyncio.Future[None]) -> None:
-    """Wait for a part of an update, or for the end of all of it, which a dying engine brings early."""
+async def _part(done: Future[None], loaded: asyncio.Future[None]) -> None:
+    """Wait for a part of an update; a dying engine ends all of it before."""
     part = asyncio.wrap_future(done)
     await asyncio.wait([part, loaded], return_when=asyncio.FIRST_COMPLETED)
-    await (part if part.done() else asyncio.shield(loaded))
+    if not part.done():
+        await asyncio.shield(loaded)
+        raise EngineError("the update was over before this part of it")

@@ -39,6 +39,7 @@ ENGINES, GROUPS = 1000, 200_000
 PROMPTS_PER_STEP, STALENESS, GROUP_SIZE, RANKS = 1000, 4, 8, 8
 SAMPLE_SECONDS = (0.05, 0.5)
 LAYOUT = Layout(((Slot("weight", "float32", (1,), 0),),))
+"""One bucket: a large model has dozens, but not several updates a second."""
 LEAST_GROUPS_PER_SECOND = 2000.0
 FLAT = 1.1
 """Memory after all groups over memory after the first fifth, at most."""

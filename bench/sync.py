@@ -69,6 +69,8 @@ LANGUAGE = LanguageSizes(
 )
 """Of the 8.4 G parameters of Qwen2-Audio-7B 15% are embeddings and `lm_head` and 8% the tower; so they are of these."""
 
+BUCKET_BYTES = 64_000_000
+"""An eighth of the model; of a 7B model the default is a 64th."""
 LEAST_SPEEDUP, MOST_OVER_BARE, MOST_SHARE = 4.0, 2.0, 0.10
 
 
@@ -108,7 +110,7 @@ def configured(directory: Path, model: Path, overrides: Sequence[str]) -> Config
         "model": {"path": str(model)},
         "data": {"train": str(directory / "none.jsonl")},
         "rollout": {"engines": ENGINES, "audio": "waveform", "max_model_tokens": 512, "max_running": 8},
-        "learner": {"threads": 1},
+        "learner": {"threads": 1, "bucket_bytes": BUCKET_BYTES},
         "algorithm": {"beta": 0.0},
         "cluster": {"cpus_per_node": 8},
     }

@@ -31,6 +31,7 @@ from cluster.run_directory import RunDirectory, RunError
 from cluster.scoring import score, without_rows
 from cluster.step_line import Lengths, Ready, step_line
 from cluster.transports import Update
+from cluster.waiting import WorkerError
 from cluster.workers import Workers
 from configs.schema import Config
 from data.order import DataOrder, Draw
@@ -169,6 +170,8 @@ class Controller:
         self._delivery: asyncio.Task[None] | None = None
         self._sync: dict[str, float] = {}
         """How the newest delivery went that has ended."""
+        self._were_others = False
+        """Whether an engine was another policy when engines were last checked."""
         self._lengths = Lengths()
         dropped = state["dropped_since"] if state else []
         self._dropped = [(Draw(epoch, index), reason) for epoch, index, reason in dropped]
@@ -240,10 +243,10 @@ class Controller:
         publish_seconds = time.perf_counter() - begun
         if self.config.algorithm.max_staleness == 0:
             await self._delivered()  # nothing starts before that anyway: the time is this step's
-        verified = await self._verified(draw) if self._due(self.config.rollout.verify_every) else None
         seconds = clock.synced(result.seconds)
         busy = self.workers.rollout.busy_seconds - busy
         await self._write_log(references, result)
+        verified = await self._verified(draw) if self._due(self.config.rollout.verify_every) else None
         validation = None
         if self._due(self.config.evaluate.every_steps) and self.questions.validation:
             validation = await self._evaluate_validation()
@@ -390,7 +393,7 @@ class Controller:
     async def _verified(self, draw: Draw) -> float | None:
         """The largest difference of a log-prob between an engine and the learner, who have the same version now.
 
-        An engine that is another policy is replaced.
+        An engine that is another policy is replaced; where one is again at the next check, the run ends.
         """
         await self._delivered()
         rollout = self.workers.rollout
@@ -403,9 +406,15 @@ class Controller:
         groups = await rollout.sample_from_each(prompt, sampling)
         differences = dict(zip(groups, await self.workers.learner.differences(list(groups.values())), strict=True))
         most = MOST_DIFFERENCE[self.config.model.dtype]
-        for name, difference in differences.items():
-            if difference > most:
-                rollout.replace(name, f"its log-probs of version {self.version} differ by {difference:.2g}")
+        others = {name: difference for name, difference in differences.items() if not difference <= most}
+        if others and self._were_others:
+            raise WorkerError(
+                f"the log-probs of {', '.join(others)} differ by {max(others.values()):.2g} from the learner's at "
+                f"version {self.version}, and some engine's did at the check before: they do not compute the same model"
+            )
+        self._were_others = bool(others)
+        for name, difference in others.items():
+            rollout.replace(name, f"its log-probs of version {self.version} differ by {difference:.2g}")
         return max(differences.values(), default=None)
 
     async def _group(self, group_id: str, draw: Draw, issue: int = 0) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Set
+from dataclasses import dataclass
 
 from cluster.rollout_pool import RolloutPool
 
@@ -11,39 +12,58 @@ WATCH_SECONDS = 2.0
 """Between two looks at the cluster."""
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a look at the cluster has found."""
+
+    able: frozenset[str]
+    """Nodes that could hold an engine."""
+    used: frozenset[str]
+    """Nodes on which a place of an engine lies."""
+    unplaced: int
+    """Places of engines that lie nowhere: their node was lost, and none has room."""
+
+
 class Growth:
     """Looks for new nodes as long as `watch` is awaited.
 
-    A new node is first of all a place for the engines that lost theirs: those that wait for one Ray puts there, and
-    those that no longer do are started again.
+    Ray moves places that lie nowhere to a new node by itself. One on which no place lies afterwards gets a further
+    engine. Engines that could not be started are tried again whenever the nodes are others.
 
     Args:
         pool: the engines.
-        place: gives the name of a further engine, to be started on that node.
-        look: the ids of the nodes that can hold an engine.
+        first: nodes that the run was planned on.
+        look: a look at the cluster.
+        further: gives the name of a further engine, with a place on that node; None where their number is fixed.
         say: tells the user of a node.
     """
 
     def __init__(
         self,
         pool: RolloutPool,
-        place: Callable[[str], str],
-        look: Callable[[], Awaitable[Iterable[str]]],
+        first: Set[str],
+        look: Callable[[], Awaitable[View]],
+        further: Callable[[str], str] | None,
         say: Callable[[str], None],
     ) -> None:
         self._pool = pool
-        self._place = place
+        self._first = first
         self._look = look
+        self._further = further
         self._say = say
 
     async def watch(self) -> None:
-        """Start an engine on each node that was not there before."""
-        known = set(await self._look())
+        """Look again and again."""
+        before = frozenset(self._first)
         while True:
+            view = await self._look()
+            if view.able != before:
+                for name in list(self._pool.failed):
+                    self._pool.begin(name)
+            before = view.able
+            if self._further is not None and not view.unplaced:
+                for node in sorted(view.able - view.used - self._first):
+                    name = self._further(node)
+                    self._say(f"node {node[:8]} has joined, and gets {name}")
+                    self._pool.begin(name)
             await asyncio.sleep(WATCH_SECONDS)
-            new = sorted(set(await self._look()) - known)
-            known.update(new)
-            for node in new[self._pool.starting :]:
-                name = next(iter(self._pool.failed), None) or self._place(node)
-                self._say(f"node {node[:8]} has joined, and gets {name}")
-                self._pool.begin(name)

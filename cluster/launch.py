@@ -101,7 +101,7 @@ def train(
 ) -> dict[str, Any]:
     """Train as configured; returns the summary."""
     from cluster.nodes import connected, embedded_nodes, existing_address
-    from cluster.placement import plan
+    from cluster.placement import plan, refuse_nccl_without_gpus
     from cluster.session import usable_model
     from cluster.storage import prove
     from data.formats import load_examples
@@ -126,9 +126,10 @@ def train(
             f"for example run.dir=/shared/runs"
         )
     if existing_address() is None:
-        plan(config, embedded_nodes(config.cluster))
+        refuse_nccl_without_gpus(config, plan(config, embedded_nodes(config.cluster)))
     with serving(config, reporter) as metrics, connected(config.cluster, reporter.say) as nodes:
         roles = plan(config, nodes)
+        refuse_nccl_without_gpus(config, roles)
         if existing_address() is not None:
             prove(Path(config.run.dir), samples_of(questions, initial))
         print_plan(roles, reporter)

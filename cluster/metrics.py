@@ -38,7 +38,7 @@ GAUGES = {
     "publish_seconds": ("auricle_publish_seconds", "Seconds in which the learner gave its newest weights away"),
     "sync_seconds": (
         "auricle_sync_seconds",
-        "Seconds from the first bucket to the last engine, of the newest weights that all have",
+        "Seconds until every engine had loaded the newest weights that all have, publishing included",
     ),
     "sync_bytes_per_second": ("auricle_sync_bytes_per_second", "Bytes of the published weights over these seconds"),
     "tokens_per_second": ("auricle_completion_tokens_per_second", "Completion tokens of the step over its seconds"),

@@ -16,8 +16,6 @@ from configs.schema import Cluster
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray inside `ray job submit`."""
-OBJECT_STORE_BYTES = 2_000_000_000
-"""Object store of each embedded node."""
 
 
 class ClusterError(RuntimeError):
@@ -59,20 +57,20 @@ def connected(settings: Cluster, say: Callable[[str], None]) -> Iterator[list[No
     logging.getLogger("ray").setLevel(logging.ERROR)  # its notes on addresses are about clusters of its own
     local = LocalCluster()
     try:
-        _start(local, nodes)
+        _start(local, nodes, settings.object_store_bytes)
         yield _wait_for_nodes(settings, say)
     finally:
         ray.shutdown()
         local.shutdown()
 
 
-def _start(local: LocalCluster, nodes: Sequence[Node]) -> None:
+def _start(local: LocalCluster, nodes: Sequence[Node], object_store_bytes: int) -> None:
     try:
         for node in nodes:
             local.add_node(
                 num_cpus=int(node.cpus),
                 num_gpus=int(node.gpus),
-                object_store_memory=OBJECT_STORE_BYTES,
+                object_store_memory=object_store_bytes,
                 include_dashboard=False,
             )
         ray.init(address=local.address, log_to_driver=False, logging_level="ERROR")

@@ -49,8 +49,9 @@ def plan(config: Config, nodes: list[Node]) -> tuple[Role, ...]:
         PlacementError: with what is missing.
     """
     learner_nodes = config.cluster.learner_nodes
-    cpus = "raise cluster.cpus_per_node or --nodes, or lower rollout.engines, learner.ranks or data.encoders"
-    gpus = "add nodes with GPUs, or lower rollout.engines or learner.ranks"
+    fewer = "lower rollout.engines, rollout.tensor_parallel, learner.ranks"
+    cpus = f"raise cluster.cpus_per_node or --nodes, or {fewer} or data.encoders"
+    gpus = f"add nodes with GPUs, or {fewer}"
     return _fitting(_roles(config, nodes, learner_nodes), nodes, cpus, gpus)
 
 
@@ -63,8 +64,9 @@ def plan_asking(config: Config, nodes: list[Node]) -> tuple[Role, ...]:
 def _roles(config: Config, nodes: list[Node], learner_nodes: int) -> tuple[Role, ...]:
     use_gpus = config.cluster.device == "gpu" or (config.cluster.device == "auto" and any(node.gpus for node in nodes))
     gpu = 1.0 if use_gpus else 0.0
-    engines = config.rollout.engines or _default_engines(nodes, use_gpus, learner_nodes)
-    beta, shared = config.algorithm.beta, config.rollout.tensor_parallel
+    shared = config.rollout.tensor_parallel
+    engines = config.rollout.engines or _default_engines(nodes, shared, use_gpus, learner_nodes)
+    beta = config.algorithm.beta
     return (
         Role("learner", config.learner.ranks, 1.0, gpu, "PACK", f"DeepSpeed ZeRO {config.learner.zero_stage}"
              + (f", reference for beta {beta}" if beta else ", no reference")),
@@ -75,6 +77,14 @@ def _roles(config: Config, nodes: list[Node], learner_nodes: int) -> tuple[Role,
         Role("reward", 1, 0.25, 0.0, "HOME", " + ".join(f"{r.weight:g} {r.use}" for r in config.rewards)),
         Role("rollout log", 1, 0.25, 0.0, "HOME", "Parquet"),
     )  # fmt: skip
+
+
+def refuse_nccl_without_gpus(config: Config, roles: tuple[Role, ...]) -> None:
+    """Raise PlacementError where weights are to be broadcast from GPU to GPU and there is none."""
+    if config.rollout.weight_transfer == "nccl" and not all(role.gpus for role in roles if role.name == "engine"):
+        raise PlacementError(
+            "rollout.weight_transfer: nccl needs engines and learner on GPUs, and the plan has none: use object_store"
+        )
 
 
 def _fitting(roles: tuple[Role, ...], nodes: list[Node], more_cpus: str, more_gpus: str) -> tuple[Role, ...]:
@@ -88,11 +98,24 @@ def _fitting(roles: tuple[Role, ...], nodes: list[Node], more_cpus: str, more_gp
         raise PlacementError(
             f"{need_gpus:g} GPUs are needed and the {len(nodes)} node(s) have {have_gpus:g}: {more_gpus}"
         )
+    for role in roles:
+        places = sum(_places(node, role.cpus, role.gpus) for node in nodes)
+        if places < role.count:
+            raise PlacementError(
+                f"{role.count} x {role.name} need {role.cpus:g} CPU and {role.gpus:g} GPU each on one node, and the "
+                f"{len(nodes)} node(s) have room for {places}: lower rollout.tensor_parallel or their number, or add "
+                "larger nodes"
+            )
     return roles
 
 
-def _default_engines(nodes: list[Node], use_gpus: bool, learner_nodes: int) -> int:
+def _places(node: Node, cpus: float, gpus: float) -> int:
+    """How many actors of these needs fit on an empty node."""
+    return int(min(have // need for have, need in ((node.cpus, cpus), (node.gpus, gpus)) if need))
+
+
+def _default_engines(nodes: list[Node], processes: int, use_gpus: bool, learner_nodes: int) -> int:
     """One on each node that can hold one and is not the learner's; on a small machine at most two in all."""
-    able = sum(node.gpus > 0 if use_gpus else node.cpus > 0 for node in nodes)
+    able = sum(_places(node, processes, processes * use_gpus) > 0 for node in nodes)
     engines = max(able - learner_nodes, 1)
     return min(engines, SMALL_MACHINE_CPUS) if (os.cpu_count() or 1) <= SMALL_MACHINE_CPUS else engines

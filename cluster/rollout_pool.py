@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayError
+from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.report import EngineDied, EngineReport
 from cluster.transports import Update
@@ -112,6 +112,8 @@ class RolloutPool:
             try:
                 group = await self._sampled(prompt, sampling)
                 return await bounded(group, ANSWER_KEY, self.answer_seconds, f"group {prompt.group_id} has not arrived")
+            except ObjectLostError:
+                continue  # with the node that it was sampled on
             except EngineLost:
                 if self._start is None:
                     raise
@@ -256,11 +258,15 @@ class RolloutPool:
     async def _bring(self, name: str, start: Callable[[str], Awaitable[Any]]) -> None:
         try:
             actor = await self._started(name, start)
-            version = self._first_version
-            while self._newest is not None and version < self._newest.version:
-                version = (await self._load(name, actor, self._newest)).version
+            try:
+                version = self._first_version
+                while self._newest is not None and version < max(self._newest.version, self.version):
+                    version = (await self._load(name, actor, self._newest)).version
+            except Exception:
+                self._end(actor)
+                raise
             self._join(name, actor, version)
-        except (RayError, EngineDied, WorkerError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others go on, and the user is told
             self.failed[name] = str(error)
             self._say(f"{name} could not be started, {len(self.actors)} engines go on: {error}")
         finally:

@@ -1,7 +1,7 @@
 """How a version's weights get from the learner to the engines: `object_store` or `nccl`, behind one small interface.
 
 An update is begun, delivered to each engine by the rollout pool, and published by the learner, which may step again
-when that is over. An engine that joins later is sent the newest update too.
+when that is over. An engine that joins later is sent the newest update too. References come by here, weights do not.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Transport(Protocol):
         """An update of these engines, by name, that is not published yet."""
 
     async def publish(self, update: Any) -> None:
-        """Have the learner give its weights to the update."""
+        """Have the learner give its weights to an update of this transport."""
 
 
 def transport(learners: Sequence[Any], config: Config) -> Transport:
@@ -111,12 +111,20 @@ class ObjectStore:
         await self.fill(update, [learner.publish.remote() for learner in self.learners])
 
     async def fill(self, update: Buckets, streams: Sequence[Any]) -> None:
-        """Add what the ranks have begun to publish."""
-        what = f"the learner has not packed the next bucket of version {update.version}"
-        while bucket := await bounded(anext(streams[0], None), STEP_KEY, self.seconds, what):
-            update.add(bucket)
-        ended = asyncio.gather(*(stream.completed() for stream in streams))
-        await bounded(ended, STEP_KEY, self.seconds, f"the learner has not ended to publish version {update.version}")
+        """Add what the ranks have begun to publish; a rank that fails ends it, whichever it is."""
+        adding = asyncio.create_task(_add(update, streams[0]))
+        ended = asyncio.gather(adding, *(stream.completed() for stream in streams))
+        try:
+            await bounded(ended, STEP_KEY, self.seconds, f"the learner has not published version {update.version}")
+        finally:
+            adding.cancel()
+
+
+async def _add(update: Buckets, stream: Any) -> None:
+    """Add what a rank publishes. What it yields is fetched: lists, that hold a reference to a bucket each."""
+    while (item := await anext(stream, None)) is not None:
+        [bucket] = await item
+        update.add(bucket)
 
 
 class Broadcast:
@@ -160,16 +168,15 @@ class Nccl:
         return Broadcast(version, await self._buckets.layout(), engines, self)
 
     async def publish(self, update: Broadcast) -> None:
-        """Broadcast to the engines, without those that fail, until the others have it."""
+        """Broadcast to the engines that are ready in time. Once it has begun, all depend on each."""
         engines = update.engines
-        while engines:
+        begun = False
+        while engines and not begun:
             calls = [learner.broadcast.remote(update.version, engines) for learner in self.learners]
             what = f"the learner has not broadcast version {update.version}"
-            lost, *_ = await bounded(asyncio.gather(*calls), STEP_KEY, self.seconds, what)
+            (begun, lost), *_ = await bounded(asyncio.gather(*calls), STEP_KEY, self.seconds, what)
             for name, why in lost.items():
                 update.over(name, why)
-            if not lost:
-                break
             engines = {name: engine for name, engine in engines.items() if name not in lost}
         for name in engines:
             update.over(name)

@@ -19,7 +19,7 @@ from actors.reward import RewardActor
 from actors.rollout import RolloutActor, environment
 from cluster.growth import Growth
 from cluster.placement import Role
-from cluster.places import Options, Places, able_nodes
+from cluster.places import Options, Places
 from cluster.rollout_pool import RolloutPool
 from cluster.transports import STEP_KEY, transport
 from cluster.waiting import ANSWER_KEY, bounded
@@ -152,12 +152,14 @@ class Workers:
         self._warm_up: tuple[int, ...] = ()
         self._growth: asyncio.Task[None] | None = None
         self._engine_places: list[Options] = []
+        self._first_nodes: set[str] = set()
         self._places = Places(config.cluster.wait_seconds)
         self._actors: list[Any] = []
 
     async def place(self) -> None:
         """Reserve what each role needs and start its actors."""
         config, path = self.config, self.model_path
+        self._first_nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         encoders = await self._create("audio", AudioActor, lambda _: (config, path, 1))
         rewards = await self._create("reward", RewardActor, lambda _: (config.rewards, config.data.prompt))
         if "engine" in self._roles:
@@ -178,23 +180,30 @@ class Workers:
         waiting += [actor.ready.remote() for actor in self.rollout.rewards]
         seconds = self.config.cluster.actor_timeout_seconds
         answers = await bounded(asyncio.gather(*waiting), ANSWER_KEY, seconds, "engines and rewards have not started")
-        if self.config.rollout.engines is None:
-            role = self._roles["engine"]
-            growth = Growth(self.rollout, self._place_on, lambda: able_nodes(role), self._say)
-            self._growth = asyncio.create_task(growth.watch())
-            self._growth.add_done_callback(self._stopped_growing)
+        self._growth = asyncio.create_task(self._grow())
+        self._growth.add_done_callback(self._stopped_growing)
         return [answer for answer in answers if isinstance(answer, dict)]
 
     async def start_engine(self, name: str) -> Any:
         """An engine in its place, ready to sample from the first weights."""
         actor = self._engine(int(name.rpartition("-")[2]))
-        what = f"{name} has not started"
-        await bounded(actor.ready.remote(self._warm_up), ANSWER_KEY, self.config.cluster.actor_timeout_seconds, what)
+        what, seconds = f"{name} has not started", self.config.cluster.actor_timeout_seconds
+        try:
+            await bounded(actor.ready.remote(self._warm_up), ANSWER_KEY, seconds, what)
+        except BaseException:
+            ray.kill(actor)  # it would take the place, if ever there is one
+            raise
         return actor
 
     def _stopped_growing(self, watch: asyncio.Task[None]) -> None:
         if not watch.cancelled():
             self._say(f"nodes that join get no engine any more: {watch.exception()}")
+
+    async def _grow(self) -> None:
+        """Give nodes that join an engine, and engines that could not be started another try when they do."""
+        role = self._roles["engine"]
+        further = self._place_on if self.config.rollout.engines is None else None
+        await Growth(self.rollout, self._first_nodes, lambda: self._places.look(role), further, self._say).watch()
 
     def _place_on(self, node: str) -> str:
         """Set a node aside for a further engine; gives its name."""

@@ -31,6 +31,9 @@ SAMPLING_REFUSED = (
 )
 """Sampling settings that change the sampled distribution in a way that the learner's log-prob does not follow."""
 
+STAGES_OF_A_BROADCAST = 4
+"""Engines prepare, perhaps again without those that are late, join the group, and take the weights."""
+
 LANGUAGE_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Linear layers of the language model's attention and MLP."""
 TOWER_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
@@ -211,9 +214,9 @@ class Rollout(Section):
     threads: PositiveInt = 1
     """CPU threads of each of an engine's processes."""
     update_timeout_seconds: PositiveFloat = 300.0
-    """An engine that has not taken new weights by then is an error."""
+    """An engine that has not taken new weights by then is replaced; with `nccl`, each part of it has this limit."""
     request_timeout_seconds: PositiveFloat = 600.0
-    """A group that has not been sampled by then is an error."""
+    """An engine that has not sampled a group by then is replaced."""
 
     @model_validator(mode="before")
     @classmethod
@@ -267,7 +270,7 @@ class Learner(Section):
     """Kernel of the packed attention; `auto` takes FlexAttention on GPUs and SDPA elsewhere."""
     threads: PositiveInt | None = None
     """CPU threads of a rank; default: the CPUs of its machine over the ranks that share it."""
-    bucket_bytes: PositiveInt = 64_000_000
+    bucket_bytes: PositiveInt = 256_000_000
     """Weights go to the engines in buckets of this size; a larger tensor has one of its own."""
     step_timeout_seconds: PositiveFloat = 1800.0
     """A rank that has not finished a step by then is an error."""
@@ -392,6 +395,9 @@ class Cluster(Section):
     """Ray nodes: waited for on a joined cluster, started on an embedded one. `--nodes` sets it."""
     cpus_per_node: PositiveInt = 4
     """Logical CPUs of each node of an embedded cluster."""
+    object_store_bytes: PositiveInt = 2_000_000_000
+    """Ray's object store on each node of an embedded cluster. New weights lie there twice while they are replaced; what
+    does not fit goes to disk."""
     learner_nodes: PositiveInt = 1
     """Nodes that are left to the learner ranks: `rollout.engines` defaults to one on each of the others."""
     wait_seconds: PositiveFloat = 600.0
@@ -457,6 +463,12 @@ class Config(Section):
             raise ValueError(
                 "rollout.weight_transfer: nccl broadcasts into vLLM alone, and with rollout.audio: auto tower and "
                 "projector are the rollout actor's: freeze both, or use rollout.audio: waveform, or object_store"
+            )
+        most = STAGES_OF_A_BROADCAST * rollout.update_timeout_seconds
+        if rollout.weight_transfer == "nccl" and self.learner.step_timeout_seconds <= most:
+            raise ValueError(
+                f"learner.step_timeout_seconds is {self.learner.step_timeout_seconds:g}, and a broadcast may take "
+                f"{STAGES_OF_A_BROADCAST} x rollout.update_timeout_seconds = {most:g}: raise the one or lower the other"
             )
         return self
 

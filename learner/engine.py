@@ -72,7 +72,8 @@ def local_rendezvous() -> str:
 
 
 class Engine:
-    """A policy under DeepSpeed with AdamW. Every method is a collective: all ranks call it, in the same order."""
+    """A policy under DeepSpeed with AdamW. All methods but `weight_shapes` are collectives: all ranks call them, in the
+    same order."""
 
     def __init__(self, policy: Policy, settings: Learner, dtype: torch.dtype) -> None:
         trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]

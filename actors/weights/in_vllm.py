@@ -2,13 +2,13 @@
 
 Tensors come in checkpoint format and go through vLLM's layerwise reload, which also repacks them where a kernel needs
 that (CPUs). A bucket of the object store is mapped, not copied: every engine of a node loads views of the same memory.
-Where vLLM's workers are processes of their own, the rollout actor puts the bucket once into a file in shared memory.
+Where vLLM's workers are processes of their own, the rollout actor puts the bucket once into a file in memory.
 """
 
 from __future__ import annotations
 
 import logging
-import tempfile
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,8 +22,6 @@ from vllm.model_executor.model_loader.reload import layerwise
 from actors.weights.buckets import Bucket, unpack
 
 BACKEND = "auricle"
-SHARED_MEMORY = "/dev/shm"
-"""Where Linux keeps files in memory."""
 
 
 class WeightTransfer(NCCLWeightTransferEngine):
@@ -50,11 +48,17 @@ class WorkerExtension:
 
 @contextmanager
 def in_shared_memory(bucket: Bucket) -> Iterator[str]:
-    """A file that holds the bucket until the block ends; who has mapped it keeps it."""
-    with tempfile.NamedTemporaryFile(dir=SHARED_MEMORY, prefix="auricle-") as file:
-        file.write(bucket.data)
-        file.flush()
-        yield file.name
+    """A file in memory that holds the bucket until the block ends, by a name that other processes reach it by.
+
+    Who has mapped it keeps it, and if this process ends it is gone.
+    """
+    descriptor = os.memfd_create("auricle-bucket")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(bucket.data)
+        yield f"/proc/{os.getpid()}/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

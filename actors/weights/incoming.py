@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -17,15 +18,12 @@ from actors.weights.buckets import Bucket, Layout, Slot
 Call = tuple[str, dict[str, Any]]
 """A method of vLLM's workers, and its arguments."""
 
-PATIENCE = 4
-"""An engine that is ready for a broadcast waits so many times as long for it as one that is not is waited for."""
-
 START: Call = ("start_weight_update", {})
 FINISH: Call = ("finish_weight_update", {})
 
 
-class Ear(Protocol):
-    """What the rollout actor makes of clips before vLLM gets them: it may have weights of its own."""
+class Embeds(Protocol):
+    """What makes of clips what vLLM gets; it may have weights of its own."""
 
     def load(self, version: int, slots: Sequence[Slot], bucket: Bucket) -> tuple[Slot, ...]:
         """Take its tensors of a bucket; gives what is left for vLLM."""
@@ -39,12 +37,14 @@ class Incoming(Protocol):
     """An update on its way into the engine."""
 
     version: int
+    waited_seconds: float
+    """How long `calls` has waited for what was not here."""
 
     @property
     def complete(self) -> bool:
-        """Whether loading would not wait for anything that may still take a while."""
+        """Whether an engine that samples may stop for it: nothing that takes long is still to come."""
 
-    def calls(self, ear: Ear, shared: Shared) -> Iterator[Call]:
+    def calls(self, embedder: Embeds, shared: Shared) -> Iterator[Call]:
         """What vLLM's workers have to do; waits for what is not here yet."""
 
 
@@ -61,6 +61,7 @@ class Arrivals:
         self.version = version
         self.layout = layout
         self.seconds = seconds
+        self.waited_seconds = 0.0
         self._here: dict[int, Bucket] = {}
         self._arrived = 0
         self._changed = threading.Condition()
@@ -87,8 +88,11 @@ class Arrivals:
             TimeoutError: a bucket did not come.
         """
         for number, slots in enumerate(self.layout.buckets):
+            begun = time.perf_counter()
             with self._changed:
-                if not self._changed.wait_for(lambda number=number: number in self._here, self.seconds):
+                here = self._changed.wait_for(lambda number=number: number in self._here, self.seconds)
+                self.waited_seconds += time.perf_counter() - begun
+                if not here:
                     raise TimeoutError(
                         f"bucket {number + 1} of {len(self.layout.buckets)} of version {self.version} has not come "
                         f"within {self.seconds:g} s"
@@ -96,11 +100,11 @@ class Arrivals:
                 bucket = self._here.pop(number)
             yield slots, bucket
 
-    def calls(self, ear: Ear, shared: Shared) -> Iterator[Call]:
+    def calls(self, embedder: Embeds, shared: Shared) -> Iterator[Call]:
         """Load bucket by bucket; where the rollout actor takes all of it, vLLM has nothing to do."""
         begun = False
         for slots, bucket in self:
-            left = ear.load(self.version, slots, bucket)
+            left = embedder.load(self.version, slots, bucket)
             if left and not begun:
                 yield START
                 begun = True
@@ -116,14 +120,15 @@ class Reception:
 
     Args:
         version: policy version of the weights.
-        seconds: how long others are waited for in each of their parts.
+        seconds: longest wait for what comes next.
     """
 
     complete = True
 
     def __init__(self, version: int, seconds: float) -> None:
         self.version = version
-        self.seconds = PATIENCE * seconds
+        self.seconds = seconds
+        self.waited_seconds = 0.0
         self.ready: Future[None] = Future()
         """Resolves when the engine does nothing else any more."""
         self._next: queue.SimpleQueue[tuple[str, Mapping[str, Any], Future[None]]] = queue.SimpleQueue()
@@ -141,7 +146,7 @@ class Reception:
         self._next.put((what, info, done))
         return done
 
-    def calls(self, ear: Ear, shared: Shared) -> Iterator[Call]:
+    def calls(self, embedder: Embeds, shared: Shared) -> Iterator[Call]:
         """Join and receive as told.
 
         Raises:
@@ -150,11 +155,13 @@ class Reception:
         self.ready.set_result(None)
         received = False
         while not received:
+            begun = time.perf_counter()
             try:
                 what, info, done = self._next.get(timeout=self.seconds)
+                self.waited_seconds += time.perf_counter() - begun
             except queue.Empty:
                 raise TimeoutError(
-                    f"the broadcast of version {self.version} has not begun in {self.seconds:g} s"
+                    f"the broadcast of version {self.version} has not begun within {self.seconds:g} s"
                 ) from None
             if what == "join":
                 yield "shutdown_weight_transfer_engine", {}

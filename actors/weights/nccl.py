@@ -1,13 +1,14 @@
 """The `nccl` transport: rank 0 of the learner broadcasts, every process of every engine receives, in one group.
 
 vLLM's own transfer does the broadcast. Around it lies what it leaves open: each engine gets ranks of its own in the
-group; the group is made anew when an engine has come or gone; no engine is waited for once the broadcast has begun that
-was not ready before; and the learner's ranks, which make each weight whole together, never wait for it: what they give
-is handed to the thread that broadcasts, and dropped when that thread is stuck.
+group; the group is made anew when its engines are others; the broadcast begins only when all engines have said that
+they are ready, each in its time; and however it ends, the learner's ranks get through the weights, which they make
+whole together: a thread of its own broadcasts, and what it does not take in time is dropped.
 """
 
 from __future__ import annotations
 
+import math
 import queue
 import socket
 import threading
@@ -35,27 +36,41 @@ class EnginesLost(RuntimeError):
     """Engines did not do their part."""
 
 
+class BroadcastOver(RuntimeError):
+    """What was to be broadcast is not handed over any more."""
+
+
 class EngineClient:
     """What vLLM's trainer asks of the engines, asked of several rollout actors, each call with a deadline.
 
     Args:
         engines: handles by name, in the order of their ranks.
         workers: ranks of an engine.
-        seconds: longest wait for an answer.
+        seconds: longest wait for an answer; for that to `take` it begins when all weights are gathered.
     """
 
     def __init__(self, engines: Mapping[str, Any], workers: int, seconds: float) -> None:
         self.engines = dict(engines)
-        self.version = -1
-        """Policy version of the broadcast."""
-        self.lost: dict[str, str] = {}
-        """Engines that did not do their part, and why."""
         self._workers = workers
         self._seconds = seconds
+        self.begin(-1)
+
+    def begin(self, version: int) -> None:
+        """From now on it is about the broadcast of this version."""
+        self.version = version
+        self.ready = False
+        """Whether all engines do nothing else any more."""
+        self.lost: dict[str, str] = {}
+        """Engines that did not do their part, and why."""
+        self.done: set[str] = set()
+        """Engines that have the version."""
+        self.gathered = threading.Event()
+        """Set when no further weight comes."""
 
     def prepare(self) -> None:
         """Have every engine stop for the broadcast."""
         self._all("prepare", [()] * len(self.engines))
+        self.ready = True
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Have every engine join the group, with ranks of its own after the learner's."""
@@ -67,57 +82,95 @@ class EngineClient:
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Have every engine receive, and go on with the new version."""
-        self._all("take", [(update_info,)] * len(self.engines))
+        self._all("take", [(update_info,)] * len(self.engines), self.gathered, self.done)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Engines have finished when they have received."""
 
-    def _all(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> None:
+    def _all(
+        self,
+        method: str,
+        arguments: Sequence[tuple[Any, ...]],
+        since: threading.Event | None = None,
+        done: set[str] | None = None,
+    ) -> None:
+        """Call a method of all engines; `done` gets the names of those that have answered."""
         calls = {
             getattr(engine, method).remote(self.version, *given): name
             for (name, engine), given in zip(self.engines.items(), arguments, strict=True)
         }
-        pending, until = list(calls), time.monotonic() + self._seconds
+        pending, until = list(calls), math.inf
         while pending:
-            done, pending = ray.wait(pending, timeout=max(until - time.monotonic(), 0))
-            if not done:
+            if until == math.inf and (since is None or since.is_set()):
+                until = time.monotonic() + self._seconds
+            answered, pending = ray.wait(pending, timeout=min(max(until - time.monotonic(), 0), LOOK_SECONDS))
+            for call in answered:
+                try:
+                    ray.get(call)
+                except RayError as error:  # the others may wait for this one in the group
+                    self.lost[calls[call]] = f"{calls[call]}: {str(error).strip().splitlines()[-1]}"
+                    raise EnginesLost(method) from error
+                if done is not None:
+                    done.add(calls[call])
+            if pending and time.monotonic() > until:
                 late = f"has not finished {method!r} of version {self.version} within {self._seconds:g} s"
                 self.lost |= {calls[call]: f"{calls[call]} {late}" for call in pending}
                 raise EnginesLost(method)
-            try:
-                ray.get(done)
-            except RayError as error:  # the others may wait for this one in the group
-                name = calls[done[0]]
-                self.lost[name] = f"{name}: {str(error).strip().splitlines()[-1]}"
-                raise EnginesLost(method) from error
 
 
 class Handover(WeightSource):
-    """Weights on their way from the thread that gathers them to the thread that broadcasts."""
+    """Weights on their way from the thread that gathers them to the thread that broadcasts.
 
-    def __init__(self, shapes: Iterable[tuple[str, torch.dtype, tuple[int, ...]]]) -> None:
+    Args:
+        shapes: what comes, in its order.
+        seconds: longest wait until the next is taken.
+    """
+
+    def __init__(self, shapes: Iterable[tuple[str, torch.dtype, tuple[int, ...]]], seconds: float) -> None:
         self._metadata = [ParamMeta(*shape) for shape in shapes]
+        self._seconds = seconds
         self._ahead: queue.Queue[tuple[str, Tensor]] = queue.Queue(AHEAD)
+        self._closed = threading.Event()
 
     def metadata(self) -> list[ParamMeta]:
         """Name, type and shape of each weight."""
         return self._metadata
 
-    def put(self, name: str, tensor: Tensor, goes_on: Callable[[], bool]) -> bool:
-        """Hand over a copy, as long as the broadcast goes on; whether it was taken."""
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Hand over a copy, as long as the broadcast goes on."""
+        if self._closed.is_set():
+            return
         copy = tensor.clone()
-        while goes_on():
+        if copy.is_cuda:
+            torch.cuda.current_stream().synchronize()  # who takes it works on other streams
+        until = time.monotonic() + self._seconds
+        while not self._closed.is_set() and time.monotonic() < until:
             try:
                 self._ahead.put((name, copy), timeout=LOOK_SECONDS)
             except queue.Full:
                 continue
-            return True
-        return False
+            return
+        self._closed.set()
+
+    def close(self) -> None:
+        """Take and give nothing any more."""
+        self._closed.set()
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """The weights, as they are handed over."""
         for _ in self._metadata:
-            yield self._ahead.get()
+            name, tensor = self._next()
+            if tensor.is_cuda:
+                tensor.record_stream(torch.cuda.current_stream())
+            yield name, tensor
+
+    def _next(self) -> tuple[str, Tensor]:
+        while not self._closed.is_set():
+            try:
+                return self._ahead.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                continue
+        raise BroadcastOver
 
 
 class Broadcaster:
@@ -144,32 +197,47 @@ class Broadcaster:
         self._client: EngineClient | None = None
         self._trainer: NCCLTrainerWeightTransferEngine | None = None
 
-    def send(self, version: int, engines: Mapping[str, Any], weights: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
-        """Broadcast a version to engines; gives those that did not take it, and why.
+    def send(
+        self, version: int, engines: Mapping[str, Any], weights: Iterable[tuple[str, Tensor]]
+    ) -> tuple[bool, dict[str, str]]:
+        """Broadcast a version to engines.
 
         Whatever becomes of the broadcast, all weights are asked for: the other ranks wait in each.
+
+        Returns:
+            Whether it has begun, and the engines that did not take it, with the reason. Where it has not begun, the
+            others wait for another; where it has, all that are not named have the version.
         """
         if self._client is None or self._client.engines != dict(engines):
             self._leave()
             self._client = EngineClient(engines, self.workers, self.seconds)
-        client, handover = self._client, Handover(self.shapes)
-        client.version = version
+        client, handover = self._client, Handover(self.shapes, STAGES * self.seconds)
+        client.begin(version)
         sent = in_thread(lambda: self._send(client, handover))
-        until = time.monotonic() + STAGES * self.seconds
-
-        def goes_on() -> bool:
-            return not sent.done() and not client.lost and time.monotonic() < until
-
-        taken = True
         for name, tensor in weights:
-            taken = taken and handover.put(name, tensor, goes_on)
-        while goes_on():
-            time.sleep(LOOK_SECONDS)
-        if sent.done() and not client.lost:
-            sent.result()
-            return {}
+            if sent.done() or client.lost:
+                handover.close()
+            handover.put(name, tensor)
+        client.gathered.set()
+        if self._ended_well(sent, client):
+            return True, {}
+        handover.close()
         self._leave()
-        return client.lost or dict.fromkeys(engines, f"the broadcast of version {version} has not ended in time")
+        if client.lost and not client.ready:
+            return False, client.lost
+        if not client.lost and sent.done():
+            sent.result()  # no engine's fault
+        rest = {name: f"{name} is stuck in the broadcast of version {version}" for name in engines}
+        return True, {name: why for name, why in (rest | client.lost).items() if name not in client.done}
+
+    def _ended_well(self, sent: Future[None], client: EngineClient) -> bool:
+        """Wait for the end; where the group has broken, until a call to an engine tells which one it was."""
+        until = time.monotonic() + STAGES * self.seconds
+        while not client.lost and time.monotonic() < until:
+            if sent.done() and sent.exception() is None:
+                return True
+            time.sleep(LOOK_SECONDS)
+        return False
 
     def _send(self, client: EngineClient, handover: Handover) -> None:
         client.prepare()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cluster.progress import Reporter
 from cluster.rollout_pool import EngineLost
 from cluster.run_directory import RunDirectory
 from cluster.transports import Buckets
+from cluster.waiting import WorkerError
 from configs.schema import Config
 from data.types import Clip, ClipSource, Completion, Example, Group, GroupSummary, Prompt
 from learner.result import UpdateResult
@@ -246,6 +248,16 @@ def test_an_engine_that_is_another_policy_is_replaced(tmp_path: Path) -> None:
     launch.actors.difference["engine-1"] = 0.25
     launch.run()
     assert launch.actors.replaced == [("engine-1", "its log-probs of version 2 differ by 0.25")]
+
+
+@pytest.mark.parametrize("difference", [0.25, math.inf, math.nan])
+def test_engines_that_are_another_policy_at_two_checks_in_a_row_end_the_run(tmp_path: Path, difference: float) -> None:
+    launch = Launch(tmp_path)
+    launch.change(rollout={"verify_every": 1})
+    launch.actors.difference["engine-0"] = difference
+    with pytest.raises(WorkerError, match=r"log-probs of engine-0 differ by .* at version 2, and some engine's did"):
+        launch.run()
+    assert [name for name, _ in launch.actors.replaced] == ["engine-0"]
 
 
 @pytest.mark.parametrize("staleness", [0, 1])

@@ -1,6 +1,6 @@
 import pytest
 
-from cluster.placement import Node, PlacementError, plan, plan_asking
+from cluster.placement import Node, PlacementError, plan, plan_asking, refuse_nccl_without_gpus
 from configs.schema import Config
 
 
@@ -49,3 +49,24 @@ def test_asking_takes_no_gpu_for_a_learner_and_an_engine_on_every_node(monkeypat
 def test_too_many_engines_for_asking_are_named_with_the_option_that_mends_it() -> None:
     with pytest.raises(PlacementError, match=r"2 GPUs are needed .* have 1: add nodes with GPUs or lower --engines$"):
         plan_asking(config(rollout={"engines": 2}), [Node("a", 16, gpus=1)])
+
+
+def test_an_engine_of_several_processes_needs_them_on_one_node() -> None:
+    settings = config(rollout={"tensor_parallel": 8, "engines": 1})
+    nodes = [Node("a", 16, gpus=8), Node("b", 16, gpus=4)]
+    assert counts(settings, nodes)["engine"] == 1
+    with pytest.raises(PlacementError, match=r"1 x engine need 8 CPU and 8 GPU each on one node.* room for 0: lower"):
+        plan(settings, [Node("a", 16, gpus=6), Node("b", 16, gpus=6)])
+
+
+def test_only_nodes_that_can_hold_an_engine_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    nodes = [Node("learner", 8, gpus=2), Node("a", 8, gpus=2), Node("small", 8, gpus=1), Node("b", 8, gpus=2)]
+    assert counts(config(rollout={"tensor_parallel": 2}), nodes)["engine"] == 2
+
+
+def test_a_broadcast_between_gpus_is_refused_where_there_are_none() -> None:
+    settings = config(rollout={"weight_transfer": "nccl", "audio": "waveform"})
+    refuse_nccl_without_gpus(settings, plan(settings, [Node("a", 16, gpus=2)]))
+    with pytest.raises(PlacementError, match=r"nccl needs engines and learner on GPUs.*use object_store"):
+        refuse_nccl_without_gpus(settings, plan(settings, [Node("a", 16)]))

@@ -21,6 +21,7 @@ from typing import Any
 
 from cluster.admission import Admission
 from cluster.asking import Asker, Unusable
+from cluster.delivery import Delivery
 from cluster.evaluation import ask_all
 from cluster.ledger import Ledger
 from cluster.metrics import Metrics
@@ -30,8 +31,7 @@ from cluster.rollout_pool import EngineLost
 from cluster.run_directory import RunDirectory, RunError
 from cluster.scoring import score, without_rows
 from cluster.step_line import Lengths, Ready, step_line
-from cluster.transports import Update
-from cluster.waiting import WorkerError
+from cluster.verification import Verification
 from cluster.workers import Workers
 from configs.schema import Config
 from data.order import DataOrder, Draw
@@ -42,12 +42,6 @@ SPLITS = ("train", "validation", "test")
 
 MOST_ISSUES = 3
 """How often a group is asked for, where the engine that samples it is lost each time: it may be what kills them."""
-
-VERIFIED_COMPLETIONS, VERIFIED_TOKENS = 2, 8
-"""What an engine samples of a prompt to show what it has loaded."""
-
-MOST_DIFFERENCE = {"float32": 1e-3, "bfloat16": 0.5}
-"""Difference of a log-prob, in nats, above which an engine is another policy than the learner."""
 
 MENDS = {
     "clip_": "data.audio_dir may name the wrong directory",
@@ -167,11 +161,8 @@ class Controller:
         self._preparing = 0
         """Groups whose prompt is being made."""
         workers.rollout.on_place = self._changed.set
-        self._delivery: asyncio.Task[None] | None = None
-        self._sync: dict[str, float] = {}
-        """How the newest delivery went that has ended."""
-        self._were_others = False
-        """Whether an engine was another policy when engines were last checked."""
+        self._delivery = Delivery(workers, self._changed.set)
+        self._verification = Verification(config, asker, workers)
         self._lengths = Lengths()
         dropped = state["dropped_since"] if state else []
         self._dropped = [(Draw(epoch, index), reason) for epoch, index, reason in dropped]
@@ -234,15 +225,9 @@ class Controller:
         draw = self._in_flight[ready[0].group_id].draw
         counts = self._trained(ready)
         clock.stepped = time.perf_counter()
-        await self._delivered()  # one version at a time
-        weights = self.workers.learner.weights
-        update = await weights.begin(self.version, self.workers.rollout.actors)
-        self._delivery = self._tasks.create_task(self._deliver(update))
-        begun = time.perf_counter()
-        await weights.publish(update)
-        publish_seconds = time.perf_counter() - begun
+        publish_seconds = await self._delivery.publish(self.version, self._tasks)
         if self.config.algorithm.max_staleness == 0:
-            await self._delivered()  # nothing starts before that anyway: the time is this step's
+            await self._delivery.over()  # nothing starts before that anyway: the time is this step's
         seconds = clock.synced(result.seconds)
         busy = self.workers.rollout.busy_seconds - busy
         await self._write_log(references, result)
@@ -263,7 +248,7 @@ class Controller:
             "rollout_busy": busy / (max(len(self.workers.rollout.reports), 1) * sum(seconds.values())),
             "learner_busy": sum(result.seconds.values()) / sum(seconds.values()),
             "publish_seconds": publish_seconds,
-            **(self._sync or dict.fromkeys(("sync_bytes", "sync_seconds", "sync_bytes_per_second"))),
+            **self._delivery.figures,
             "verified_difference": verified,
             "validation_accuracy": validation,
         }
@@ -377,45 +362,10 @@ class Controller:
         self._changed.set()
         return self.ledger.counts() | {"dropped_by_reason": dict(self.ledger.dropped)}
 
-    async def _deliver(self, update: Update) -> None:
-        """Have every engine take the weights."""
-        started = time.perf_counter()
-        await self.workers.rollout.update(update)
-        seconds, size = time.perf_counter() - started, update.size_bytes
-        self._sync = {"sync_bytes": size, "sync_seconds": seconds, "sync_bytes_per_second": size / seconds}
-        self._changed.set()
-
-    async def _delivered(self) -> None:
-        """Wait until the engines have the last weights that were published."""
-        if self._delivery is not None:
-            await self._delivery
-
     async def _verified(self, draw: Draw) -> float | None:
-        """The largest difference of a log-prob between an engine and the learner, who have the same version now.
-
-        An engine that is another policy is replaced; where one is again at the next check, the run ends.
-        """
-        await self._delivered()
-        rollout = self.workers.rollout
-        example = self.questions.train[draw.index]
-        prompt = await self.asker.prompt(example, f"verify-{self.version}", draw.epoch)
-        if isinstance(prompt, Unusable):
-            return None  # its clip was there for the step, and is not any more
-        tokens = min(VERIFIED_TOKENS, self.config.rollout.max_completion_tokens)
-        sampling = Sampling(VERIFIED_COMPLETIONS, self.config.rollout.temperature, tokens)
-        groups = await rollout.sample_from_each(prompt, sampling)
-        differences = dict(zip(groups, await self.workers.learner.differences(list(groups.values())), strict=True))
-        most = MOST_DIFFERENCE[self.config.model.dtype]
-        others = {name: difference for name, difference in differences.items() if not difference <= most}
-        if others and self._were_others:
-            raise WorkerError(
-                f"the log-probs of {', '.join(others)} differ by {max(others.values()):.2g} from the learner's at "
-                f"version {self.version}, and some engine's did at the check before: they do not compute the same model"
-            )
-        self._were_others = bool(others)
-        for name, difference in others.items():
-            rollout.replace(name, f"its log-probs of version {self.version} differ by {difference:.2g}")
-        return max(differences.values(), default=None)
+        """The largest difference of a log-prob between an engine and the learner, when both have the newest weights."""
+        await self._delivery.over()
+        return await self._verification.difference(self.version, self.questions.train[draw.index], draw.epoch)
 
     async def _group(self, group_id: str, draw: Draw, issue: int = 0) -> None:
         """One question asked and scored, or dropped and counted."""
@@ -482,7 +432,7 @@ class Controller:
     async def _evaluate_validation(self) -> float:
         """Ask with the newest weights; no group starts meanwhile."""
         questions = self.questions.validation[: self.config.evaluate.questions]
-        await self._delivered()
+        await self._delivery.over()
         self._evaluating = True
         result = await self._evaluate(f"validation_step_{self.version}", questions, samples=0)
         self._evaluating = False

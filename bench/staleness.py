@@ -78,13 +78,13 @@ def on_a_core_each() -> Iterator[None]:
     if len(cores) < 2:
         raise SystemExit("bench.staleness needs two cores: one for the rollout, one for the learner")
     over = threading.Event()
+    pinned: set[int] = set()
 
     def look() -> None:
-        seen: set[int] = set()
         while not over.wait(LOOK_SECONDS):
             for process in psutil.Process().children(recursive=True):
-                if process.pid not in seen and pin(process, cores):
-                    seen.add(process.pid)
+                if process.pid not in pinned and pin(process, cores):
+                    pinned.add(process.pid)
 
     watch = threading.Thread(target=look, daemon=True)
     watch.start()
@@ -93,6 +93,8 @@ def on_a_core_each() -> Iterator[None]:
     finally:
         over.set()
         watch.join()
+    if len(pinned) < len(ROLLOUT + LEARNER):
+        raise AssertionError(f"only {len(pinned)} actors were put on a core of their own")
 
 
 def pin(process: psutil.Process, cores: Sequence[int]) -> bool:
@@ -104,8 +106,8 @@ def pin(process: psutil.Process, cores: Sequence[int]) -> bool:
                 for thread in process.threads():
                     os.sched_setaffinity(thread.id, {core})
                 return True
-    except (psutil.Error, ProcessLookupError):
-        return True  # it has ended
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return False  # it has ended
     return False
 
 

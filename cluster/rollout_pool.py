@@ -24,8 +24,8 @@ KV_CACHE_FULL = 0.9
 """Use of the key-value cache from which on an engine gets no further group: it would preempt what it samples."""
 
 
-MOST_STARTS = 3
-"""How often an engine is started whose process ends before it is ready."""
+MOST_TRIES = 3
+"""How often an engine is started whose process ends before it is ready, and a question asked whose engine is lost."""
 
 
 class EngineLost(WorkerError):
@@ -106,17 +106,15 @@ class RolloutPool:
         taken = sum(self.outstanding[name] // self.group_size for name in self._full)
         return taken + (len(self.reports) - len(self._full)) * (self.groups_at_once + 1)
 
-    async def sample(self, prompt: Prompt, sampling: Sampling) -> Any:
+    async def sample(self, prompt: Prompt, sampling: Sampling, tries: int = MOST_TRIES) -> Any:
         """The completions of a prompt, as a `Group` value (evaluation, asking); asks again where an engine is lost."""
-        while True:
-            try:
-                group = await self._sampled(prompt, sampling)
-                return await bounded(group, ANSWER_KEY, self.answer_seconds, f"group {prompt.group_id} has not arrived")
-            except ObjectLostError:
-                continue  # with the node that it was sampled on
-            except EngineLost:
-                if self._start is None:
-                    raise
+        try:
+            group = await self._sampled(prompt, sampling)
+            return await bounded(group, ANSWER_KEY, self.answer_seconds, f"group {prompt.group_id} has not arrived")
+        except (EngineLost, ObjectLostError):
+            if tries == 1 or self._start is None:
+                raise
+        return await self.sample(prompt, sampling, tries - 1)
 
     async def sample_and_score(self, prompt: Prompt, sampling: Sampling) -> tuple[Any, GroupSummary]:
         """Sample a group and score it; gives a reference to the scored group, and its summary.
@@ -183,9 +181,11 @@ class RolloutPool:
         return await self._sampled_by(min(free, key=self.outstanding.__getitem__), prompt, sampling)
 
     async def _sampled_by(self, name: str, prompt: Prompt, sampling: Sampling) -> Any:
+        if name not in self.actors:
+            raise EngineLost(f"{name} is gone")
+        actor = self.actors[name]
         self.outstanding[name] += sampling.completions
         self.sampling += 1
-        actor = self.actors[name]
         try:
             group, report = actor.generate.options(num_returns=2).remote(prompt, prompt.clip.features, sampling)
             what = f"{name} has not finished group {prompt.group_id}"
@@ -272,7 +272,7 @@ class RolloutPool:
         finally:
             del self._starts[name]
 
-    async def _started(self, name: str, start: Callable[[str], Awaitable[Any]], tries: int = MOST_STARTS) -> Any:
+    async def _started(self, name: str, start: Callable[[str], Awaitable[Any]], tries: int = MOST_TRIES) -> Any:
         try:
             return await start(name)
         except RayActorError:  # Ray may have put it on a node that has died, and not noticed yet

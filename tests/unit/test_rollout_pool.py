@@ -116,6 +116,8 @@ class Pool:
         self.starts: asyncio.Event = asyncio.Event()
         self.starts.set()
         self.start_error: Exception | None = None
+        self.new_error: Exception | None = None
+        """What engines that take another's place answer with."""
         self.deaths = 0
         """How many engines are still to die before they are ready."""
         self.slow = False
@@ -139,6 +141,7 @@ class Pool:
             self.deaths -= 1
             raise RayActorError
         self.new.append(Engine())
+        self.new[-1].error = self.new_error
         if self.slow:
             self.new[-1].free.clear()
         return self.new[-1]
@@ -406,6 +409,17 @@ def test_a_question_of_an_evaluation_is_asked_again_where_its_engine_is_lost() -
         held.engines["engine-0"].error = RayActorError()
         assert await held.pool.sample(prompt("q"), SAMPLING) == "q"
         assert held.new[0].asked == ["q"]
+
+    asyncio.run(scenario())
+
+
+def test_a_question_that_every_engine_dies_of_is_not_asked_for_ever() -> None:
+    async def scenario() -> None:
+        held = Pool(engines=1)
+        held.engines["engine-0"].error = held.new_error = RayActorError()
+        with pytest.raises(EngineLost):
+            await held.pool.sample(prompt("deadly"), SAMPLING)
+        assert held.pool.lost == 3
 
     asyncio.run(scenario())
 

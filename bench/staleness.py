@@ -146,8 +146,8 @@ def compare(runs: dict[tuple[int, int], Run], timed: dict[int, Run], seeds: Sequ
 
 
 def _step_seconds(run: Run) -> float:
-    """Median, since a checkpoint or an evaluation makes some steps longer."""
-    return float(run.metrics["step_seconds"].iloc[1:].median())
+    """Mean over all steps but the first, without checkpoints and evaluations between them; asynchronous ones differ."""
+    return float(run.metrics["step_seconds"].iloc[1:].mean())
 
 
 def show(figures: dict[str, Any], seeds: Sequence[int], reporter: Reporter) -> list[str]:

@@ -71,7 +71,7 @@ class RolloutActor:
         """Take a bucket of a version; gives a report when the version is loaded, as `rollout.on_update` says."""
         arrivals, loaded = self._incoming(version, lambda: Arrivals(version, self._layout, self._wait_seconds))
         arrivals.add(number, bucket)
-        return await self._loaded(version, loaded)
+        return await self._loaded(loaded)
 
     async def prepare(self, version: int) -> None:
         """Get ready for the broadcast of a version, as `rollout.on_update` says; until its end nothing else is done."""
@@ -87,7 +87,7 @@ class RolloutActor:
         """Receive the version; gives a report when it is loaded."""
         reception, loaded = self._updates[version]
         reception.receive(update_info)
-        return await self._loaded(version, loaded)
+        return await self._loaded(loaded)
 
     async def report(self) -> EngineReport:
         """How the engine is doing."""
@@ -97,12 +97,13 @@ class RolloutActor:
         """What comes of a version, which the engine is told of when it begins to come."""
         if version not in self._updates:
             incoming = make()
-            self._updates[version] = incoming, asyncio.wrap_future(self._engine.load(incoming))
+            loaded = asyncio.wrap_future(self._engine.load(incoming))
+            loaded.add_done_callback(lambda _: self._updates.pop(version))  # now: the version may be sent again
+            self._updates[version] = incoming, loaded
         return self._updates[version]
 
-    async def _loaded(self, version: int, loaded: asyncio.Future[None]) -> EngineReport:
+    async def _loaded(self, loaded: asyncio.Future[None]) -> EngineReport:
         await asyncio.shield(loaded)
-        self._updates.pop(version, None)
         return self._engine.report()
 
     async def _warm_up(self, prompt_token_ids: tuple[int, ...]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from torch import Tensor
 
 from cluster.placement import Node
@@ -109,6 +110,14 @@ def test_engine_and_learner_are_one_policy_then(session: Live, questions: Questi
     result = session.train(session.sample(session.prompts(examples(questions), epoch=10)))
     assert result.logprob_difference_max is not None
     assert result.logprob_difference_max < AGREEMENT
+
+
+def test_a_version_that_is_sent_again_and_again_is_loaded_each_time(session: Live, questions: Questions) -> None:
+    for _ in range(20):
+        session.send_weights()
+    [engine] = session.workers.rollout.actors.values()
+    assert ray.get(engine.__ray_call__.remote(lambda actor: len(actor._updates))) == 0
+    assert all(group.is_of(session.version) for group in session.sample(session.prompts(examples(questions), epoch=20)))
 
 
 def test_no_bucket_stays_in_memory(session: Live) -> None:

@@ -26,21 +26,27 @@ from learner.hf import EMBEDDINGS, HEAD, export_checkpoint, load_config, load_te
 VOCABULARY = 1500
 """Tokens of the tokenizer, and rows of the embeddings unless more are asked for."""
 
-ENCODER = WhisperConfig(
-    vocab_size=60,
-    num_mel_bins=80,
-    d_model=256,
-    encoder_layers=4,
-    encoder_attention_heads=4,
-    encoder_ffn_dim=1024,
-    decoder_layers=1,
-    decoder_attention_heads=4,
-    decoder_ffn_dim=32,
-    pad_token_id=0,
-    bos_token_id=0,
-    eos_token_id=0,
-    decoder_start_token_id=0,
-)
+
+def whisper(d_model: int, layers: int, heads: int, ffn_dim: int) -> WhisperConfig:
+    """An encoder of these sizes, and the least decoder that there is."""
+    return WhisperConfig(
+        vocab_size=60,
+        num_mel_bins=80,
+        d_model=d_model,
+        encoder_layers=layers,
+        encoder_attention_heads=heads,
+        encoder_ffn_dim=ffn_dim,
+        decoder_layers=1,
+        decoder_attention_heads=heads,
+        decoder_ffn_dim=32,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        decoder_start_token_id=0,
+    )
+
+
+ENCODER = whisper(d_model=256, layers=4, heads=4, ffn_dim=1024)
 
 LANGUAGE = demo_model.LanguageSizes(
     hidden_size=384,

@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 
 from bench import models
+from bench.claims import broken
 from bench.machine import machine
 from cluster.asking import Asker
 from cluster.controller import Controller, Questions, state_at
@@ -226,10 +227,7 @@ def show(figures: dict[str, Any], reporter: Reporter) -> list[str]:
         f"R and L at most {MOST_APART:.0%} apart": figures["apart"] <= MOST_APART,
         f"synchronous steps at most {MOST_OVERHEAD:.0%} over R + L": figures["overhead"] <= MOST_OVERHEAD,
     }
-    failed = [claim for claim, holds in held.items() if not holds]
-    for claim in failed:
-        reporter.say(f"does not hold: {claim}")
-    return failed
+    return broken(held, reporter)
 
 
 if __name__ == "__main__":

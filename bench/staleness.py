@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from bench.claims import broken
 from bench.demo import MEASURES, grpo
 from cluster.progress import Reporter
 from cluster.runs import Run
@@ -169,10 +170,7 @@ def show(figures: dict[str, Any], seeds: Sequence[int], reporter: Reporter) -> l
         f"{measure} accuracy at most {MARGIN:.0%} lower": figures[f"{measure}_low"] >= -MARGIN for measure in MEASURES
     }
     held["as many groups trained"] = figures["groups_0"] == figures[f"groups_{STALENESS}"]
-    failed = [claim for claim, holds in held.items() if not holds]
-    for claim in failed:
-        reporter.say(f"does not hold: {claim}")
-    return failed
+    return broken(held, reporter)
 
 
 if __name__ == "__main__":

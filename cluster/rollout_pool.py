@@ -244,11 +244,6 @@ class RolloutPool:
         self._end(actor)
         self.begin(name)
 
-    @property
-    def starting(self) -> int:
-        """How many engines are being started."""
-        return len(self._starts)
-
     def begin(self, name: str) -> None:
         """Have an engine of that name started, which joins when it has the newest weights."""
         assert self._start is not None

@@ -20,8 +20,9 @@ from cluster.session import workers
 from cluster.transports import Buckets
 from cluster.workers import Workers
 from configs.schema import Config
-from data.types import Example, Group, Prompt, Sampling
+from data.types import ClipSource, Example, Group, Prompt, Sampling
 from learner.result import UpdateResult
+from tests.integration.recordings import Questions
 
 SECONDS = 60.0
 
@@ -29,6 +30,14 @@ SECONDS = 60.0
 def rising(group: Group) -> Group:
     """The group with rewards that rise from the first completion to the last."""
     return dataclasses.replace(group, total=tuple(float(number) for number in range(len(group.completions))))
+
+
+def examples(questions: Questions) -> list[Example]:
+    """One question about each of the first recordings."""
+    return [
+        Example(row["id"], ClipSource(str(questions.folder / row["audio"])), "What is heard?", ("a", "b"), "a")
+        for row in questions.rows()[:4]
+    ]
 
 
 def arrived(version: int, layout: Layout, buckets: Sequence[Bucket]) -> Arrivals:

@@ -14,9 +14,9 @@ import ray
 from cluster.placement import Node
 from configs.schema import Config
 from tests.integration import gloo
-from tests.integration.live import Live, live
+from tests.integration.live import Live, examples, live
 from tests.integration.recordings import Questions
-from tests.integration.test_weight_transfer import AGREEMENT, examples, keep_digests
+from tests.integration.test_weight_transfer import AGREEMENT, keep_digests
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
 

@@ -13,8 +13,8 @@ import ray
 from actors.weights.buckets import Bucket, Layout
 from cluster.placement import Node
 from configs.schema import Config
-from data.types import ClipSource, Completion, Example, Group, Prompt, Sampling
-from tests.integration.live import SECONDS, Live, arrived, live, rising
+from data.types import Completion, Group, Prompt, Sampling
+from tests.integration.live import SECONDS, Live, arrived, examples, live, rising
 from tests.integration.recordings import Questions
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
@@ -41,13 +41,6 @@ def session(model: Path, questions: Questions, nodes: list[Node]) -> Iterator[Li
     )
     with live(config, nodes) as started:
         yield started
-
-
-def examples(questions: Questions) -> list[Example]:
-    return [
-        Example(row["id"], ClipSource(str(questions.folder / row["audio"])), "What is heard?", ("a", "b"), "a")
-        for row in questions.rows()[:4]
-    ]
 
 
 def sampled_over_an_update(session: Live, prompts: Sequence[Prompt], on_update: str) -> list[Group]:

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from cluster.placement import Node
 from configs.schema import Config
-from data.types import ClipSource, Example
 from learner.hf import PROJECTOR, TOWER, load_tensors
-from tests.integration.live import Live, live
+from tests.integration.live import Live, examples, live
 from tests.integration.recordings import Questions
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
@@ -49,13 +48,6 @@ def session(model: Path, questions: Questions, nodes: list[Node]) -> Iterator[Li
     )
     with live(config, nodes) as started:
         yield started
-
-
-def examples(questions: Questions) -> list[Example]:
-    return [
-        Example(row["id"], ClipSource(str(questions.folder / row["audio"])), "What is heard?", ("a", "b"), "a")
-        for row in questions.rows()[:4]
-    ]
 
 
 def digest(tensor: Tensor) -> str:

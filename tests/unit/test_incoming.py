@@ -5,11 +5,9 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import pytest
 
-from actors.weights.buckets import Bucket, Layout, Slot
+from actors.weights.buckets import Bucket, Slot
 from actors.weights.incoming import FINISH, START, Arrivals, Reception
-
-LAYOUT = Layout(tuple((Slot(name, "float32", (2,), 0),) for name in "abc"))
-"""Three buckets of a tensor each."""
+from tests.unit.test_rollout_pool import LAYOUT
 
 
 def bucket(number: int) -> Bucket:

@@ -377,9 +377,9 @@ def test_a_further_engine_joins_with_the_newest_weights_and_is_no_loss() -> None
         await held.pool.update(update(1))
         places = held.pool.places
         held.pool.begin("engine-1")
-        assert held.pool.starting == 1
+        assert len(held.pool._starts) == 1
         await held.joined(2)
-        assert held.pool.starting == 0
+        assert len(held.pool._starts) == 0
         assert held.new[0].version == 1
         assert held.pool.places == 2 * places
         assert held.pool.lost == 0
@@ -395,7 +395,7 @@ def test_an_engine_whose_process_ends_before_it_is_ready_is_started_again_but_no
         held = Pool(engines=1)
         held.deaths = deaths
         held.pool.begin("engine-1")
-        while held.pool.starting:
+        while held.pool._starts:
             await asyncio.sleep(0)
         assert ("engine-1" in held.pool.actors) == joins
         assert ("engine-1" in held.pool.failed) != joins

@@ -9,14 +9,11 @@ from typing import Any
 import pytest
 
 from actors.report import EngineReport
-from actors.weights.buckets import Layout, Slot
+from actors.weights.buckets import Layout
 from cluster.transports import Broadcast, Buckets, Nccl, ObjectStore, transport
 from cluster.waiting import WorkerError
 from configs.schema import Config
-from tests.unit.test_rollout_pool import Method
-
-LAYOUT = Layout(tuple((Slot(name, "float32", (2,), 0),) for name in "abc"))
-"""Three buckets of a tensor each."""
+from tests.unit.test_rollout_pool import LAYOUT, Method
 
 
 def config(kind: str = "nccl", seconds: float = 1800.0) -> Config:

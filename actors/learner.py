@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from actors.weights.buckets import Layout, lay_out, pack
+from actors.weights.buckets import Bucket, Layout, lay_out, pack
 from configs.schema import Config
 from data.types import ClipFeatures, Group
 from learner.result import UpdateResult
@@ -25,6 +25,8 @@ class LearnerActor:
         self.config = config
         self.rank = rank
         self._broadcaster: Any = None
+        self._buckets: Iterator[Bucket] = iter(())
+        """Those of the newest weights that nobody has asked for yet."""
 
     def address(self) -> str:
         """A free address of this rank's machine, for the ranks to meet at; asked of rank 0 alone."""
@@ -80,17 +82,21 @@ class LearnerActor:
         self._layout = lay_out(self._learner.engine.weight_shapes(), self.config.learner.bucket_bytes)
         return self._layout
 
-    def publish(self) -> Iterator[list[Any]]:
-        """References to buckets of the weights that engines need, one a list, so that who takes it fetches no bucket.
+    def bucket(self, number: int) -> tuple[Bucket, None]:
+        """A bucket of the weights that engines need; asked of rank 0 alone, from the first to the last.
 
-        The next is packed while engines load the last. The other ranks yield none: they help to make each tensor whole.
+        The second value tells that the first is there, to one who does not want to fetch it.
         """
-        weights = self._learner.engine.weights()
-        if self.rank == 0:
-            for bucket in pack(self._layout, weights):
-                yield [ray.put(bucket)]
-        else:
-            deque(weights, maxlen=0)
+        if number == 0:
+            self._buckets = pack(self._layout, self._learner.engine.weights())
+        bucket = next(self._buckets)
+        if number == len(self._layout.buckets) - 1:
+            deque(self._buckets, maxlen=0)  # what is left of the weights is gathered, and found out
+        return bucket, None
+
+    def help_gather(self) -> None:
+        """Help rank 0 to make each tensor whole while it is asked for buckets; asked of the other ranks."""
+        deque(self._learner.engine.weights(), maxlen=0)
 
     def broadcast(self, version: int, engines: Mapping[str, Any]) -> tuple[bool, dict[str, str]]:
         """Send the weights that engines need to all of them at once.

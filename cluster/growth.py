@@ -21,14 +21,14 @@ class View:
     used: frozenset[str]
     """Nodes on which a place of an engine lies."""
     unplaced: int
-    """Places of engines that lie nowhere: their node was lost, and none has room."""
+    """Places of engines whose node is lost, or that no node has room for."""
 
 
 class Growth:
     """Looks for new nodes as long as `watch` is awaited.
 
-    Ray moves places that lie nowhere to a new node by itself. One on which no place lies afterwards gets a further
-    engine. Engines that could not be started are tried again whenever the nodes are others.
+    A place that was asked for when its node was lost may come to lie on a new one. One on which no place lies then gets
+    a further engine. Engines that could not be started are tried again whenever the nodes are others.
 
     Args:
         pool: the engines.

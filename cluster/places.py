@@ -1,10 +1,8 @@
-"""Where the actors of a run go: Ray's placement groups, one a role, and one for each engine that comes later."""
+"""Where the actors of a run go: Ray's placement groups, one a role, and one for each engine."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections import defaultdict
 from typing import Any
 
 import ray
@@ -24,13 +22,43 @@ Options = dict[str, Any]
 """What an actor class is given to be placed."""
 
 
+class Place:
+    """What one engine needs, reserved on its own, so that it can be given back and asked for anew.
+
+    Args:
+        role: what it needs.
+        node: where it is to be, if there is room.
+    """
+
+    def __init__(self, role: Role, node: str) -> None:
+        self._role = role
+        self.group = _ask(role, 1, node)
+
+    @property
+    def options(self) -> Options:
+        """What the engine is given."""
+        return _options(self._role, self.group, 0)
+
+    async def renew(self) -> None:
+        """Ask for another place if its node is lost; it is there as soon as a node has room.
+
+        Ray would look for one too, but without a pause: while there is none, that costs a core of the head node
+        (ray-project/ray#65007).
+        """
+        table = await asyncio.to_thread(placement_group_table, self.group)
+        if table["state"] != "PENDING" and not await _alive() & set(table["bundles_to_node_id"].values()):
+            remove_placement_group(self.group)
+            self.group = _ask(self._role, 1, None)
+
+
 class Places:
-    """What a run has reserved. A place on a node that is lost moves to one with room, as soon as there is one."""
+    """What a run has reserved."""
 
     def __init__(self, wait_seconds: float) -> None:
         self.wait_seconds = wait_seconds
-        self._groups: defaultdict[str, list[PlacementGroup]] = defaultdict(list)
-        """By role."""
+        self.engines: list[Place] = []
+        self._groups: list[PlacementGroup] = []
+        """Of the other roles."""
 
     async def reserve(self, role: Role) -> list[Options]:
         """Reserve what a role needs; gives a place for each of its actors.
@@ -39,44 +67,60 @@ class Places:
             WorkerError: there was no room in time.
         """
         home = ray.get_runtime_context().get_node_id() if role.strategy == "HOME" else None
-        group, places = self._ask(role, role.count, home)
-        what = f"{role.count} x {role.name} ({role.cpus:g} CPU, {role.gpus:g} GPU each) have not been placed"
-        mend = "another run may hold the cluster"
-        await bounded(group.ready(), "cluster.wait_seconds", self.wait_seconds, what, mend)
-        return places
+        group = _ask(role, role.count, home)
+        self._groups.append(group)
+        await self._ready(group, role)
+        return [_options(role, group, number) for number in range(role.count)]
 
-    def on(self, node: str, role: Role) -> Options:
-        """A place on a node, or where there is room once it is lost."""
-        _, [place] = self._ask(role, 1, node)
-        return place
+    async def reserve_engines(self, role: Role) -> None:
+        """Reserve a place for each engine, spread over the nodes as Ray would; raises as `reserve`."""
+        together = _ask(role, role.count, None)
+        try:
+            await self._ready(together, role)
+            nodes = placement_group_table(together)["bundles_to_node_id"]
+        finally:
+            remove_placement_group(together)
+        self.engines = [Place(role, nodes[number]) for number in range(role.count)]
+        for place in self.engines:
+            await self._ready(place.group, role)
 
     async def look(self, role: Role) -> View:
-        """Where places of the role lie, and which nodes could hold one."""
-        nodes = await asyncio.to_thread(ray.nodes)
+        """Where engines have their places, and which nodes could hold one."""
+        nodes = [node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
         needs = {"CPU": role.cpus, "GPU": role.gpus}
         able = {
             node["NodeID"]
             for node in nodes
-            if node["Alive"] and all(node["Resources"].get(kind, 0.0) >= need for kind, need in needs.items())
+            if all(node["Resources"].get(kind, 0.0) >= need for kind, need in needs.items())
         }
-        tables = [await asyncio.to_thread(placement_group_table, group) for group in self._groups[role.name]]
+        tables = [await asyncio.to_thread(placement_group_table, place.group) for place in self.engines]
         where = [node for table in tables for node in table["bundles_to_node_id"].values()]
-        alive = {node["NodeID"] for node in nodes if node["Alive"]}
-        used = alive.intersection(where)
-        return View(frozenset(able), frozenset(used), sum(node not in alive for node in where))
+        alive = {node["NodeID"] for node in nodes}
+        return View(frozenset(able), frozenset(alive.intersection(where)), sum(node not in alive for node in where))
 
     def give_back(self) -> None:
         """Reserve nothing any more."""
-        for group in itertools.chain.from_iterable(self._groups.values()):
+        for group in [*self._groups, *(place.group for place in self.engines)]:
             remove_placement_group(group)
 
-    def _ask(self, role: Role, count: int, node: str | None) -> tuple[PlacementGroup, list[Options]]:
-        bundles = [{"CPU": role.cpus} | ({"GPU": role.gpus} if role.gpus else {})] * count
-        if node is None:
-            group = placement_group(bundles, strategy=role.strategy)
-        else:
-            group = placement_group(bundles, strategy="STRICT_PACK", _soft_target_node_id=node)
-        self._groups[role.name].append(group)
-        resources = {"num_cpus": role.cpus, "num_gpus": role.gpus}
-        strategies = [PlacementGroupSchedulingStrategy(group, number) for number in range(count)]
-        return group, [{**resources, "scheduling_strategy": strategy} for strategy in strategies]
+    async def _ready(self, group: PlacementGroup, role: Role) -> None:
+        what = f"{role.count} x {role.name} ({role.cpus:g} CPU, {role.gpus:g} GPU each) have not been placed"
+        mend = "another run may hold the cluster"
+        await bounded(group.ready(), "cluster.wait_seconds", self.wait_seconds, what, mend)
+
+
+def _ask(role: Role, count: int, node: str | None) -> PlacementGroup:
+    """Have Ray set aside what that many actors need, on that node where it has room."""
+    bundles = [{"CPU": role.cpus} | ({"GPU": role.gpus} if role.gpus else {})] * count
+    if node is None:
+        return placement_group(bundles, strategy=role.strategy)
+    return placement_group(bundles, strategy="STRICT_PACK", _soft_target_node_id=node)
+
+
+def _options(role: Role, group: PlacementGroup, number: int) -> Options:
+    strategy = PlacementGroupSchedulingStrategy(group, number)
+    return {"num_cpus": role.cpus, "num_gpus": role.gpus, "scheduling_strategy": strategy}
+
+
+async def _alive() -> set[str]:
+    return {node["NodeID"] for node in await asyncio.to_thread(ray.nodes) if node["Alive"]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.report import EngineReport
@@ -87,6 +88,15 @@ async def _last(answers: list[Awaitable[EngineReport]]) -> EngineReport:
     return (await asyncio.gather(*answers))[-1]
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the ranks of the learner were asked for."""
+
+    buckets: Sequence[tuple[Any, Awaitable[None]]]
+    """References to the buckets, and what tells that each is there."""
+    helped: Sequence[Awaitable[None]]
+
+
 class ObjectStore:
     """Packed buckets through Ray's object store: the learner gives each once, the nodes of the engines fetch it."""
 
@@ -108,23 +118,28 @@ class ObjectStore:
 
     async def publish(self, update: Buckets) -> None:
         """Add the buckets, each as soon as it is packed."""
-        await self.fill(update, [learner.publish.remote() for learner in self.learners])
+        await self.fill(update, self.ask(update.layout))
 
-    async def fill(self, update: Buckets, streams: Sequence[Any]) -> None:
-        """Add what the ranks have begun to publish; a rank that fails ends it, whichever it is."""
-        adding = asyncio.create_task(_add(update, streams[0]))
-        ended = asyncio.gather(adding, *(stream.completed() for stream in streams))
+    def ask(self, layout: Layout) -> Asked:
+        """Ask the learner for the buckets of its weights, as they are when it next can."""
+        first, *others = self.learners
+        buckets = [first.bucket.options(num_returns=2).remote(number) for number in range(len(layout.buckets))]
+        return Asked(buckets, [rank.help_gather.remote() for rank in others])
+
+    async def fill(self, update: Buckets, asked: Asked) -> None:
+        """Add what was asked for as it comes; a rank that fails ends it, whichever it is."""
+
+        async def add() -> None:
+            for bucket, there in asked.buckets:
+                await there
+                update.add(bucket)
+
+        adding = asyncio.create_task(add())
+        ended = asyncio.gather(adding, *asked.helped)
         try:
             await bounded(ended, STEP_KEY, self.seconds, f"the learner has not published version {update.version}")
         finally:
             adding.cancel()
-
-
-async def _add(update: Buckets, stream: Any) -> None:
-    """Add what a rank publishes. What it yields is fetched: lists, that hold a reference to a bucket each."""
-    while (item := await anext(stream, None)) is not None:
-        [bucket] = await item
-        update.add(bucket)
 
 
 class Broadcast:
@@ -183,9 +198,10 @@ class Nccl:
 
     async def send_buckets(self, engine: Any) -> Awaitable[EngineReport]:
         """Send the learner's weights, as they are when it next can, to one engine."""
+        layout = await self._buckets.layout()
         version: Awaitable[int] = self.learners[0].version.remote()  # at once with the next: no step comes between
-        streams = [learner.publish.remote() for learner in self.learners]
+        asked = self._buckets.ask(layout)
         what = "rank 0 has not told the version of its weights"
-        update = Buckets(await bounded(version, STEP_KEY, self.seconds, what), await self._buckets.layout())
-        answer, _ = await asyncio.gather(update.send(engine), self._buckets.fill(update, streams))
+        update = Buckets(await bounded(version, STEP_KEY, self.seconds, what), layout)
+        answer, _ = await asyncio.gather(update.send(engine), self._buckets.fill(update, asked))
         return answer

@@ -19,7 +19,7 @@ from actors.reward import RewardActor
 from actors.rollout import RolloutActor, environment
 from cluster.growth import Growth
 from cluster.placement import Role
-from cluster.places import Options, Places
+from cluster.places import Place, Places
 from cluster.rollout_pool import RolloutPool
 from cluster.transports import STEP_KEY, transport
 from cluster.waiting import ANSWER_KEY, bounded
@@ -151,7 +151,6 @@ class Workers:
         self._say = say
         self._warm_up: tuple[int, ...] = ()
         self._growth: asyncio.Task[None] | None = None
-        self._engine_places: list[Options] = []
         self._first_nodes: set[str] = set()
         self._places = Places(config.cluster.wait_seconds)
         self._actors: list[Any] = []
@@ -163,8 +162,8 @@ class Workers:
         encoders = await self._create("audio", AudioActor, lambda _: (config, path, 1))
         rewards = await self._create("reward", RewardActor, lambda _: (config.rewards, config.data.prompt))
         if "engine" in self._roles:
-            self._engine_places = await self._places.reserve(self._roles["engine"])
-        engines = {f"engine-{number}": self._engine(number) for number in range(len(self._engine_places))}
+            await self._places.reserve_engines(self._roles["engine"])
+        engines = {f"engine-{number}": self._engine(number) for number in range(len(self._places.engines))}
         self.audio = AudioPool(encoders, config)
         self.rollout = RolloutPool(engines, rewards, config, self.version, self.start_engine, self._say)
         learners = await self._create(
@@ -186,7 +185,9 @@ class Workers:
 
     async def start_engine(self, name: str) -> Any:
         """An engine in its place, ready to sample from the first weights."""
-        actor = self._engine(int(name.rpartition("-")[2]))
+        number = int(name.rpartition("-")[2])
+        await self._places.engines[number].renew()
+        actor = self._engine(number)
         what, seconds = f"{name} has not started", self.config.cluster.actor_timeout_seconds
         try:
             await bounded(actor.ready.remote(self._warm_up), ANSWER_KEY, seconds, what)
@@ -207,8 +208,8 @@ class Workers:
 
     def _place_on(self, node: str) -> str:
         """Set a node aside for a further engine; gives its name."""
-        self._engine_places.append(self._places.on(node, self._roles["engine"]))
-        return f"engine-{len(self._engine_places) - 1}"
+        self._places.engines.append(Place(self._roles["engine"], node))
+        return f"engine-{len(self._places.engines) - 1}"
 
     def stop(self) -> None:
         """End every actor and give back what was reserved."""
@@ -232,7 +233,7 @@ class Workers:
 
     def _engine(self, number: int) -> Any:
         actor = RolloutActor.options(  # type: ignore[attr-defined]
-            **self._engine_places[number],
+            **self._places.engines[number].options,
             runtime_env={"env_vars": environment(self.config)},
             max_concurrency=10_000,
         ).remote(f"engine-{number}", self.config, self.model_path, self.version, self._stop_token_ids)

@@ -79,6 +79,17 @@ def ranks(session: Live) -> list[int]:
     return sorted(rank for [rank] in on_engines(session, rank).values())
 
 
+def wait_for_all(session: Live) -> None:
+    """Wait until no engine is missing."""
+
+    async def joined() -> None:
+        async with asyncio.timeout(JOIN_SECONDS):
+            while len(session.workers.rollout.actors) < ENGINES:
+                await asyncio.sleep(0.1)
+
+    session._run(joined())
+
+
 def agree(session: Live, questions: Questions, epoch: int) -> bool:
     """Whether the engines sample from the learner's policy; takes a step from what they sampled."""
     groups = session.sample(session.prompts(examples(questions), epoch))
@@ -121,13 +132,7 @@ def test_an_engine_that_joins_gets_what_the_learner_has_and_is_in_the_next_broad
     session: Live, questions: Questions
 ) -> None:
     pool = session.workers.rollout
-
-    async def joined() -> None:
-        async with asyncio.timeout(JOIN_SECONDS):
-            while len(pool.actors) < ENGINES:
-                await asyncio.sleep(0.1)
-
-    session._run(joined())
+    wait_for_all(session)
     assert pool.reports["engine-0"].version == session.version
     sampled = session.sample(session.prompts(examples(questions), epoch=4))
     joiners = [group for group in sampled if group.engine == "engine-0"]
@@ -152,7 +157,6 @@ def test_a_broadcast_in_which_an_engine_dies_ends_and_all_that_depended_on_it_ar
     assert "engine-1 is lost" in told
     assert f"engine-0 is stuck in the broadcast of version {session.version}" in told
     assert not pool.actors
-    while not pool.actors:
-        session._run(pool._another())
+    wait_for_all(session)
     assert pool.version == session.version
     assert agree(session, questions, epoch=7)

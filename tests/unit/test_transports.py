@@ -27,31 +27,6 @@ def config(kind: str = "nccl", seconds: float = 1800.0) -> Config:
     )
 
 
-class Stream:
-    """The buckets of a rank, as Ray hands them over."""
-
-    def __init__(self, buckets: list[str], ended: asyncio.Event, error: Exception | None) -> None:
-        self._buckets = buckets
-        self._ended = ended
-        self._error = error
-
-    async def __anext__(self) -> Any:
-        await asyncio.sleep(0)
-        if not self._buckets:
-            await self._ended.wait()
-            raise StopAsyncIteration
-
-        async def item(bucket: str = self._buckets.pop(0)) -> list[str]:
-            return [bucket]
-
-        return item()
-
-    async def completed(self) -> None:
-        if self._error is not None:
-            raise self._error
-        await self._ended.wait()
-
-
 class Learner:
     """A rank; the first one has the buckets and does the broadcasts."""
 
@@ -65,7 +40,8 @@ class Learner:
         self.ended.set()
         self.error: Exception | None = None
         self.layout = Method(self._layout)
-        self.publish = Method(self._publish)
+        self.bucket = Method(self._bucket)
+        self.help_gather = Method(self._help_gather)
         self.version = Method(self._version)
         self.broadcast = Method(self._broadcast)
 
@@ -73,9 +49,18 @@ class Learner:
         self.asked.append("layout")
         return LAYOUT
 
-    def _publish(self) -> Stream:
-        self.asked.append("publish")
-        return Stream(["a", "b", "c"] if self.rank == 0 else [], self.ended, self.error)
+    def _bucket(self, number: int) -> tuple[str, Awaitable[None]]:
+        self.asked.append(f"bucket {number}")
+        return "abc"[number], asyncio.ensure_future(self._over())
+
+    def _help_gather(self) -> Awaitable[None]:
+        self.asked.append("help")
+        return asyncio.ensure_future(self._over())
+
+    async def _over(self) -> None:
+        if self.error is not None:
+            raise self.error
+        await self.ended.wait()
 
     async def _version(self) -> int:
         return self.at
@@ -118,8 +103,8 @@ def test_an_engine_gets_all_buckets_of_the_first_rank_and_the_layout_is_asked_fo
             report, _ = await asyncio.gather(delivered(update, engine), weights.publish(update))
             assert report.version == version
         assert engine.received == [(v, number, name) for v in (1, 2) for number, name in enumerate("abc")]
-        assert ranks[0].asked == ["layout", "publish", "publish"]
-        assert ranks[1].asked == ["publish", "publish"]
+        assert ranks[0].asked == ["layout", *["bucket 0", "bucket 1", "bucket 2"] * 2]
+        assert ranks[1].asked == ["help", "help"]
 
     asyncio.run(scenario())
 

@@ -50,7 +50,7 @@ class LearnerActor:
         )
         if trainer_state is not None:
             self._learner.load(Path(trainer_state))
-        self._version = self._learner.updates
+        self._version = self._learner.updates // self.config.algorithm.updates_per_step
 
     def step(self, groups: Sequence[Any], step: int) -> UpdateResult:
         """Update from the scored groups (references), and move on to version `step` + 1."""

@@ -72,6 +72,10 @@ OFF_POLICY = {
     "ratio_mean": ("auricle_importance_ratio_mean", "Mean probability of the learner over that of the engine"),
     "ratio_max": ("auricle_importance_ratio_max", "Largest probability of the learner over that of the engine"),
     "clipped": ("auricle_importance_clipped_ratio", "Share of tokens whose ratio was truncated or clipped"),
+    "proximal_clipped": (
+        "auricle_proximal_clipped_ratio",
+        "Share of tokens whose gain was clipped in updates of a step after the first",
+    ),
     "masked": ("auricle_importance_masked_ratio", "Share of tokens whose ratio was out of bounds and counted nothing"),
     "effective_sample_size": ("auricle_effective_sample_ratio", "Effective sample size as a share of the tokens"),
     "logprob_difference_mean": (

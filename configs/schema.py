@@ -323,8 +323,11 @@ class Algorithm(Section):
     ratio: Literal["current", "sampled"] = "current"
     """What the policy's ratio is taken to: to itself before the update, corrected by `algorithm.correction`, or to the
     policy that sampled, clipped by `algorithm.clip` as in PPO."""
+    updates_per_step: PositiveInt = 1
+    """Optimizer updates from the groups of a step (mu of arXiv 2402.03300). From the second on the policy's ratio is to
+    itself before the first, clipped by `algorithm.clip` as in decoupled PPO (arXiv 2110.00641)."""
     clip: tuple[NonNegativeFloat, NonNegativeFloat] = (0.2, 0.2)
-    """How far below and above 1 a ratio to the policy that sampled may gain."""
+    """How far below and above 1 a ratio may gain: to the policy that sampled, or to the one before a step's updates."""
     correction: Correction = Correction()
     """Importance sampling between engine and learner, as in `algorithm.correction`."""
     entropy_coefficient: NonNegativeFloat = 0.0
@@ -340,8 +343,12 @@ class Algorithm(Section):
     @model_validator(mode="after")
     def _corrected_once(self) -> Self:
         level = self.correction_level
-        if self.ratio == "current" and self.clip != type(self).model_fields["clip"].default:
-            raise ValueError(f"algorithm.clip: {list(self.clip)} clips nothing: it needs algorithm.ratio: sampled")
+        first = self.ratio == "current" and self.updates_per_step == 1
+        if first and self.clip != type(self).model_fields["clip"].default:
+            raise ValueError(
+                f"algorithm.clip: {list(self.clip)} clips nothing: it needs algorithm.ratio: sampled, or "
+                "algorithm.updates_per_step above 1"
+            )
         if level == "none" and self.correction.cap != Correction.model_fields["cap"].default:
             raise ValueError(
                 f"algorithm.correction.cap: {self.correction.cap:g} truncates nothing: it needs "

@@ -64,12 +64,13 @@ class Learner:
             frozen = load_model(reference_path, dtype, tower=with_tower).to(device)
             reference = Policy(frozen, config.rollout.temperature, kind).requires_grad_(False).eval()
         self.updates = 0
+        """Of the optimizer, in the run so far."""
         self._update = Update(config, self.engine, reference)
 
     def update(self, groups: Sequence[Group], fetch: Callable[[Group], ClipFeatures], step: int) -> UpdateResult:
-        """Apply one GRPO update; see `learner.update`."""
+        """Train on the groups of a step; see `learner.update`."""
         result = self._update(groups, fetch, step)
-        self.updates += 1
+        self.updates += self.config.algorithm.updates_per_step
         return result
 
     @torch.no_grad()

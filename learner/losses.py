@@ -16,34 +16,34 @@ def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return torch.exp(difference) - difference - 1
 
 
-def surrogate(logprobs: Tensor, advantages: Tensor, importance: Tensor | None = None) -> Tensor:
+def surrogate(logprobs: Tensor, advantages: Tensor) -> Tensor:
     """The policy gradient's loss of each token, (N,): the ratio is 1 and carries only the gradient.
 
     Args:
         logprobs: the policy's log-probability of each sampled token, (N,), with gradient.
         advantages: the advantage of the completion that each token belongs to, (N,).
-        importance: weight of each token against the policy that sampled it, (N,), without gradient; see `off_policy`.
-            With the policy before the update as the proximal one this is decoupled PPO (arXiv 2110.00641), whose
-            clipping never acts in the first update from a batch, and there is no second.
     """
-    loss = -torch.exp(logprobs - logprobs.detach()) * advantages  # (N,)
-    return loss if importance is None else loss * importance
+    return -torch.exp(logprobs - logprobs.detach()) * advantages
 
 
-def clipped_surrogate(
-    logprobs: Tensor, sampled_logprobs: Tensor, advantages: Tensor, clip: tuple[float, float]
-) -> Tensor:
-    """PPO's loss of each token, (N,), whose ratio is to the policy that sampled (arXiv 1707.06347, eq. 7).
+def clipped_surrogate(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: tuple[float, float]) -> Tensor:
+    """PPO's loss of each token, (N,), whose ratio is to an older policy (arXiv 1707.06347, eq. 7).
 
     Args:
         logprobs: the policy's log-probability of each sampled token, (N,), with gradient.
-        sampled_logprobs: the engine's when it sampled the token, (N,).
+        old_logprobs: the older policy's, (N,).
         advantages: the advantage of the completion that each token belongs to, (N,).
         clip: the ratio gains nothing below 1 - clip[0] and above 1 + clip[1].
     """
     low, high = clip
-    ratio = torch.exp(logprobs - sampled_logprobs)  # (N,)
+    ratio = torch.exp(logprobs - old_logprobs)  # (N,)
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
+
+
+def gains_nothing(ratio: Tensor, advantages: Tensor, clip: tuple[float, float]) -> Tensor:
+    """Whether each token's ratio is where `clipped_surrogate` is flat, (N,)."""
+    low, high = clip
+    return torch.where(advantages > 0, ratio > 1 + high, (advantages < 0) & (ratio < 1 - low))
 
 
 def grpo(

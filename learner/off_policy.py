@@ -45,8 +45,7 @@ def importance(
     ratios = importance_ratios(logprobs.detach(), sampled_logprobs, owners, level)
     cut = masked = torch.zeros_like(ratios, dtype=torch.bool)
     if algorithm.ratio == "sampled":
-        low, high = algorithm.clip
-        cut = torch.where(advantages > 0, ratios > 1 + high, (advantages < 0) & (ratios < 1 - low))
+        cut = losses.gains_nothing(ratios, advantages, algorithm.clip)
     elif level != "none":
         if correction.mask is not None:
             low, high = correction.mask
@@ -55,23 +54,36 @@ def importance(
     return Importance(ratios, ratios.clamp(max=correction.cap).masked_fill(masked, 0.0), cut, masked)
 
 
+def older_policy(sampled_logprobs: Tensor, first_logprobs: Tensor | None, algorithm: Algorithm) -> Tensor | None:
+    """Log-probs of the policy that the ratio is to, (N,); None where that is the one that is trained, as it is.
+
+    Args:
+        sampled_logprobs: the engine's, (N,).
+        first_logprobs: the policy's before the first update from the batch, (N,); None in the first.
+        algorithm: `ratio` says which.
+    """
+    return sampled_logprobs if algorithm.ratio == "sampled" else first_logprobs
+
+
 def policy_loss(
-    logprobs: Tensor, sampled_logprobs: Tensor, advantages: Tensor, found: Importance, algorithm: Algorithm
+    logprobs: Tensor, older_logprobs: Tensor | None, advantages: Tensor, found: Importance, algorithm: Algorithm
 ) -> Tensor:
-    """What the advantages come to, (N,), with gradient: weighed, clipped or neither, but never both.
+    """What the advantages come to, (N,), with gradient.
+
+    The engine's log-prob counts in the weight or in the ratio, or in neither, but never in both.
 
     Args:
         logprobs: the policy's log-probability of each token, (N,), with gradient.
-        sampled_logprobs: the engine's, (N,).
+        older_logprobs: of `older_policy`, (N,).
         advantages: of the token's completion, (N,).
-        found: what `importance` gave for them.
-        algorithm: which of them it is.
+        found: what `importance` gave for them before the first update.
+        algorithm: whether they are weighed, and where a ratio is clipped.
     """
-    if algorithm.ratio == "sampled":
-        return losses.clipped_surrogate(logprobs, sampled_logprobs, advantages, algorithm.clip)
-    if algorithm.correction_level == "none":
-        return losses.surrogate(logprobs, advantages)
-    return losses.surrogate(logprobs, advantages, found.weights)
+    if older_logprobs is None:
+        loss = losses.surrogate(logprobs, advantages)
+    else:
+        loss = losses.clipped_surrogate(logprobs, older_logprobs, advantages, algorithm.clip)
+    return loss if algorithm.correction_level == "none" else loss * found.weights
 
 
 def importance_ratios(logprobs: Tensor, sampled_logprobs: Tensor, owners: Tensor, level: str) -> Tensor:

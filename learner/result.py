@@ -9,7 +9,10 @@ Advantages = tuple[float | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class UpdateResult:
-    """What one update did; means are over the trained tokens or completions of all ranks."""
+    """What a step did; means are over the trained tokens or completions of all ranks.
+
+    Where a step makes several updates, they tell of the first, but for `grad_norm` and `seconds`.
+    """
 
     advantages: tuple[Advantages, ...]
     """One tuple a group, in the order given; None for a dropped completion."""
@@ -19,6 +22,7 @@ class UpdateResult:
     entropy: float
     """Mean token entropy, in nats."""
     grad_norm: float
+    """Before clipping; the largest of the step's updates."""
     learning_rate: float
     logprob_difference_max: float | None
     """Largest |log-prob(engine) - log-prob(learner)| of a token, of the groups that are wholly of the learner's
@@ -34,4 +38,5 @@ class UpdateResult:
     off_policy: dict[str, float]
     """How far all tokens are from the policy that learns, before the update: `ratio_mean`, `ratio_max`, the shares
     `clipped` and `masked`, `effective_sample_size` as a share of the tokens, and the absolute difference of their
-    log-probs, `logprob_difference_mean` and `logprob_difference_max`."""
+    log-probs, `logprob_difference_mean` and `logprob_difference_max`. Of a step's further updates
+    `proximal_clipped`, the share of tokens whose gain was clipped; 0 where there are none."""

@@ -1,4 +1,4 @@
-"""One GRPO update of the policy from the groups of a step.
+"""The GRPO updates of the policy from the groups of a step: one, or several from the same groups.
 
 Every rank sees all groups (without audio they are small), so each computes the same advantages, counts and plan, and
 nothing has to be agreed on before the first backward.
@@ -7,7 +7,7 @@ nothing has to be agreed on before the first backward.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from data.types import ClipFeatures, Group
 from learner import advantage, losses
 from learner.engine import Engine, finite
 from learner.head import Entropy
-from learner.off_policy import Importance, importance, policy_loss
+from learner.off_policy import Importance, importance, older_policy, policy_loss
 from learner.packing import Packed, Sequences, pack, plan_micro_batches
 from learner.policy import MicroBatch
 from learner.result import Advantages, UpdateResult
@@ -61,42 +61,32 @@ class Update:
             max(sum(sequences[used[member]].targets for member in members) for members in parts)
             for parts in zip(*plan, strict=True)
         ]
-        sums = _Sums(self.engine.device)
         clock("pack")
-        for members, most_targets in zip(plan[dist.get_rank()], predicted, strict=True):
-            weighted = bool(members and useful)
-            indices = [used[member] for member in members] or [idle_index]
-            packed = pack([sequences[index] for index in indices])
-            names = [groups[index].prompt.clip.sha256 for index in indices]
-            clips = {name: fetch(groups[index]) for name, index in dict(zip(names, indices, strict=True)).items()}
-            batch = MicroBatch(packed, [clips[name] for name in names], most_targets)
-            tokens = _TokenData.of(
-                [groups[i] for i in indices], [advantages[i] for i in indices], packed, counted, step
-            )
-            tokens = tokens.to(self.engine.device)
-            clock("pack")
-            reference = self._reference_logprobs(batch)
-            clock("reference")
-            logprobs, entropy = self.engine.forward(batch, "gradient" if algorithm.entropy_coefficient else "value")
-            ratios = importance(logprobs, tokens.sampled_logprobs, tokens.advantages, tokens.owners, algorithm)
-            loss = losses.grpo(
-                policy_loss(logprobs, tokens.sampled_logprobs, tokens.advantages, ratios, algorithm),
-                logprobs,
-                entropy,
-                tokens.weights * weighted,
-                reference,
-                algorithm.beta,
-                algorithm.entropy_coefficient,
-            )
-            clock("forward")
-            finite(loss.detach(), f"the loss of step {step + 1}")
-            self.engine.backward(loss)
-            clock("backward")
-            if members and len(logprobs):
-                sums.add(loss, logprobs, entropy, reference, tokens, ratios, packed)
+
+        def parts() -> Iterator[_Part]:
+            for members, most_targets in zip(plan[dist.get_rank()], predicted, strict=True):
+                indices = [used[member] for member in members] or [idle_index]
+                packed = pack([sequences[index] for index in indices])
+                names = [groups[index].prompt.clip.sha256 for index in indices]
+                clips = {name: fetch(groups[index]) for name, index in dict(zip(names, indices, strict=True)).items()}
+                tokens = _TokenData.of(
+                    [groups[i] for i in indices], [advantages[i] for i in indices], packed, counted, step
+                )
+                batch = MicroBatch(packed, [clips[name] for name in names], most_targets)
+                yield _Part(batch, tokens.to(self.engine.device), bool(members), bool(members and useful))
+
         rate = learning_rate(step, self.config.run.max_steps, settings)
-        norm = self.engine.step(rate)
-        clock("optimizer")
+        sums, norms = _Sums(self.engine.device), []
+        batch = parts() if algorithm.updates_per_step == 1 else list(parts())
+        for _ in range(algorithm.updates_per_step):
+            for part in batch:
+                clock("pack")
+                loss = self._loss(part, sums, clock)
+                finite(loss.detach(), f"the loss of step {step + 1}")
+                self.engine.backward(loss)
+                clock("backward")
+            norms.append(self.engine.step(rate))
+            clock("optimizer")
         totals = sums.over_ranks()
         tokens_seen = max(totals["tokens"], 1.0)
         current = totals["current_tokens"]
@@ -105,7 +95,7 @@ class Update:
             loss=totals["loss"],
             kl=totals["kl"] / tokens_seen,
             entropy=totals["entropy"] / tokens_seen,
-            grad_norm=norm,
+            grad_norm=max(norms),
             learning_rate=rate,
             logprob_difference_max=totals["difference_max"] if current else None,
             logprob_difference_mean=totals["difference"] / current if current else None,
@@ -113,6 +103,7 @@ class Update:
                 "ratio_mean": totals["ratio"] / tokens_seen,
                 "ratio_max": totals["ratio_max"],
                 "clipped": totals["cut"] / tokens_seen,
+                "proximal_clipped": totals["proximal_cut"] / max(totals["proximal_tokens"], 1.0),
                 "masked": totals["masked"] / tokens_seen,
                 "effective_sample_size": totals["weight"] ** 2 / max(totals["weight_squared"] * tokens_seen, 1e-12),
                 "logprob_difference_mean": totals["off_policy_difference"] / tokens_seen,
@@ -127,6 +118,35 @@ class Update:
     @property
     def _audio_token_id(self) -> int:
         return self.engine.policy.audio_token_id
+
+    def _loss(self, part: _Part, sums: _Sums, clock: _Clock) -> Tensor:
+        """This part's share of the objective; the first time it keeps what the further updates need of the first."""
+        algorithm, tokens, first = self.config.algorithm, part.tokens, part.first
+        reference = self._reference_logprobs(part.batch) if first is None else first.reference
+        clock("reference")
+        logprobs, entropy = self.engine.forward(part.batch, "gradient" if algorithm.entropy_coefficient else "value")
+        if first is None:
+            found = importance(logprobs, tokens.sampled_logprobs, tokens.advantages, tokens.owners, algorithm)
+            part.first = _First(logprobs.detach(), reference, found)
+        else:
+            found = first.importance
+        older = older_policy(tokens.sampled_logprobs, None if first is None else first.logprobs, algorithm)
+        loss = losses.grpo(
+            policy_loss(logprobs, older, tokens.advantages, found, algorithm),
+            logprobs,
+            entropy,
+            tokens.weights * part.weighted,
+            reference,
+            algorithm.beta,
+            algorithm.entropy_coefficient,
+        )
+        if part.counted and len(logprobs):
+            if first is None:
+                sums.add(loss, logprobs, entropy, reference, tokens, found, part.batch.packed)
+            elif older is not None:
+                sums.add_further(losses.gains_nothing(torch.exp(logprobs - older), tokens.advantages, algorithm.clip))
+        clock("forward")
+        return loss
 
     def _reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
         if self.reference is None:
@@ -188,12 +208,35 @@ class _TokenData:
         return _TokenData(*(getattr(self, name).to(device) for name in self.__slots__))
 
 
+@dataclass(frozen=True, slots=True)
+class _First:
+    """What the first update found of a micro-batch, (N,) each."""
+
+    logprobs: Tensor
+    """Of the policy before it: the proximal one of the further updates."""
+    reference: Tensor | None
+    importance: Importance
+
+
+@dataclass(slots=True)
+class _Part:
+    """A micro-batch of this rank."""
+
+    batch: MicroBatch
+    tokens: _TokenData
+    counted: bool
+    """Whether it is of the plan; a rank without work computes the least that there is."""
+    weighted: bool
+    """Whether its loss counts."""
+    first: _First | None = None
+
+
 class _Sums:
     """Sums over micro-batches, reduced over ranks once a step."""
 
     SUMS = (
         "loss", "kl", "entropy", "tokens", "packed", "current_tokens", "difference", "off_policy_difference",
-        "ratio", "weight", "weight_squared", "cut", "masked",
+        "ratio", "weight", "weight_squared", "cut", "masked", "proximal_cut", "proximal_tokens",
     )  # fmt: skip
     LARGEST = ("difference_max", "off_policy_difference_max", "ratio_max")
 
@@ -231,8 +274,15 @@ class _Sums:
             "masked": ratios.masked.sum(),
         }
         largest = torch.stack([current.max(), difference.max(), ratios.ratios.max()]).double()
-        self.sums += torch.stack([torch.as_tensor(values[name]).to(self.sums) for name in self.SUMS])
+        self._add(values)
         self.largest = torch.maximum(self.largest, largest)
+
+    def add_further(self, cut: Tensor) -> None:
+        """Of a further update: whether each token's gain is clipped, (N,)."""
+        self._add({"proximal_cut": cut.sum(), "proximal_tokens": len(cut)})
+
+    def _add(self, values: Mapping[str, Tensor | float]) -> None:
+        self.sums += torch.stack([torch.as_tensor(values.get(name, 0.0)).to(self.sums) for name in self.SUMS])
 
     def over_ranks(self) -> Mapping[str, float]:
         dist.all_reduce(self.sums)

@@ -138,8 +138,8 @@ BREAKS = (
     Break(
         "the loss rewards bad completions",
         "learner/losses.py",
-        "loss = -torch.exp(logprobs - logprobs.detach()) * advantages",
-        "loss = torch.exp(logprobs - logprobs.detach()) * advantages",
+        "return -torch.exp(logprobs - logprobs.detach()) * advantages",
+        "return torch.exp(logprobs - logprobs.detach()) * advantages",
         "tests/unit/test_losses.py::test_grpo_loss_and_gradient_match_a_float64_reference",
     ),
     Break(
@@ -152,10 +152,17 @@ BREAKS = (
     Break(
         "stale tokens count in full",
         "learner/off_policy.py",
-        "return losses.surrogate(logprobs, advantages, found.weights)",
-        "return losses.surrogate(logprobs, advantages)",
+        'return loss if algorithm.correction_level == "none" else loss * found.weights',
+        "return loss",
         "tests/integration/test_learner_ranks.py::"
         "test_an_asynchronous_step_makes_the_gradient_and_the_weights_that_are_written_by_hand",
+    ),
+    Break(
+        "a further update weighs stale tokens anew",
+        "learner/update.py",
+        "found = first.importance",
+        "found = importance(logprobs, tokens.sampled_logprobs, tokens.advantages, tokens.owners, algorithm)",
+        "tests/integration/test_learner_ranks.py::test_a_second_update_is_the_clipped_one_that_is_written_by_hand",
     ),
     Break(
         "younger groups pass whatever they leave behind",

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,6 +41,8 @@ TOTALS = (
 BETA, ENTROPY_COEFFICIENT = 0.04, 0.01
 STALE_LOGPROBS = (-5.0, -7.0, -6.0)
 """Of a completion's tokens in turn: a near-uniform policy's are between the first two."""
+NARROW = (0.001, 0.002)
+"""Where the second of several updates is clipped."""
 FEW_LOGITS = 2**11
 """Logits of a chunk where they are computed again: of a handful of tokens."""
 LIMIT_SECONDS = 250
@@ -74,6 +77,8 @@ class Job:
     """Have all groups hear the first one's clip, whose features come anew with each fetch."""
     stale: str = ""
     """Level at which the learner weighs completions of an older policy, whose log-probs then differ by token."""
+    several: bool = False
+    """Make two updates from the groups, the second clipped narrowly."""
     max_grad_norm: float = 1e9
     broken: bool = False
     """Begin with a weight that is NaN, and keep what the update raises."""
@@ -98,6 +103,8 @@ class Outcome:
     """One an update."""
     zero_variance_groups: list[int]
     """One an update."""
+    clipped_again: list[float]
+    """Shares of the tokens of the updates after the first, one a step."""
     threads: int
     refused: str | None
     """What the update of a broken policy raised."""
@@ -214,6 +221,7 @@ def _rank(folder: Path, rank: int) -> None:
                     "entropy_coefficient": job.entropy_coefficient,
                     "max_staleness": 1 if job.stale else 0,
                     "correction": {"level": job.stale or "none"},
+                    **({"updates_per_step": 2, "clip": NARROW} if job.several else {}),
                 },
                 "cluster": {"device": "cpu"},
             }
@@ -253,10 +261,13 @@ def _rank(folder: Path, rank: int) -> None:
                 "heard": sum(heard),
                 "packed_tokens": [result.packed_tokens for result in results],
                 "zero_variance_groups": [result.zero_variance_groups for result in results],
+                "clipped_again": [result.off_policy["proximal_clipped"] for result in results],
                 "refused": refused,
                 "threads": torch.get_num_threads(),
             }
             (folder / f"{job.name}.json").write_text(json.dumps(facts))
+    dist.barrier()
+    dist.destroy_process_group()  # gloo's threads may end a process that exits without, with SIGABRT
 
 
 if __name__ == "__main__":

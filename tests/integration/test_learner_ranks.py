@@ -20,6 +20,7 @@ from learner.update import expand_audio
 from tests.integration.learner_ranks import (
     BETA,
     ENTROPY_COEFFICIENT,
+    NARROW,
     TOTALS,
     Job,
     Outcome,
@@ -63,6 +64,7 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("ranks")
     saved = str(folder / "checkpoint")
     coarse = str(folder / "bfloat16")
+    several = str(folder / "several")
     alone = [
         Job("whole", 0, 100_000),
         Job("no reference", 0, 100_000, beta=0.0, entropy_coefficient=0.0),
@@ -70,6 +72,8 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         Job("all alike", 0, 100_000, beta=0.0, entropy_coefficient=0.0, alike=True),
         Job("broken", 0, 100_000, broken=True),
         *(Job(f"stale, {level}", 0, 100_000, stale=level) for level in LEVELS),
+        Job("several", 0, 100_000, stale="token", several=True),
+        Job("several twice", 0, 100_000, updates=2, save=several, stale="token", several=True),
         Job("uneven", 0, 100_000, uneven=True, threads=None),
         Job("saved", 0, SMALL, updates=2, save=saved),
         Job("clipped", 0, 100_000, max_grad_norm=CLIPPED_NORM),
@@ -86,6 +90,8 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         Job("two ranks about one clip, each group alone", 0, 1, one_clip=True),
         Job("two ranks about one clip, ZeRO 3", 3, SMALL, one_clip=True),
         *(Job(f"stale, {level}, on two ranks", 3, 1, stale=level) for level in LEVELS),
+        Job("several on two ranks", 3, 1, stale="token", several=True),
+        Job("several, resumed", 3, SMALL, load=several, stale="token", several=True),
         Job("bfloat16, ZeRO 0", 0, SMALL, dtype="bfloat16"),
         *(coarsely(f"bfloat16, ZeRO {how}", SMALL) for how in SHARDED),
         *(coarsely(f"one micro-batch in bfloat16, ZeRO {how}", 100_000) for how in SHARDED),
@@ -219,7 +225,9 @@ def test_an_asynchronous_step_makes_the_gradient_and_the_weights_that_are_writte
     by_completion = [
         one_completion(
             policy, other, group, features[group.prompt.clip.sha256], tokens, advantage,
-            lambda logprobs, sampled: truncated_weights(logprobs, sampled, level, truncated),
+            lambda logprobs, sampled, advantage: (logprobs - logprobs.detach()).exp()
+            * truncated_weights(logprobs, sampled, level, truncated)
+            * advantage,
         )
         for group in stale(groups)
         for tokens, advantage in zip(group.completions, by_hand(group.total), strict=True)
@@ -244,6 +252,60 @@ def test_an_asynchronous_step_makes_the_gradient_and_the_weights_that_are_writte
     assert outcomes[f"stale, {level}"].grad_norms != pytest.approx(unweighed.grad_norms, rel=0.01)
 
 
+def test_a_second_update_is_the_clipped_one_that_is_written_by_hand(
+    outcomes: dict[str, Outcome], model: Path, reference: Path
+) -> None:
+    policy, other = (Policy(load_model(str(path), torch.float32), temperature=1.0) for path in (model, reference))
+    policy.eval()
+    other.requires_grad_(False).eval()
+    groups, features = fabricate(str(model))
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0)
+    proximal: list[Tensor] = []
+    weights: list[Tensor] = []
+    clipped: list[bool] = []
+
+    def first(logprobs: Tensor, sampled: Tensor, advantage: float) -> Tensor:
+        proximal.append(logprobs.detach())
+        weights.append(truncated_weights(logprobs, sampled, "token", []))
+        return (logprobs - logprobs.detach()).exp() * weights[-1] * advantage
+
+    def second(logprobs: Tensor, _: Tensor, advantage: float) -> Tensor:
+        ratio = (logprobs - proximal.pop(0)).exp()
+        bounded = ratio.clamp(1 - NARROW[0], 1 + NARROW[1])
+        flat = bounded * advantage < ratio * advantage
+        clipped.extend(flat.tolist())
+        return torch.where(flat, bounded.detach(), ratio) * advantage * weights.pop(0)
+
+    for gain in (first, second):
+        optimizer.zero_grad()
+        by_completion = [
+            one_completion(policy, other, group, features[group.prompt.clip.sha256], tokens, advantage, gain)
+            for group in stale(groups)
+            for tokens, advantage in zip(group.completions, by_hand(group.total), strict=True)
+            if advantage is not None
+        ]
+        torch.stack(by_completion).mean().backward()
+        optimizer.step()
+    assert 0.1 < sum(clipped) / len(clipped) < 0.9
+    alone, together = outcomes["several"], outcomes["several on two ranks"]
+    names = {name: checkpoint_name(name) for name, _ in policy.model.named_parameters()}
+    by_hand_state = {
+        names[name]: optimizer.state[parameter]["exp_avg"]
+        for name, parameter in policy.model.named_parameters()
+        if parameter.grad is not None
+    }
+    largest = max(moment.abs().max() for moment in by_hand_state.values())
+    for outcome in (alone, together):
+        assert outcome.clipped_again == pytest.approx([sum(clipped) / len(clipped)], abs=0.02)
+        for name, moment in by_hand_state.items():
+            assert (outcome.state[f"exp_avg/{name}"] - moment).abs().max() < 1e-3 * largest, name
+    assert outcomes["stale, token"].clipped_again == [0.0]
+
+
+def test_a_resume_goes_on_with_every_update_of_the_steps_before_it(outcomes: dict[str, Outcome]) -> None:
+    assert_equal(outcomes["several twice"], outcomes["several, resumed"], rounding=1e-3)
+
+
 def truncated_weights(logprobs: Tensor, sampled: Tensor, level: str, truncated: list[bool]) -> Tensor:
     """min(ratio, 2), the ratio of each token or of the whole completion."""
     apart = logprobs.detach() - sampled
@@ -266,15 +328,17 @@ def one_completion(
     clip: ClipFeatures,
     completion: Completion,
     advantage: float,
-    importance: Callable[[Tensor, Tensor], Tensor] = lambda logprobs, _: torch.ones_like(logprobs),
+    gain: Callable[[Tensor, Tensor, float], Tensor] = lambda logprobs, _, advantage: (
+        (logprobs - logprobs.detach()).exp() * advantage
+    ),
 ) -> Tensor:
     """The mean over the tokens of one completion, which is alone with its prompt."""
     prompt = expand_audio(group.prompt.token_ids, policy.audio_token_id, group.prompt.clip.audio_tokens)
     batch = MicroBatch(pack([Sequences(prompt, [completion.token_ids])]), [clip])
     logprobs, entropy = (values.double() for values in policy(batch, entropy="gradient"))
     apart = reference(batch)[0].double() - logprobs
-    ratio = (logprobs - logprobs.detach()).exp() * importance(logprobs, torch.tensor(completion.logprobs).double())
-    return (-ratio * advantage + BETA * (apart.exp() - apart - 1) - ENTROPY_COEFFICIENT * entropy).mean()
+    gained = gain(logprobs, torch.tensor(completion.logprobs).double(), advantage)
+    return (-gained + BETA * (apart.exp() - apart - 1) - ENTROPY_COEFFICIENT * entropy).mean()
 
 
 def assert_equal(one: Outcome, other: Outcome, rounding: float = ROUNDING) -> None:

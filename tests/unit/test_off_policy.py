@@ -11,7 +11,7 @@ from torch import Tensor
 
 from configs.schema import Algorithm
 from learner import losses
-from learner.off_policy import Importance, importance, policy_loss
+from learner.off_policy import Importance, importance, older_policy, policy_loss
 
 LOGPROBS = [-1.0, -2.0, -0.5, -3.0]
 SAMPLED = [-1.5, -2.0, -2.0, -0.5]
@@ -68,7 +68,8 @@ def test_a_token_is_weighed_or_clipped_or_neither_but_never_both(
     algorithm = Algorithm.model_validate({"max_staleness": 1, **settings})
     logprobs, sampled = torch.tensor(LOGPROBS, dtype=torch.float64), torch.tensor(SAMPLED, dtype=torch.float64)
     found = weighed(**settings)
-    assert policy_loss(logprobs, sampled, torch.ones(4), found, algorithm).tolist() == approximately(expected)
+    older = older_policy(sampled, None, algorithm)
+    assert policy_loss(logprobs, older, torch.ones(4), found, algorithm).tolist() == approximately(expected)
     assert found.ratios.tolist() == weighed().ratios.tolist()  # they are measured all the same
 
 
@@ -90,9 +91,30 @@ def gradient(loss: Tensor, of: Tensor) -> list[float]:
 def test_the_gradient_of_a_corrected_token_is_its_weight_times_its_advantage() -> None:
     logprobs = torch.tensor(LOGPROBS, dtype=torch.float64, requires_grad=True)
     advantages, weights = torch.tensor([1.0, -1.0, 2.0, 1.0]), torch.tensor([0.5, 1.0, 2.0, 0.0])
-    loss = losses.surrogate(logprobs, advantages, weights)
+    found = Importance(weights, weights, weights > 2, weights == 0)
+    loss = policy_loss(logprobs, None, advantages, found, Algorithm(max_staleness=1))
     assert loss.tolist() == approximately([-0.5, 1.0, -4.0, 0.0])
     assert gradient(loss, logprobs) == approximately([-0.5, 1.0, -4.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [-1.3 * math.exp(0.5), 2.0, math.exp(0.5) * 2.0, -math.exp(-3.5)]),
+        ({"correction": {"level": "none"}}, [-1.3, 2.0, math.exp(0.5), -math.exp(-1.0)]),
+        ({"ratio": "sampled"}, [-1.3, 2.0, math.exp(2.0), -math.exp(-3.5)]),
+    ],
+)
+def test_a_further_update_is_clipped_by_how_far_the_first_has_gone_and_weighed_as_in_the_first(
+    settings: dict[str, Any], expected: list[float]
+) -> None:
+    algorithm = Algorithm.model_validate({"max_staleness": 1, "updates_per_step": 2, "clip": [0.2, 0.3], **settings})
+    first, sampled = torch.tensor(LOGPROBS, dtype=torch.float64), torch.tensor(SAMPLED, dtype=torch.float64)
+    now = first + torch.tensor([0.5, 0.0, 0.5, -1.0])
+    advantages = torch.tensor([1.0, -2.0, -1.0, 1.0], dtype=torch.float64)
+    found = weighed(**settings)
+    older = older_policy(sampled, first, algorithm)
+    assert policy_loss(now, older, advantages, found, algorithm).tolist() == approximately(expected)
 
 
 def test_the_clipped_surrogate_is_ppos() -> None:

@@ -48,9 +48,7 @@ class LearnerActor:
         self._learner = Learner(
             self.config, self.rank, self.config.learner.ranks, rendezvous, model_path, reference_path
         )
-        if trainer_state is not None:
-            self._learner.load(Path(trainer_state))
-        self._version = self._learner.updates // self.config.algorithm.updates_per_step
+        self._version = 0 if trainer_state is None else self._learner.load(Path(trainer_state))
 
     def step(self, groups: Sequence[Any], step: int) -> UpdateResult:
         """Update from the scored groups (references), and move on to version `step` + 1."""

@@ -50,7 +50,7 @@ class RolloutLogActor:
 
         Args:
             directory: the run's `rollouts/`.
-            step: the optimizer step that the groups went into.
+            step: the step that the groups went into.
             groups: references to the trained groups.
             advantages: one tuple a trained group.
             dropped: group id, example and reason of each group that was dropped before the step.

@@ -1,6 +1,6 @@
 """When a group may start, and which groups make a step. Pure: no Ray, no clock.
 
-Version v is the number of optimizer steps applied. The step that turns v into v + 1 may use a group while
+Version v is the number of steps applied. The step that turns v into v + 1 may use a group while
 v <= oldest + max_staleness, where `oldest` is the version of its oldest token; that sum, or the last step of the run
 where that comes first, is the group's *limit*. One condition keeps every group within its limit, and holds after
 each call:
@@ -35,7 +35,7 @@ class Admission:
     """The outstanding groups of a run.
 
     Args:
-        prompts_per_step: groups of an optimizer step.
+        prompts_per_step: groups of a step.
         max_staleness: by how many versions a token may be older than the weights that it trains.
         last_step: number of the last step; no group starts that none up to it would train.
         version: steps begun so far. Nothing is outstanding yet, after a resume as after a start.

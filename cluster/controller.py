@@ -141,7 +141,7 @@ class Controller:
         self.metrics = metrics
         algorithm = config.algorithm
         self.version = int(state["step"]) if state else 0
-        """Optimizer steps applied."""
+        """Steps applied."""
         self.admission = Admission(
             algorithm.prompts_per_step, algorithm.max_staleness, config.run.max_steps, self.version
         )
@@ -211,7 +211,7 @@ class Controller:
             raise failed.exceptions[0] from None  # the others are what it took with it
 
     async def _step(self) -> dict[str, Any]:
-        """One optimizer step; returns its line of `metrics.jsonl`."""
+        """One step; returns its line of `metrics.jsonl`."""
         clock = self._clock = StepClock()
         busy = self.workers.rollout.busy_seconds
         ready = await self._batch()

@@ -27,8 +27,8 @@ class View:
 class Growth:
     """Looks for new nodes as long as `watch` is awaited.
 
-    A place that was asked for when its node was lost may come to lie on a new one. One on which no place lies then gets
-    a further engine. Engines that could not be started are tried again whenever the nodes are others.
+    An engine whose node was lost may get a place on a new one. A new node on which no engine has its place then
+    gets a further engine. Engines that could not be started are tried again whenever the nodes are others.
 
     Args:
         pool: the engines.

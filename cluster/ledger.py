@@ -51,7 +51,7 @@ class Ledger:
         return self._issues[group_id]
 
     def train(self, group_ids: Iterable[str]) -> None:
-        """These groups went into an optimizer step."""
+        """These groups went into a step."""
         for group_id in group_ids:
             self._expect(group_id)
             del self._issues[group_id]

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 GAUGES = {
-    "step": ("auricle_step", "Optimizer steps applied; also the policy version"),
+    "step": ("auricle_step", "Steps applied; also the policy version"),
     "reward_mean": ("auricle_reward_mean", "Mean weighted reward of the step's completions"),
     "accuracy": ("auricle_accuracy_ratio", "Mean of the accuracy reward over the step's completions"),
     "kl": ("auricle_kl_nats", "Mean k3 estimate of KL(policy || reference) over tokens"),
@@ -54,7 +54,7 @@ KEPT = ("validation_accuracy", "verified_difference")
 COUNTERS = {
     "admitted": ("auricle_groups_admitted", "Groups admitted"),
     "engines_lost": ("auricle_engines_lost", "Engines that died or missed a deadline, and were replaced"),
-    "trained": ("auricle_groups_trained", "Groups that went into an optimizer step"),
+    "trained": ("auricle_groups_trained", "Groups that went into a step"),
 }
 """Key of a metrics line: name and help of its counter; Prometheus sees the name with `_total`."""
 
@@ -72,8 +72,8 @@ OFF_POLICY = {
     "ratio_mean": ("auricle_importance_ratio_mean", "Mean probability of the learner over that of the engine"),
     "ratio_max": ("auricle_importance_ratio_max", "Largest probability of the learner over that of the engine"),
     "clipped": ("auricle_importance_clipped_ratio", "Share of tokens whose ratio was truncated or clipped"),
-    "proximal_clipped": (
-        "auricle_proximal_clipped_ratio",
+    "further_clipped": (
+        "auricle_further_clipped_ratio",
         "Share of tokens whose gain was clipped in updates of a step after the first",
     ),
     "masked": ("auricle_importance_masked_ratio", "Share of tokens whose ratio was out of bounds and counted nothing"),

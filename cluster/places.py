@@ -14,7 +14,7 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.growth import View
+from cluster.growth import WATCH_SECONDS, View
 from cluster.placement import Role
 from cluster.waiting import bounded
 
@@ -39,14 +39,25 @@ class Place:
         """What the engine is given."""
         return _options(self._role, self.group, 0)
 
+    async def lost(self) -> bool:
+        """Whether its node is; not where it waits for one that has room."""
+        table = await asyncio.to_thread(placement_group_table, self.group)
+        nodes = await asyncio.to_thread(ray.nodes)
+        alive = {node["NodeID"] for node in nodes if node["Alive"]}
+        return table["state"] != "PENDING" and not alive.intersection(table["bundles_to_node_id"].values())
+
+    async def until_lost(self) -> None:
+        """Wait until its node is lost. Ray learns of it seconds after what ran there has been missed."""
+        while not await self.lost():
+            await asyncio.sleep(WATCH_SECONDS)
+
     async def renew(self) -> None:
         """Ask for another place if its node is lost; it is there as soon as a node has room.
 
-        Ray would look for one too, but without a pause: while there is none, that costs a core of the head node
-        (ray-project/ray#65007).
+        Ray would look for one too, but without a pause: while the nodes are full, its control service takes a core for
+        that, and the agent that hears of every try another (ray-project/ray#65007).
         """
-        table = await asyncio.to_thread(placement_group_table, self.group)
-        if table["state"] != "PENDING" and not await _alive() & set(table["bundles_to_node_id"].values()):
+        if await self.lost():
             remove_placement_group(self.group)
             self.group = _ask(self._role, 1, None)
 
@@ -69,20 +80,19 @@ class Places:
         home = ray.get_runtime_context().get_node_id() if role.strategy == "HOME" else None
         group = _ask(role, role.count, home)
         self._groups.append(group)
-        await self._ready(group, role)
+        await self._ready(role, group)
         return [_options(role, group, number) for number in range(role.count)]
 
     async def reserve_engines(self, role: Role) -> None:
         """Reserve a place for each engine, spread over the nodes as Ray would; raises as `reserve`."""
         together = _ask(role, role.count, None)
         try:
-            await self._ready(together, role)
+            await self._ready(role, together)
             nodes = placement_group_table(together)["bundles_to_node_id"]
         finally:
             remove_placement_group(together)
         self.engines = [Place(role, nodes[number]) for number in range(role.count)]
-        for place in self.engines:
-            await self._ready(place.group, role)
+        await self._ready(role, *(place.group for place in self.engines))
 
     async def look(self, role: Role) -> View:
         """Where engines have their places, and which nodes could hold one."""
@@ -103,10 +113,11 @@ class Places:
         for group in [*self._groups, *(place.group for place in self.engines)]:
             remove_placement_group(group)
 
-    async def _ready(self, group: PlacementGroup, role: Role) -> None:
+    async def _ready(self, role: Role, *groups: PlacementGroup) -> None:
         what = f"{role.count} x {role.name} ({role.cpus:g} CPU, {role.gpus:g} GPU each) have not been placed"
         mend = "another run may hold the cluster"
-        await bounded(group.ready(), "cluster.wait_seconds", self.wait_seconds, what, mend)
+        ready = asyncio.gather(*(group.ready() for group in groups))
+        await bounded(ready, "cluster.wait_seconds", self.wait_seconds, what, mend)
 
 
 def _ask(role: Role, count: int, node: str | None) -> PlacementGroup:
@@ -120,7 +131,3 @@ def _ask(role: Role, count: int, node: str | None) -> PlacementGroup:
 def _options(role: Role, group: PlacementGroup, number: int) -> Options:
     strategy = PlacementGroupSchedulingStrategy(group, number)
     return {"num_cpus": role.cpus, "num_gpus": role.gpus, "scheduling_strategy": strategy}
-
-
-async def _alive() -> set[str]:
-    return {node["NodeID"] for node in await asyncio.to_thread(ray.nodes) if node["Alive"]}

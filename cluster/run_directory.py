@@ -43,6 +43,9 @@ RESUMABLE_KEYS = (
 RESUMABLE_ENDING = "_timeout_seconds"
 """What may differ between a run and its resume: how far it goes, what is kept and told of it, and what runs where."""
 
+DEFAULTS = Config.model_validate({"model": {"path": ""}, "data": {"train": ""}}).model_dump(mode="json")
+"""What a key counts as that is newer than a run."""
+
 STATE = ("step", "updates", "position", "outstanding", "dropped_since", "ledger", "train_seconds", "questions")
 """What `trainer/state.json` of a checkpoint has to tell of the run."""
 
@@ -123,7 +126,7 @@ class RunDirectory:
     def _changed(path: Path, config: Config) -> dict[str, tuple[Any, Any]]:
         if not (path / "config.yaml").exists():
             raise RunError(f"{path} holds no run to resume: start it without --resume")
-        before = _flat(yaml.safe_load((path / "config.yaml").read_text()))
+        before = _flat(DEFAULTS) | _flat(yaml.safe_load((path / "config.yaml").read_text()))
         now = _flat(config.model_dump(mode="json"))
         changed = {
             key: (before.get(key), now.get(key)) for key in sorted({*before, *now}) if before.get(key) != now.get(key)

@@ -71,7 +71,7 @@ class LearnerGroup:
         await self._all("join", rendezvous, model_path, reference_path, trainer_state)
 
     async def step(self, groups: Sequence[Any], step: int) -> UpdateResult:
-        """One optimizer step from references to scored groups."""
+        """One step from references to scored groups."""
         results = await self._all("step", list(groups), step)
         return results[0]  # type: ignore[no-any-return]
 
@@ -184,17 +184,28 @@ class Workers:
         return [answer for answer in answers if isinstance(answer, dict)]
 
     async def start_engine(self, name: str) -> Any:
-        """An engine in its place, ready to sample from the first weights."""
+        """An engine in its place, ready to sample from the first weights; in another one if that is lost meanwhile."""
         number = int(name.rpartition("-")[2])
-        await self._places.engines[number].renew()
+        place = self._places.engines[number]
+        await place.renew()
         actor = self._engine(number)
         what, seconds = f"{name} has not started", self.config.cluster.actor_timeout_seconds
+        ready = asyncio.ensure_future(bounded(actor.ready.remote(self._warm_up), ANSWER_KEY, seconds, what))
+        lost = asyncio.create_task(place.until_lost())
         try:
-            await bounded(actor.ready.remote(self._warm_up), ANSWER_KEY, seconds, what)
+            await asyncio.wait([ready, lost], return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                ready.result()
+                return actor
+            lost.result()
         except BaseException:
             ray.kill(actor)  # it would take the place, if ever there is one
             raise
-        return actor
+        finally:
+            ready.cancel()
+            lost.cancel()
+        ray.kill(actor)
+        return await self.start_engine(name)
 
     def _stopped_growing(self, watch: asyncio.Task[None]) -> None:
         if not watch.cancelled():

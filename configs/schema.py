@@ -54,7 +54,7 @@ class Run(Section):
     dir: str = "runs"
     """Directory that holds run directories. Absolute inside a Ray job."""
     max_steps: PositiveInt = 100
-    """Optimizer steps of the whole run."""
+    """Steps of the whole run: versions of the policy."""
     seed: NonNegativeInt = 0
     """Seed of data order, sampling and initialisation."""
     init_from: str | None = None
@@ -316,16 +316,16 @@ class Algorithm(Section):
     group_size: int = Field(default=8, ge=2)
     """Completions a prompt (G)."""
     prompts_per_step: PositiveInt = 16
-    """Prompts of one optimizer step."""
+    """Prompts of one step."""
     max_staleness: NonNegativeInt = 0
     """Versions that a token may lag behind; 0 is exact on-policy training, above it engines sample while the learner
     trains."""
     ratio: Literal["current", "sampled"] = "current"
-    """What the policy's ratio is taken to: to itself before the update, corrected by `algorithm.correction`, or to the
-    policy that sampled, clipped by `algorithm.clip` as in PPO."""
+    """What the policy's ratio is taken to: to itself before a step's updates, corrected by `algorithm.correction`, or
+    to the policy that sampled, clipped by `algorithm.clip` as in PPO."""
     updates_per_step: PositiveInt = 1
-    """Optimizer updates from the groups of a step (mu of arXiv 2402.03300). From the second on the policy's ratio is to
-    itself before the first, clipped by `algorithm.clip` as in decoupled PPO (arXiv 2110.00641)."""
+    """Optimizer updates from the groups of a step (mu of arXiv 2402.03300). From the second on the ratio of `current`
+    is to the policy before the first, clipped by `algorithm.clip` as in decoupled PPO (arXiv 2110.00641)."""
     clip: tuple[NonNegativeFloat, NonNegativeFloat] = (0.2, 0.2)
     """How far below and above 1 a ratio may gain: to the policy that sampled, or to the one before a step's updates."""
     correction: Correction = Correction()
@@ -343,8 +343,8 @@ class Algorithm(Section):
     @model_validator(mode="after")
     def _corrected_once(self) -> Self:
         level = self.correction_level
-        first = self.ratio == "current" and self.updates_per_step == 1
-        if first and self.clip != type(self).model_fields["clip"].default:
+        unclipped = self.ratio == "current" and self.updates_per_step == 1
+        if unclipped and self.clip != type(self).model_fields["clip"].default:
             raise ValueError(
                 f"algorithm.clip: {list(self.clip)} clips nothing: it needs algorithm.ratio: sampled, or "
                 "algorithm.updates_per_step above 1"

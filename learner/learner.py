@@ -85,7 +85,7 @@ class Learner:
         return [found.cpu()[owners == number].tolist() for number in range(len(group.completions))]
 
     def save(self, directory: Path, facts: Mapping[str, Any]) -> None:
-        """Write `hf/` (loads in transformers and vLLM) and `trainer/` (master weights, moments, facts).
+        """Write `hf/` (loads in transformers and vLLM) and `trainer/` (master weights, moments, facts, `step` too).
 
         With LoRA `hf/` holds merged weights, and `adapter/` what peft loads on the base model.
         """
@@ -106,13 +106,14 @@ class Learner:
             (trainer / "state.json").write_text(json.dumps({"updates": self.updates, **facts}, indent=1))
         dist.barrier()
 
-    def load(self, trainer: Path) -> None:
-        """Put back what `save` wrote, on any number of ranks."""
+    def load(self, trainer: Path) -> int:
+        """Put back what `save` wrote, on any number of ranks; returns the step of the checkpoint."""
         facts = json.loads((trainer / "state.json").read_text())
         self.updates = int(facts["updates"])
         state = {part: load_file(trainer / f"{part}.safetensors") for part in ("master", *MOMENTS)}
         self.engine.load_state(state, self.updates)
         torch.set_rng_state(load_file(trainer / "random.safetensors")["torch"])
+        return int(facts["step"])
 
 
 def threads_of_a_rank() -> int:

@@ -36,6 +36,10 @@ class MicroBatch:
             self._masks[kind, device] = attention.mask_for(self.packed, kind, device)
         return self._masks[kind, device]
 
+    def forget_masks(self) -> None:
+        """Free what is large, of a micro-batch that is kept; it is made again where it is asked for."""
+        self._masks.clear()
+
 
 class Policy(nn.Module):
     """A Qwen2-Audio model seen as a distribution over completion tokens.

@@ -11,7 +11,7 @@ Advantages = tuple[float | None, ...]
 class UpdateResult:
     """What a step did; means are over the trained tokens or completions of all ranks.
 
-    Where a step makes several updates, they tell of the first, but for `grad_norm` and `seconds`.
+    Where a step makes several updates, they tell of the first, but where it is said.
     """
 
     advantages: tuple[Advantages, ...]
@@ -34,9 +34,9 @@ class UpdateResult:
     packed_tokens: int
     """Positions that went through the policy."""
     seconds: dict[str, float]
-    """By phase: pack, forward, backward, optimizer."""
+    """By phase: pack, reference, forward, backward, optimizer; of all updates."""
     off_policy: dict[str, float]
     """How far all tokens are from the policy that learns, before the update: `ratio_mean`, `ratio_max`, the shares
     `clipped` and `masked`, `effective_sample_size` as a share of the tokens, and the absolute difference of their
     log-probs, `logprob_difference_mean` and `logprob_difference_max`. Of a step's further updates
-    `proximal_clipped`, the share of tokens whose gain was clipped; 0 where there are none."""
+    `further_clipped`, the share of tokens whose gain was clipped; 0 where there are none."""

@@ -8,7 +8,7 @@ from configs.schema import Learner
 
 
 def learning_rate(step: int, max_steps: int, learner: Learner) -> float:
-    """Learning rate of optimizer step `step` (from 0): linear warm-up, then the decay to 0 at `max_steps`."""
+    """Learning rate of a step's updates, `step` from 0: linear warm-up, then the decay to 0 at `max_steps`."""
     if step < learner.warmup_steps:
         return learner.learning_rate * (step + 1) / learner.warmup_steps
     if learner.schedule == "constant":

@@ -77,13 +77,14 @@ class Update:
 
         rate = learning_rate(step, self.config.run.max_steps, settings)
         sums, norms = _Sums(self.engine.device), []
-        batch = parts() if algorithm.updates_per_step == 1 else list(parts())
+        work = parts() if algorithm.updates_per_step == 1 else list(parts())
         for _ in range(algorithm.updates_per_step):
-            for part in batch:
+            for part in work:
                 clock("pack")
                 loss = self._loss(part, sums, clock)
                 finite(loss.detach(), f"the loss of step {step + 1}")
                 self.engine.backward(loss)
+                part.batch.forget_masks()
                 clock("backward")
             norms.append(self.engine.step(rate))
             clock("optimizer")
@@ -103,7 +104,7 @@ class Update:
                 "ratio_mean": totals["ratio"] / tokens_seen,
                 "ratio_max": totals["ratio_max"],
                 "clipped": totals["cut"] / tokens_seen,
-                "proximal_clipped": totals["proximal_cut"] / max(totals["proximal_tokens"], 1.0),
+                "further_clipped": totals["further_cut"] / max(totals["further_tokens"], 1.0),
                 "masked": totals["masked"] / tokens_seen,
                 "effective_sample_size": totals["weight"] ** 2 / max(totals["weight_squared"] * tokens_seen, 1e-12),
                 "logprob_difference_mean": totals["off_policy_difference"] / tokens_seen,
@@ -140,10 +141,10 @@ class Update:
             algorithm.beta,
             algorithm.entropy_coefficient,
         )
-        if part.counted and len(logprobs):
-            if first is None:
+        if part.planned and len(logprobs):
+            if older is None or first is None:
                 sums.add(loss, logprobs, entropy, reference, tokens, found, part.batch.packed)
-            elif older is not None:
+            else:
                 sums.add_further(losses.gains_nothing(torch.exp(logprobs - older), tokens.advantages, algorithm.clip))
         clock("forward")
         return loss
@@ -224,7 +225,7 @@ class _Part:
 
     batch: MicroBatch
     tokens: _TokenData
-    counted: bool
+    planned: bool
     """Whether it is of the plan; a rank without work computes the least that there is."""
     weighted: bool
     """Whether its loss counts."""
@@ -236,7 +237,7 @@ class _Sums:
 
     SUMS = (
         "loss", "kl", "entropy", "tokens", "packed", "current_tokens", "difference", "off_policy_difference",
-        "ratio", "weight", "weight_squared", "cut", "masked", "proximal_cut", "proximal_tokens",
+        "ratio", "weight", "weight_squared", "cut", "masked", "further_cut", "further_tokens",
     )  # fmt: skip
     LARGEST = ("difference_max", "off_policy_difference_max", "ratio_max")
 
@@ -279,7 +280,7 @@ class _Sums:
 
     def add_further(self, cut: Tensor) -> None:
         """Of a further update: whether each token's gain is clipped, (N,)."""
-        self._add({"proximal_cut": cut.sum(), "proximal_tokens": len(cut)})
+        self._add({"further_cut": cut.sum(), "further_tokens": len(cut)})
 
     def _add(self, values: Mapping[str, Tensor | float]) -> None:
         self.sums += torch.stack([torch.as_tensor(values.get(name, 0.0)).to(self.sums) for name in self.SUMS])

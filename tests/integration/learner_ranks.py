@@ -241,8 +241,9 @@ def _rank(folder: Path, rank: int) -> None:
             next(learner.engine.policy.model.parameters()).data.fill_(torch.nan)
         for _ in range(job.updates):
             try:
+                version = learner.updates // config.algorithm.updates_per_step
                 results.append(
-                    learner.update(groups, lambda group: replace(features[group.prompt.clip.sha256]), learner.updates)
+                    learner.update(groups, lambda group: replace(features[group.prompt.clip.sha256]), version)
                 )
             except NotFinite as error:
                 if not job.broken:
@@ -261,7 +262,7 @@ def _rank(folder: Path, rank: int) -> None:
                 "heard": sum(heard),
                 "packed_tokens": [result.packed_tokens for result in results],
                 "zero_variance_groups": [result.zero_variance_groups for result in results],
-                "clipped_again": [result.off_policy["proximal_clipped"] for result in results],
+                "clipped_again": [result.off_policy["further_clipped"] for result in results],
                 "refused": refused,
                 "threads": torch.get_num_threads(),
             }

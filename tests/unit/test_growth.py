@@ -77,7 +77,7 @@ def test_a_node_that_joined_before_the_first_look_gets_one(monkeypatch: pytest.M
     assert Grown(monkeypatch, view("head", "rollout", "new")).run() == ["on new"]
 
 
-def test_a_new_node_is_left_to_a_place_that_lies_nowhere_until_ray_has_moved_it(
+def test_a_new_node_is_left_to_an_engine_without_a_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     moved = view("head", "new", "newer", used=("new",))

@@ -129,6 +129,19 @@ def test_a_resume_with_another_learning_rate_is_refused_with_the_key(tmp_path: P
         RunDirectory.resume(config(tmp_path, learner={"learning_rate": 0.1}))
 
 
+def test_a_key_that_is_newer_than_the_run_has_its_default_there(tmp_path: Path) -> None:
+    run = RunDirectory.create(config(tmp_path), fresh=False)
+    run.close()
+    path = run.path / "config.yaml"
+    older = [line for line in path.read_text().splitlines() if "updates_per_step" not in line]
+    path.write_text("\n".join(older))
+    _, changed = RunDirectory.resume(config(tmp_path))
+    assert changed == {}
+    path.write_text("\n".join(older))
+    with pytest.raises(RunError, match=r"algorithm\.updates_per_step: 1 in the run, 2 now"):
+        RunDirectory.resume(config(tmp_path, algorithm={"updates_per_step": 2}))
+
+
 def test_a_resume_of_nothing_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no run to resume"):
         RunDirectory.resume(config(tmp_path))

@@ -39,6 +39,10 @@ class Learner:
         self.ended = asyncio.Event()
         self.ended.set()
         self.error: Exception | None = None
+        self.packed = [asyncio.Event() for _ in "abc"]
+        """By bucket, whether it is."""
+        for event in self.packed:
+            event.set()
         self.layout = Method(self._layout)
         self.bucket = Method(self._bucket)
         self.help_gather = Method(self._help_gather)
@@ -51,7 +55,11 @@ class Learner:
 
     def _bucket(self, number: int) -> tuple[str, Awaitable[None]]:
         self.asked.append(f"bucket {number}")
-        return "abc"[number], asyncio.ensure_future(self._over())
+        return "abc"[number], asyncio.ensure_future(self._pack(number))
+
+    async def _pack(self, number: int) -> None:
+        await self.packed[number].wait()
+        await self._over()
 
     def _help_gather(self) -> Awaitable[None]:
         self.asked.append("help")
@@ -76,12 +84,12 @@ class Engine:
         self.receive = Method(self._receive)
         self.report = Method(self._report)
 
-    async def _receive(self, version: int, number: int, bucket: str) -> EngineReport:
+    def _receive(self, version: int, number: int, bucket: str) -> Awaitable[EngineReport]:
         self.received.append((version, number, bucket))
-        return EngineReport(version, 0.0, 0.0)
+        return asyncio.ensure_future(self._report(version))
 
-    async def _report(self) -> EngineReport:
-        return EngineReport(1, 0.0, 0.0)
+    async def _report(self, version: int = 1) -> EngineReport:
+        return EngineReport(version, 0.0, 0.0)
 
 
 async def delivered(update: Any, engine: Engine) -> EngineReport:
@@ -105,6 +113,39 @@ def test_an_engine_gets_all_buckets_of_the_first_rank_and_the_layout_is_asked_fo
         assert engine.received == [(v, number, name) for v in (1, 2) for number, name in enumerate("abc")]
         assert ranks[0].asked == ["layout", *["bucket 0", "bucket 1", "bucket 2"] * 2]
         assert ranks[1].asked == ["help", "help"]
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_has_a_bucket_while_the_next_is_packed_and_no_sooner() -> None:
+    async def scenario() -> None:
+        learner, engine = Learner(0), Engine()
+        learner.packed[0].clear()
+        learner.packed[1].clear()
+        weights: Any = transport([learner], config("object_store"))
+        update: Buckets = await weights.begin(1, {})
+        sending, publishing = (
+            asyncio.create_task(delivered(update, engine)),
+            asyncio.create_task(weights.publish(update)),
+        )
+        for packed, received in ((0, []), (1, [(1, 0, "a")])):
+            await asyncio.sleep(0.01)
+            assert engine.received == received
+            assert not publishing.done()
+            learner.packed[packed].set()
+        await asyncio.gather(sending, publishing)
+        assert len(engine.received) == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_bucket_that_cannot_be_packed_ends_the_publishing() -> None:
+    async def scenario() -> None:
+        learner = Learner(0)
+        learner.error = RuntimeError("rank 0 has no memory left")
+        weights: Any = transport([learner], config("object_store"))
+        with pytest.raises(RuntimeError, match="rank 0 has no memory left"):
+            await weights.publish(await weights.begin(1, {}))
 
     asyncio.run(scenario())
 

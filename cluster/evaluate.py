@@ -6,6 +6,8 @@ question, choices, answer), AVQA and MMAU.
 
 Accuracy is over all rows of the file: a row that is no question and a clip that cannot be used count as wrong. Beside
 it stands the accuracy over the questions that were answered.
+
+With --score nothing is asked: the predictions of a file in MMAU's format are scored by MMAU's rule, as they stand.
 """
 
 from __future__ import annotations
@@ -23,15 +25,18 @@ from cluster.arguments import count, replacing
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
 from cluster.placement import plan_asking
-from cluster.progress import Reporter, evaluation_rows
+from cluster.predictions import KEYS, score_rows
+from cluster.progress import Reporter, evaluation_rows, prediction_rows
 from cluster.scoring import score
 from configs.schema import Algorithm, Cluster, Config, Data, Model, Rollout
 from data.formats import load_examples
+from data.rows import read_json_rows
 from data.types import Example
 
 EXAMPLES = """examples:
   python -m cluster.evaluate --model runs/tiny/checkpoints/step_450 --data questions.jsonl --out evaluation.json
   python -m cluster.evaluate --model Qwen/Qwen2-Audio-7B-Instruct --data mmau.json --audio-dir MMAU --out mmau_7b.json
+  python -m cluster.evaluate --score predictions.json --out scores.json
 """
 
 
@@ -43,8 +48,13 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    arguments.add_argument("--model", required=True, metavar="DIR", help="checkpoint, model directory or hub id")
-    arguments.add_argument("--data", required=True, metavar="FILE", help="questions")
+    arguments.add_argument("--model", metavar="DIR", help="checkpoint, model directory or hub id")
+    arguments.add_argument("--data", metavar="FILE", help="questions")
+    arguments.add_argument(
+        "--score",
+        metavar="FILE",
+        help="in place of --model and --data: a file of predictions, in `model_output` or else `model_prediction`",
+    )
     arguments.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
     arguments.add_argument("--audio-dir", metavar="DIR", help="where relative clip paths start (default: beside FILE)")
     arguments.add_argument("--format", default="auto", choices=["auto", "auricle", "jsonl", "avqa", "mmau"])
@@ -67,8 +77,15 @@ def parser() -> argparse.ArgumentParser:
 @report_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = parser().parse_args(argv)
+    arguments = parser()
+    options = arguments.parse_args(argv)
     reporter = Reporter()
+    if options.score is not None:
+        if options.model is not None or options.data is not None:
+            arguments.error("--score asks no model: leave --model and --data out")
+        return score_file(options.score, Path(options.out), reporter)
+    if options.model is None or options.data is None:
+        arguments.error("the following arguments are required: --model and --data, or --score")
     check_rooms()
     loaded = load_examples(options.data, options.audio_dir, options.format)
     if options.limit is not None:
@@ -91,6 +108,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         partial.write_text(json.dumps(result, indent=1) + "\n")
     show(result, reporter)
     reporter.say(f"figures and predictions: {options.out}")
+    return 0
+
+
+def score_file(path: str, out: Path, reporter: Reporter) -> int:
+    """Score the predictions of a file; returns the exit status."""
+    with replacing(out, "--out") as partial:
+        try:
+            result = score_rows(read_json_rows(path))
+        except OSError as error:
+            raise UsageError(f"--score {path} cannot be read: {error.strerror}") from error
+        if not result["predicted"]:
+            raise UsageError(f"--score {path}: no row has an answer, choices and a prediction in {' or '.join(KEYS)}")
+        partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    header = ("", "rows", "with a prediction", "accuracy", "of those with a prediction")
+    reporter.table(f"{path} by MMAU's rule (95% interval)", prediction_rows(result), header)
+    for problem in [row["problem"] for row in result["rows"] if "problem" in row][: bad_rows.TOLD]:
+        reporter.say(f"counted as wrong: {problem}")
+    if result["problems"]:
+        reporter.say(f"rows that could not be scored, counted as wrong: {result['problems']}")
+    reporter.say(f"figures and rows: {out}")
     return 0
 
 

@@ -113,6 +113,21 @@ def evaluation_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def prediction_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Scored predictions, in all and by task: over all rows, and over those with a prediction."""
+    return [
+        (
+            name,
+            str(part["questions"]),
+            str(part["predicted"]),
+            *(_with_interval(part, measure) for measure in ("accuracy", "accuracy_official")),
+        )
+        for name, part in [("all", figures), *figures["by_task"].items()]
+    ]
+
+
 def _with_interval(figures: Mapping[str, Any], measure: str) -> str:
+    if figures[measure] is None:
+        return "-"
     low, high = figures[f"{measure}_interval"]
     return f"{figures[measure]:.1%} [{low:.1%}, {high:.1%}]"

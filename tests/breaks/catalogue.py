@@ -70,7 +70,7 @@ BREAKS = (
         "actors/weights/nccl.py",
         "offsets = range(1, 1 + self._workers * len(self.engines), self._workers)",
         "offsets = [1] * len(self.engines)",
-        "tests/unit/test_nccl.py::test_every_engine_has_ranks_of_its_own_after_the_learners",
+        "tests/integration/test_nccl.py::test_every_engine_has_ranks_of_its_own_after_the_learners",
     ),
     Break(
         "an engine whose log-probs are no numbers passes for the learner's policy",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -177,7 +177,9 @@ class RolloutPool:
         """A reference to the completions of a prompt, once they are there; the group itself stays with its engine."""
         while not self.actors:
             await self._another()
-        free = [name for name in self.outstanding if name not in self._full] or self.outstanding
+        free: Collection[str] = self.outstanding
+        if self._full and len(self._full) < len(free):
+            free = [name for name in free if name not in self._full]
         return await self._sampled_by(min(free, key=self.outstanding.__getitem__), prompt, sampling)
 
     async def _sampled_by(self, name: str, prompt: Prompt, sampling: Sampling) -> Any:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster as LocalCluster
@@ -80,12 +81,17 @@ def _start(local: LocalCluster, nodes: Sequence[Node], object_store_bytes: int) 
         ) from error
 
 
+def alive_nodes() -> list[dict[str, Any]]:
+    """The nodes of the cluster that are not lost, as `ray.nodes` tells of them."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 def _wait_for_nodes(settings: Cluster, say: Callable[[str], None]) -> list[Node]:
     wanted = settings.nodes or 1
     deadline = time.monotonic() + settings.wait_seconds
     said = -1
     while True:
-        alive = [node for node in ray.nodes() if node["Alive"]]
+        alive = alive_nodes()
         if len(alive) >= wanted:
             return [
                 Node(node["NodeID"][:8], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))

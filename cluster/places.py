@@ -15,6 +15,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.growth import WATCH_SECONDS, View
+from cluster.nodes import alive_nodes
 from cluster.placement import Role
 from cluster.waiting import bounded
 
@@ -42,8 +43,7 @@ class Place:
     async def lost(self) -> bool:
         """Whether its node is; not where it waits for one that has room."""
         table = await asyncio.to_thread(placement_group_table, self.group)
-        nodes = await asyncio.to_thread(ray.nodes)
-        alive = {node["NodeID"] for node in nodes if node["Alive"]}
+        alive = {node["NodeID"] for node in await asyncio.to_thread(alive_nodes)}
         return table["state"] != "PENDING" and not alive.intersection(table["bundles_to_node_id"].values())
 
     async def until_lost(self) -> None:
@@ -96,7 +96,7 @@ class Places:
 
     async def look(self, role: Role) -> View:
         """Where engines have their places, and which nodes could hold one."""
-        nodes = [node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
+        nodes = await asyncio.to_thread(alive_nodes)
         needs = {"CPU": role.cpus, "GPU": role.gpus}
         able = {
             node["NodeID"]

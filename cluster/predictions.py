@@ -55,7 +55,7 @@ def score_rows(rows: Iterable[tuple[Position, object]]) -> dict[str, Any]:
 
 
 def _score(position: Position, value: object) -> Scored:
-    place = f"line {position.line}" if position.line is not None else f"row {position.row}"
+    place = str(position)
     if not isinstance(value, dict):
         problem = value.detail if isinstance(value, RowError) else "is not an object"
         return Scored({}, place, False, False, f"{place} {problem}")

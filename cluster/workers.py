@@ -18,6 +18,7 @@ from actors.log import RolloutLogActor
 from actors.reward import RewardActor
 from actors.rollout import RolloutActor, environment
 from cluster.growth import Growth
+from cluster.nodes import alive_nodes
 from cluster.placement import Role
 from cluster.places import Place, Places
 from cluster.rollout_pool import RolloutPool
@@ -158,7 +159,7 @@ class Workers:
     async def place(self) -> None:
         """Reserve what each role needs and start its actors."""
         config, path = self.config, self.model_path
-        self._first_nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        self._first_nodes = {node["NodeID"] for node in alive_nodes()}
         encoders = await self._create("audio", AudioActor, lambda _: (config, path, 1))
         rewards = await self._create("reward", RewardActor, lambda _: (config.rewards, config.data.prompt))
         if "engine" in self._roles:

@@ -44,8 +44,8 @@ class BadRow:
     @property
     def place(self) -> str:
         """Where it stands, and its id if it has one."""
-        at = f"line {self.line}" if self.line is not None else f"row {self.row}"
-        return f"{at} (id {self.id})" if self.id else at
+        at = Position(self.line, self.row)
+        return f"{at} (id {self.id})" if self.id else str(at)
 
     def __str__(self) -> str:
         return f"{self.place}: {self.detail}"

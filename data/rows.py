@@ -44,6 +44,9 @@ class Position:
     line: int | None = None
     row: int | None = None
 
+    def __str__(self) -> str:
+        return f"line {self.line}" if self.line is not None else f"row {self.row}"
+
 
 def read_json_rows(path: str) -> Iterator[tuple[Position, object]]:
     """The items of a file that is one JSON list, else the JSON of each line; blank lines are passed over."""

@@ -191,17 +191,9 @@ def test_ranks_share_the_cpus_of_their_machine(outcomes: dict[str, Outcome]) -> 
 def test_loss_and_gradient_are_the_papers_written_by_hand(
     outcomes: dict[str, Outcome], model: Path, reference: Path
 ) -> None:
-    policy, other = (Policy(load_model(str(path), torch.float32), temperature=1.0) for path in (model, reference))
-    policy.eval()
-    other.requires_grad_(False).eval()
+    policy, other = policies(model, reference)
     groups, features = fabricate(str(model))
-    by_completion = [
-        one_completion(policy, other, group, features[group.prompt.clip.sha256], tokens, advantage)
-        for group in groups
-        for tokens, advantage in zip(group.completions, by_hand(group.total), strict=True)
-        if advantage is not None
-    ]
-    loss = torch.stack(by_completion).mean()
+    loss = loss_by_hand(policy, other, groups, features)
     loss.backward()
     whole = outcomes["whole"]
     assert whole.losses == pytest.approx([loss.item()], rel=1e-5)
@@ -216,24 +208,15 @@ def test_loss_and_gradient_are_the_papers_written_by_hand(
 def test_an_asynchronous_step_makes_the_gradient_and_the_weights_that_are_written_by_hand(
     outcomes: dict[str, Outcome], model: Path, reference: Path, level: str
 ) -> None:
-    policy, other = (Policy(load_model(str(path), torch.float32), temperature=1.0) for path in (model, reference))
-    policy.eval()
-    other.requires_grad_(False).eval()
+    policy, other = policies(model, reference)
     groups, features = fabricate(str(model))
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0)
     truncated: list[bool] = []
-    by_completion = [
-        one_completion(
-            policy, other, group, features[group.prompt.clip.sha256], tokens, advantage,
-            lambda logprobs, sampled, advantage: (logprobs - logprobs.detach()).exp()
-            * truncated_weights(logprobs, sampled, level, truncated)
-            * advantage,
-        )
-        for group in stale(groups)
-        for tokens, advantage in zip(group.completions, by_hand(group.total), strict=True)
-        if advantage is not None
-    ]  # fmt: skip
-    torch.stack(by_completion).mean().backward()
+
+    def weighed(logprobs: Tensor, sampled: Tensor, advantage: float) -> Tensor:
+        return plain_gain(logprobs, sampled, advantage) * truncated_weights(logprobs, sampled, level, truncated)
+
+    loss_by_hand(policy, other, stale(groups), features, weighed).backward()
     assert 0 < sum(truncated) < len(truncated)
     largest = max(parameter.grad.abs().max() for parameter in policy.parameters() if parameter.grad is not None)
     gradients = {name: parameter.grad for name, parameter in policy.model.named_parameters()}
@@ -255,9 +238,7 @@ def test_an_asynchronous_step_makes_the_gradient_and_the_weights_that_are_writte
 def test_a_second_update_is_the_clipped_one_that_is_written_by_hand(
     outcomes: dict[str, Outcome], model: Path, reference: Path
 ) -> None:
-    policy, other = (Policy(load_model(str(path), torch.float32), temperature=1.0) for path in (model, reference))
-    policy.eval()
-    other.requires_grad_(False).eval()
+    policy, other = policies(model, reference)
     groups, features = fabricate(str(model))
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0)
     proximal: list[Tensor] = []
@@ -267,7 +248,7 @@ def test_a_second_update_is_the_clipped_one_that_is_written_by_hand(
     def first(logprobs: Tensor, sampled: Tensor, advantage: float) -> Tensor:
         proximal.append(logprobs.detach())
         weights.append(truncated_weights(logprobs, sampled, "token", []))
-        return (logprobs - logprobs.detach()).exp() * weights[-1] * advantage
+        return plain_gain(logprobs, sampled, advantage) * weights[-1]
 
     def second(logprobs: Tensor, _: Tensor, advantage: float) -> Tensor:
         ratio = (logprobs - proximal.pop(0)).exp()
@@ -278,13 +259,7 @@ def test_a_second_update_is_the_clipped_one_that_is_written_by_hand(
 
     for gain in (first, second):
         optimizer.zero_grad()
-        by_completion = [
-            one_completion(policy, other, group, features[group.prompt.clip.sha256], tokens, advantage, gain)
-            for group in stale(groups)
-            for tokens, advantage in zip(group.completions, by_hand(group.total), strict=True)
-            if advantage is not None
-        ]
-        torch.stack(by_completion).mean().backward()
+        loss_by_hand(policy, other, stale(groups), features, gain).backward()
         optimizer.step()
     assert 0.1 < sum(clipped) / len(clipped) < 0.9
     alone, together = outcomes["several"], outcomes["several on two ranks"]
@@ -321,6 +296,36 @@ def by_hand(rewards: Sequence[float | None]) -> list[float | None]:
     return [None if reward is None else (reward - mean) / (deviation + 1e-4) for reward in rewards]
 
 
+def policies(model: Path, reference: Path) -> tuple[Policy, Policy]:
+    """The policy to train, and the one that it is held against."""
+    policy, other = (Policy(load_model(str(path), torch.float32), temperature=1.0) for path in (model, reference))
+    policy.eval()
+    other.requires_grad_(False).eval()
+    return policy, other
+
+
+def plain_gain(logprobs: Tensor, _: Tensor, advantage: float) -> Tensor:
+    """The advantage, with the gradient of the log-prob."""
+    return (logprobs - logprobs.detach()).exp() * advantage
+
+
+def loss_by_hand(
+    policy: Policy,
+    reference: Policy,
+    groups: Sequence[Group],
+    features: dict[str, ClipFeatures],
+    gain: Callable[[Tensor, Tensor, float], Tensor] = plain_gain,
+) -> Tensor:
+    """The mean over all completions that are not dropped; `gain` is of log-probs, sampled log-probs and advantage."""
+    by_completion = [
+        one_completion(policy, reference, group, features[group.prompt.clip.sha256], tokens, advantage, gain)
+        for group in groups
+        for tokens, advantage in zip(group.completions, by_hand(group.total), strict=True)
+        if advantage is not None
+    ]
+    return torch.stack(by_completion).mean()
+
+
 def one_completion(
     policy: Policy,
     reference: Policy,
@@ -328,9 +333,7 @@ def one_completion(
     clip: ClipFeatures,
     completion: Completion,
     advantage: float,
-    gain: Callable[[Tensor, Tensor, float], Tensor] = lambda logprobs, _, advantage: (
-        (logprobs - logprobs.detach()).exp() * advantage
-    ),
+    gain: Callable[[Tensor, Tensor, float], Tensor],
 ) -> Tensor:
     """The mean over the tokens of one completion, which is alone with its prompt."""
     prompt = expand_audio(group.prompt.token_ids, policy.audio_token_id, group.prompt.clip.audio_tokens)

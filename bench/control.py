@@ -24,9 +24,10 @@ from typing import Any
 from actors.report import EngineReport
 from actors.weights.buckets import Layout, Slot
 from cluster.asking import Unusable
-from cluster.controller import Controller, Questions
+from cluster.controller import Controller
 from cluster.metrics import OFF_POLICY, Metrics
 from cluster.progress import Reporter
+from cluster.questions import Questions
 from cluster.rollout_pool import RolloutPool
 from cluster.run_directory import RunDirectory
 from cluster.transports import Buckets

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster import bad_rows, demo
+from cluster import demo
 from cluster.environment import check_rooms, describe
 from cluster.errors import UsageError, report_errors
 from cluster.progress import Reporter, accuracy_rows
@@ -102,9 +102,9 @@ def train(
     """Train as configured; returns the summary."""
     from cluster.nodes import connected, embedded_nodes, existing_address
     from cluster.placement import plan, refuse_nccl_without_gpus
+    from cluster.questions import Questions
     from cluster.session import usable_model
     from cluster.storage import prove
-    from data.formats import load_examples
     from rewards.score import load_terms
 
     RunDirectory.check(config, resume, fresh)
@@ -115,7 +115,7 @@ def train(
             f"{config.run.max_steps}; a higher one goes on"
         )
         return show(found, summary, reporter)
-    questions = load_questions(config, load_examples, reporter)
+    questions = Questions.of(config, reporter)
     if resume:
         found.check_questions(questions.digests())
     initial = usable_model(config.run.init_from or config.model.path)
@@ -184,22 +184,6 @@ def open_run(
     return run, checkpoint, state
 
 
-def load_questions(config: Config, load_examples: Any, reporter: Reporter) -> Any:
-    """The examples of all files; bad rows are reported and kept apart."""
-    from cluster.controller import SPLITS, Questions
-
-    loaded: dict[str, Any] = {}
-    left_out: list[dict[str, Any]] = []
-    for split in SPLITS:
-        path = getattr(config.data, split)
-        if path is None:
-            continue
-        result = load_examples(path, config.data.audio_dir, config.data.format)
-        loaded[split] = result.examples
-        left_out += ({"split": split, **row} for row in bad_rows.report(path, result.bad, reporter))
-    return Questions(**loaded, bad=tuple(left_out))
-
-
 async def _train(
     config: Config,
     reporter: Reporter,
@@ -215,6 +199,7 @@ async def _train(
     from cluster.controller import Controller
     from cluster.phases import Profile
     from cluster.session import workers
+    from cluster.supervised import SupervisedLoop
     from cluster.workers import Workers
 
     model_path = str(checkpoint / "hf") if checkpoint else initial
@@ -230,8 +215,8 @@ async def _train(
     async with session as (started, asker, places):
         reporter.say(", ".join(f"{place['name']} on node {place['node'][:8]}" for place in places))
         trace = Profile(run.path / "profile.json") if profile else None
-        controller = Controller(config, run, started, asker, questions, reporter, metrics, state, trace)
-        return await controller.run()
+        kind = SupervisedLoop if config.algorithm.name == "sft" else Controller
+        return await kind(config, run, started, asker, questions, reporter, metrics, state, trace).run()
 
 
 async def _interruptible(work: Any) -> Any:
@@ -248,14 +233,16 @@ def finish(run: RunDirectory, outcome: dict[str, Any], reporter: Reporter) -> di
     """Write `summary.json` and print the table."""
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     seconds = sum(line["step_seconds"] for line in lines)
+    completions = sum(line.get("completions", 0) for line in lines)
+    differences = [line.get("logprob_difference_max") for line in lines]
     summary = {
         **outcome,
         "steps": lines[-1]["step"],
-        "completions_per_second": sum(line["completions"] for line in lines) / seconds,
-        "logprob_difference_max": max(
-            (line["logprob_difference_max"] for line in lines if line["logprob_difference_max"] is not None),
-            default=None,
-        ),
+        "questions_trained": lines[-1]["trained"],
+        "completions": completions,
+        "completions_per_second": completions / seconds,
+        "tokens": sum(line["packed_tokens"] for line in lines),
+        "logprob_difference_max": max((value for value in differences if value is not None), default=None),
         "ledger": {key: lines[-1][key] for key in ("admitted", "trained", "dropped", "in_flight", "dropped_by_reason")},
     }
     run.write_json("summary.json", summary)
@@ -281,12 +268,12 @@ def show(run: RunDirectory, summary: dict[str, Any], reporter: Reporter) -> dict
         before = f"{base['format_rate']:.1%}" if base is not None else "unknown"
         reporter.say(f"format rate {before} -> {trained['format_rate']:.1%}")
     difference = summary["logprob_difference_max"]
-    agreement = "no log-probs compared" if difference is None else f"largest log-prob difference {difference:.1e}"
-    reporter.say(
-        f"{summary['steps']} steps in {summary['train_seconds']:.0f} s, "
-        f"{summary['completions_per_second']:.1f} completions/s, "
-        f"{agreement}; {run.path}/summary.json"
-    )
+    figures = [
+        f"{summary['steps']} steps in {summary['train_seconds']:.0f} s",
+        *([f"{summary['completions_per_second']:.1f} completions/s"] if summary["completions"] else []),
+        "no log-probs compared" if difference is None else f"largest log-prob difference {difference:.1e}",
+    ]
+    reporter.say(f"{', '.join(figures)}; {run.path}/summary.json")
     return summary
 
 

@@ -14,6 +14,9 @@ SMALL_MACHINE_CPUS = 2
 ASKING = ("engine", "audio")
 """What a session needs that trains nothing."""
 
+SAMPLING = ("reward", "rollout log")
+"""What supervised fine-tuning does without."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -52,7 +55,12 @@ def plan(config: Config, nodes: list[Node]) -> tuple[Role, ...]:
     fewer = "lower rollout.engines, rollout.tensor_parallel, learner.ranks"
     cpus = f"raise cluster.cpus_per_node or --nodes, or {fewer} or data.encoders"
     gpus = f"add nodes with GPUs, or {fewer}"
-    return _fitting(_roles(config, nodes, learner_nodes), nodes, cpus, gpus)
+    roles = _roles(config, nodes, learner_nodes)
+    if config.algorithm.name == "sft":
+        evaluated = config.data.test is not None or (config.data.validation is not None and config.evaluate.every_steps)
+        idle = SAMPLING if evaluated else ("engine", *SAMPLING)
+        roles = tuple(role for role in roles if role.name not in idle)
+    return _fitting(roles, nodes, cpus, gpus)
 
 
 def plan_asking(config: Config, nodes: list[Node]) -> tuple[Role, ...]:

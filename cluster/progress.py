@@ -71,16 +71,22 @@ class StepLines:
 
     def show(self, line: Mapping[str, Any]) -> None:
         """Show a line of `metrics.jsonl`."""
-        accuracy = "" if line["accuracy"] is None else f"accuracy {line['accuracy']:.1%}  "
-        figures = (
-            f"reward {line['reward_mean']:.3f}  {accuracy}kl {line['kl']:.3f}  "
-            f"length {line['completion_tokens_mean']:.1f}  {line['tokens_per_second']:.0f} tokens/s"
-        )
+        figures = f"{_learned(line)}  {line['tokens_per_second']:.0f} tokens/s"
         self._progress.update(self._task, completed=line["step"], figures=figures)
         step = line["step"]
         if not self._reporter.console.is_terminal and (step % PLAIN_EVERY_STEPS == 0 or step in (1, self._total)):
             left = line["step_seconds"] * (self._total - step)
             self._reporter.say(f"step {step}/{self._total}  {figures}  {line['step_seconds']:.1f} s  left {left:.0f} s")
+
+
+def _learned(line: Mapping[str, Any]) -> str:
+    """What a line tells of the step's success."""
+    if "reward_mean" not in line:
+        return f"loss {line['loss']:.3f}"
+    accuracy = "" if line["accuracy"] is None else f"accuracy {line['accuracy']:.1%}  "
+    return (
+        f"reward {line['reward_mean']:.3f}  {accuracy}kl {line['kl']:.3f}  length {line['completion_tokens_mean']:.1f}"
+    )
 
 
 def accuracy_rows(base: Mapping[str, Any] | None, trained: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 All problems are reported at once, each with its dotted key, the value that was given and what would be right. YAML
 is read by the rules of YAML 1.2 where 1.1 surprises: `1e-6` is a number, `no` and `12:30` are text, and a key that
-stands twice is an error.
+stands twice is an error. A file with `base: NAME_OR_PATH` changes another one, key by key; a path is relative to it.
 """
 
 from __future__ import annotations
@@ -88,16 +88,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
     The values of overrides are YAML: `learner.learning_rate=1e-6`, `rewards=[{use: accuracy}]`. `run.name` defaults
     to the stem of the file. Raises `ConfigError` with all problems.
     """
-    text, stem = _read(name_or_path)
-    try:
-        tree = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(name_or_path, [f"is not YAML: {_one_line(error)}"]) from error
-    tree = {} if tree is None else tree
-    if not isinstance(tree, dict):
-        raise ConfigError(name_or_path, [f"holds {_shown(tree)}, not sections such as `model:` and `data:`"])
-    tree = {key: {} if value is None and key in section_names() else value for key, value in tree.items()}
-
+    tree, stem = _tree(name_or_path)
     problems = []
     for override in overrides:
         problem = _apply(tree, override)
@@ -122,6 +113,39 @@ def dump_config(config: Config) -> str:
     """The whole configuration as YAML that `load_config` reads back unchanged."""
     text: str = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=120)
     return text
+
+
+def _tree(name_or_path: str, above: tuple[str, ...] = ()) -> tuple[dict[Any, Any], str]:
+    """The keys of the preset or file on top of those of its base, and its stem."""
+    text, stem = _read(name_or_path)
+    try:
+        tree = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(name_or_path, [f"is not YAML: {_one_line(error)}"]) from error
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ConfigError(name_or_path, [f"holds {_shown(tree)}, not sections such as `model:` and `data:`"])
+    tree = {key: {} if value is None and key in section_names() else value for key, value in tree.items()}
+    base = tree.pop("base", None)
+    if base is None:
+        return tree, stem
+    if not isinstance(base, str):
+        raise ConfigError(name_or_path, [f"base: {_shown(base)} is not the name of a preset or the path of a file"])
+    if name_or_path not in presets() and base not in presets():
+        base = str(Path(name_or_path).parent / base)
+    if base in (*above, name_or_path):
+        raise ConfigError(name_or_path, [f"base: {' -> '.join((*above, name_or_path, base))} comes back to itself"])
+    return _merged(_tree(base, (*above, name_or_path))[0], tree), stem
+
+
+def _merged(base: dict[Any, Any], tree: dict[Any, Any]) -> dict[Any, Any]:
+    """The base with the keys of the tree in place of its own, section by section."""
+    both = {key: _merged(base[key], value) for key, value in tree.items() if _sections_both(base.get(key), value)}
+    return base | tree | both
+
+
+def _sections_both(one: Any, other: Any) -> bool:
+    return isinstance(one, dict) and isinstance(other, dict)
 
 
 def _read(name_or_path: str) -> tuple[str, str]:

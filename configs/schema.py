@@ -20,6 +20,8 @@ from pydantic import (
     model_validator,
 )
 
+from configs.algorithms import ALGORITHMS, GRPO, Advantage, KlEstimator, Mean, Name, Surrogate
+
 SAMPLING_REFUSED = (
     "top_p",
     "top_k",
@@ -307,16 +309,36 @@ class Correction(Section):
 
 
 class Algorithm(Section):
-    """The objective."""
+    """The objective. `name` stands for a paper's values of the keys below; each can be set by itself."""
 
-    name: Literal["grpo"] = "grpo"
-    """`grpo` as in arXiv 2503.11197."""
-    beta: NonNegativeFloat = 0.04
-    """Weight of the k3 KL to the reference; 0 skips the reference."""
+    name: Name = "grpo"
+    """Which values `beta`, `kl`, `kl_in`, `advantage`, `surrogate`, `clip`, `mean`, `dynamic_sampling` and
+    `overlong_share` have where they are not given: see the table below. `sft` trains on the gold answers."""
+    beta: NonNegativeFloat = GRPO["beta"]
+    """Weight of the KL to the reference; 0 skips the reference."""
+    kl: KlEstimator = GRPO["kl"]
+    """Estimator of the KL: log-ratio, half its square, or ratio - 1 - log-ratio, which is never negative."""
+    kl_in: Literal["loss", "reward"] = GRPO["kl_in"]
+    """Whether the KL is a term of the loss, or taken off each completion's reward before the advantage."""
+    advantage: Advantage = GRPO["advantage"]
+    """What a completion's reward is compared with: the group's mean, over its deviation (`standardised`) or not
+    (`centred`), the mean of the others (`leave_one_out`), or the group's mean over the step's deviation."""
+    surrogate: Surrogate = GRPO["surrogate"]
+    """What the advantage multiplies: each token's ratio, clipped as in PPO; the whole `sequence`'s; or the log-prob,
+    `weighted` by the truncated ratio."""
+    mean: Mean = GRPO["mean"]
+    """Over tokens: within a completion first, then over completions (`sequence`); over all tokens of the step; over
+    completions of their sum, or of their sum over the `constant` `rollout.max_completion_tokens`."""
     group_size: int = Field(default=8, ge=2)
     """Completions a prompt (G)."""
     prompts_per_step: PositiveInt = 16
     """Prompts of one step."""
+    dynamic_sampling: bool = GRPO["dynamic_sampling"]
+    """Drop groups whose completions all have the same reward, and sample others in their place."""
+    overlong_share: float = Field(default=GRPO["overlong_share"], ge=0, lt=1)
+    """The last share of `rollout.max_completion_tokens` in which a completion loses reward, up to 1; 0 none."""
+    mask_truncated: bool = False
+    """Completions that ended at the token limit count in their group's mean, and are not trained."""
     max_staleness: NonNegativeInt = 0
     """Versions that a token may lag behind; 0 is exact on-policy training, above it engines sample while the learner
     trains."""
@@ -326,12 +348,37 @@ class Algorithm(Section):
     updates_per_step: PositiveInt = 1
     """Optimizer updates from the groups of a step (mu of arXiv 2402.03300). From the second on the ratio of `current`
     is to the policy before the first, clipped by `algorithm.clip` as in decoupled PPO (arXiv 2110.00641)."""
-    clip: tuple[NonNegativeFloat, NonNegativeFloat] = (0.2, 0.2)
+    clip: tuple[NonNegativeFloat, NonNegativeFloat] = GRPO["clip"]
     """How far below and above 1 a ratio may gain: to the policy that sampled, or to the one before a step's updates."""
     correction: Correction = Correction()
     """Importance sampling between engine and learner, as in `algorithm.correction`."""
     entropy_coefficient: NonNegativeFloat = 0.0
     """Weight of the mean token entropy that is added to the objective."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_named(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return ALGORITHMS.get(str(values.get("name", "grpo")), {}) | values
+
+    @model_validator(mode="after")
+    def _kl_has_a_gradient(self) -> Self:
+        if self.beta and self.kl == "k1" and self.kl_in == "loss":
+            raise ValueError(
+                "algorithm.kl: k1 in the loss has a gradient of zero in expectation: use k2, whose gradient is the "
+                "KL's, or algorithm.kl_in: reward"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fine_tuning_has_no_policy_gradient(self) -> Self:
+        if self.name == "sft" and (self.beta or self.entropy_coefficient or self.updates_per_step > 1):
+            raise ValueError(
+                "algorithm.name: sft has the answers' log-probs alone in its loss: leave algorithm.beta, "
+                "algorithm.entropy_coefficient and algorithm.updates_per_step at their defaults"
+            )
+        return self
 
     @property
     def correction_level(self) -> str:
@@ -344,7 +391,7 @@ class Algorithm(Section):
     def _corrected_once(self) -> Self:
         level = self.correction_level
         unclipped = self.ratio == "current" and self.updates_per_step == 1
-        if unclipped and self.clip != type(self).model_fields["clip"].default:
+        if unclipped and self.clip != ALGORITHMS[self.name]["clip"]:
             raise ValueError(
                 f"algorithm.clip: {list(self.clip)} clips nothing: it needs algorithm.ratio: sampled, or "
                 "algorithm.updates_per_step above 1"
@@ -460,6 +507,15 @@ class Config(Section):
             raise ValueError(
                 "rollout.on_update: keep_kv with rollout.audio: waveform would keep what an older audio tower heard; "
                 "use rollout.audio: auto, or recompute"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _answers_are_all_there_is_to_learn(self) -> Self:
+        if self.algorithm.name == "sft" and self.data.prompt == "think":
+            raise ValueError(
+                "data.prompt: think asks for a thinking process, and the questions hold none to learn from: with "
+                "algorithm.name: sft use data.prompt: answer"
             )
         return self
 

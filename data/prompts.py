@@ -80,6 +80,10 @@ class PromptEncoder:
         text = self._lead + render_question(example, self._template) + self._trail
         return self._head + self._ids(text, plain=True) + self._tail
 
+    def answer(self, example: Example) -> tuple[int, ...]:
+        """Token ids of the gold answer as the assistant should give it, with the end of its turn."""
+        return (*self._ids(f"<answer>{example.answer}</answer>", plain=True), self.eos_token_id)
+
     def _ids(self, text: str, plain: bool = False) -> tuple[int, ...]:
         """Ids of the text; `plain` reads special tokens in it as the characters that they are written with."""
         if not text:

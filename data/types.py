@@ -88,6 +88,15 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Lesson:
+    """A prompt with what the assistant should say, as token ids; for supervised fine-tuning."""
+
+    prompt: Prompt
+    answer: tuple[int, ...]
+    """With the end of the turn."""
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One sampled reply. `logprobs` and `versions` are as long as `token_ids`."""
 
@@ -157,6 +166,8 @@ class GroupSummary:
     total: float
     """Mean weighted reward."""
     oldest_version: int
+    spread: float = 0.0
+    """Largest weighted reward less the smallest: 0 where the completions have nothing to be compared by."""
     score_seconds: float = 0.0
     """What the reward functions took."""
     problems: tuple[str, ...] = ()

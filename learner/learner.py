@@ -15,14 +15,15 @@ from safetensors.torch import load_file, save_file
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from configs.schema import Config
-from data.types import ClipFeatures, Group
+from data.types import ClipFeatures, Group, Lesson
 from learner import attention
 from learner.engine import MOMENTS, Engine, join_ranks
 from learner.hf import export_checkpoint, load_model
-from learner.packing import Sequences, pack
+from learner.packing import Sequences, expand_audio, pack
 from learner.policy import MicroBatch, Policy
-from learner.result import UpdateResult
-from learner.update import Reference, Update, expand_audio
+from learner.result import LessonResult, UpdateResult
+from learner.sft import SupervisedUpdate
+from learner.update import Reference, Update
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ATTENTION = {"auto": None, "sdpa": attention.SDPA, "flex": attention.FLEX}
@@ -51,7 +52,8 @@ class Learner:
         model = trained_as_configured(load_model(model_path, dtype), config, model_path).to(device)
         if config.learner.activation_checkpointing:
             checkpoint_activations(model)
-        policy = Policy(model, config.rollout.temperature, kind)
+        supervised = config.algorithm.name == "sft"
+        policy = Policy(model, 1.0 if supervised else config.rollout.temperature, kind)
         self.model_config = policy.model.config
         self.engine = Engine(policy, config.learner, dtype)
         reference: Reference | None = None
@@ -66,11 +68,18 @@ class Learner:
         self.updates = 0
         """Of the optimizer, in the run so far."""
         self._update = Update(config, self.engine, reference)
+        self._lesson = SupervisedUpdate(self.engine, config.learner, config.run.max_steps)
 
     def update(self, groups: Sequence[Group], fetch: Callable[[Group], ClipFeatures], step: int) -> UpdateResult:
         """Train on the groups of a step; see `learner.update`."""
         result = self._update(groups, fetch, step)
         self.updates += self.config.algorithm.updates_per_step
+        return result
+
+    def teach(self, lessons: Sequence[Lesson], fetch: Callable[[Lesson], ClipFeatures], step: int) -> LessonResult:
+        """Train on the lessons of a step; see `learner.sft`."""
+        result = self._lesson(lessons, fetch, step)
+        self.updates += 1
         return result
 
     @torch.no_grad()

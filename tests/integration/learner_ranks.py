@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ TOTALS = (
     (0.2, 0.9, 0.4), (None, 3.0, 1.0), (0.0, 2.0, 2.0), (0.5, 0.1, 0.3),
 )  # fmt: skip
 """Rewards of the groups' completions; a dropped one and a group without variance among them."""
+LONG = 8
+"""Tokens of a completion that ends of itself, at most."""
 BETA, ENTROPY_COEFFICIENT = 0.04, 0.01
 STALE_LOGPROBS = (-5.0, -7.0, -6.0)
 """Of a completion's tokens in turn: a near-uniform policy's are between the first two."""
@@ -79,6 +81,8 @@ class Job:
     """Level at which the learner weighs completions of an older policy, whose log-probs then differ by token."""
     several: bool = False
     """Make two updates from the groups, the second clipped narrowly."""
+    algorithm: dict[str, Any] = field(default_factory=dict)
+    """Further keys of the section."""
     max_grad_norm: float = 1e9
     broken: bool = False
     """Begin with a weight that is NaN, and keep what the update raises."""
@@ -149,7 +153,13 @@ def fabricate(model: str) -> tuple[list[Group], dict[str, ClipFeatures]]:
         clip = Clip(name, seconds, audio_tokens(frames))
         example = Example(name, ClipSource(name), f"Which animal is heard {number} times?", ("a", "b"), "a")
         completions = [
-            Completion(tuple(random.integers(0, 200, length).tolist()), "", (-5.0,) * length, (0,) * length, "length")
+            Completion(
+                tuple(random.integers(0, 200, length).tolist()),
+                "",
+                (-5.0,) * length,
+                (0,) * length,
+                "length" if length > LONG else "stop",
+            )
             for length in random.integers(1, 12, len(total)).tolist()
         ]
         prompt = Prompt(name, example, encoder.encode(example), clip, seed=number)
@@ -222,6 +232,7 @@ def _rank(folder: Path, rank: int) -> None:
                     "max_staleness": 1 if job.stale else 0,
                     "correction": {"level": job.stale or "none"},
                     **({"updates_per_step": 2, "clip": NARROW} if job.several else {}),
+                    **job.algorithm,
                 },
                 "cluster": {"device": "cpu"},
             }

@@ -107,7 +107,7 @@ def test_an_engine_that_never_samples_is_named(hanging: Any) -> None:
 
 def test_a_plug_in_that_hangs_is_not_blamed_on_the_engine(nodes: list[Node]) -> None:
     settings = config(rewards=[{"use": "tests.integration.plug_ins:hanging"}])
-    engine, reward = Engine.remote(), RewardActor.options(num_cpus=0).remote(settings.rewards, "answer")
+    engine, reward = Engine.remote(), RewardActor.options(num_cpus=0).remote(settings)
     ray.get(reward.ready.remote())
     pool = RolloutPool({"engine-0": engine}, [reward], settings)
     pattern = rf"^the reward actor has not scored group 0-0 {ANSWER}.*; a reward function of `rewards` may hang$"

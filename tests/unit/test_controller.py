@@ -12,11 +12,13 @@ import pytest
 
 from actors.weights.buckets import Layout
 from cluster.asking import Unusable
-from cluster.controller import MOST_ISSUES, Controller, NothingToTrain, Questions
+from cluster.controller import MOST_ISSUES, Controller
 from cluster.metrics import OFF_POLICY, Metrics
 from cluster.progress import Reporter
+from cluster.questions import Questions
 from cluster.rollout_pool import EngineLost
 from cluster.run_directory import RunDirectory
+from cluster.training_loop import NothingToTrain
 from cluster.transports import Buckets
 from cluster.waiting import WorkerError
 from configs.schema import Config

@@ -137,7 +137,7 @@ class Simulated:
         names = [f"engine-{number}" for number in range(engines)]
         self.rollout = RolloutPool({name: SimulatedEngine() for name in names}, [SimulatedReward()], config)
 
-    async def prompt(self, example: Example, group_id: str, epoch: int, issue: int) -> Prompt | Unusable:
+    async def prompt(self, example: Example, group_id: str, epoch: int, issue: int, silent: bool) -> Prompt | Unusable:
         return Prompt(group_id, example, (1,) * 80, Clip(example.id, 1.0, 25), seed=0)
 
     def prefetch(self, source: ClipSource) -> None: ...

@@ -176,7 +176,9 @@ class Controller(TrainingLoop):
             self.config.algorithm.group_size, rollout.temperature, rollout.max_completion_tokens, rollout.ignore_stop
         )
         self._preparing += 1
-        prompt = await self.asker.prompt(self.questions.train[draw.index], group_id, draw.epoch, issue)
+        prompt = await self.asker.prompt(
+            self.questions.train[draw.index], group_id, draw.epoch, issue, silent=self.config.data.silent
+        )
         self._preparing -= 1
         encoded = time.perf_counter()
         if isinstance(prompt, Unusable):

@@ -38,6 +38,7 @@ RESUMABLE_KEYS = (
     "learner.offload",
     "data.encoders",
     "evaluate.every_steps",
+    "evaluate.before",
     "evaluate.silent",
 )
 RESUMABLE_ENDING = "_timeout_seconds"

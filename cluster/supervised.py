@@ -14,7 +14,7 @@ from typing import Any
 from cluster.asking import Unusable
 from cluster.training_loop import NothingToTrain, TrainingLoop, group_name
 from data.order import Draw
-from data.types import Lesson
+from data.types import Lesson, Prompt
 
 
 class SupervisedLoop(TrainingLoop):
@@ -60,9 +60,7 @@ class SupervisedLoop(TrainingLoop):
             for draw in fresh:
                 self.ledger.admit(group_name(draw))
             self._prefetch(wanted * (self.config.run.max_steps - self.version - 1))
-            prompts = await asyncio.gather(
-                *(self.asker.prompt(self.questions.train[draw.index], group_name(draw), draw.epoch) for draw in fresh)
-            )
+            prompts = await asyncio.gather(*map(self._prompt, fresh))
             for draw, prompt in zip(fresh, prompts, strict=True):
                 if isinstance(prompt, Unusable):
                     self._count_drop(draw, prompt.reason, prompt.detail)
@@ -74,6 +72,10 @@ class SupervisedLoop(TrainingLoop):
             if fruitless.total() >= self.order.count:
                 raise NothingToTrain(fruitless, self._dropped[-1][1])
         return draws, lessons
+
+    async def _prompt(self, draw: Draw) -> Prompt | Unusable:
+        example, silent = self.questions.train[draw.index], self.config.data.silent
+        return await self.asker.prompt(example, group_name(draw), draw.epoch, silent=silent)
 
     async def _engines_are_current(self) -> None:
         if self.workers.rollout.version < self.version:

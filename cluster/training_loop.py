@@ -124,7 +124,7 @@ class TrainingLoop:
 
     async def run(self) -> dict[str, Any]:
         """Train to the end; returns what `summary.json` holds."""
-        base = await self.evaluate_test("base")
+        base = await self.evaluate_test("base") if self.config.evaluate.before else None
         self._started = time.monotonic()
         with self.reporter.steps(self.version, self.config.run.max_steps) as lines:
             await self.train(self.config.run.max_steps, lines.show)
@@ -226,6 +226,8 @@ class TrainingLoop:
         Args:
             needed: questions that the rest of the run will draw.
         """
+        if self.config.data.silent:
+            return
         self._prefetched = max(self._prefetched, self.order.position)
         while self._prefetched < self.order.position + min(self.config.algorithm.prompts_per_step, needed):
             draw = self.order.at(self._prefetched)

@@ -35,6 +35,9 @@ _RESOLVERS = (
     ),
     ("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"]),
 )
+STUDY = "study.yaml"
+"""Lies beside the presets and is none: `configs.study` reads it."""
+
 _DIRECTORY_NAME = re.compile(r"^[^/\\\0]+$")
 
 
@@ -75,7 +78,7 @@ for _tag, _pattern, _starts in _RESOLVERS:
 def presets() -> tuple[str, ...]:
     """Names of the presets that come with the package, such as `tiny` or `recipes/grpo`."""
     root = resources.files("configs")
-    names = [entry.name[:-5] for entry in root.iterdir() if entry.name.endswith(".yaml")]
+    names = [entry.name[:-5] for entry in root.iterdir() if entry.name.endswith(".yaml") and entry.name != STUDY]
     recipes = root / "recipes"
     if recipes.is_dir():
         names += [f"recipes/{entry.name[:-5]}" for entry in recipes.iterdir() if entry.name.endswith(".yaml")]
@@ -115,16 +118,15 @@ def dump_config(config: Config) -> str:
     return text
 
 
+def read_yaml(path: str) -> dict[Any, Any]:
+    """The mapping that a YAML file holds, read by the rules above; raises `ConfigError`."""
+    return _mapping(_read(path)[0], path)
+
+
 def _tree(name_or_path: str, above: tuple[str, ...] = ()) -> tuple[dict[Any, Any], str]:
     """The keys of the preset or file on top of those of its base, and its stem."""
     text, stem = _read(name_or_path)
-    try:
-        tree = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(name_or_path, [f"is not YAML: {_one_line(error)}"]) from error
-    tree = {} if tree is None else tree
-    if not isinstance(tree, dict):
-        raise ConfigError(name_or_path, [f"holds {_shown(tree)}, not sections such as `model:` and `data:`"])
+    tree = _mapping(text, name_or_path)
     tree = {key: {} if value is None and key in section_names() else value for key, value in tree.items()}
     base = tree.pop("base", None)
     if base is None:
@@ -136,6 +138,17 @@ def _tree(name_or_path: str, above: tuple[str, ...] = ()) -> tuple[dict[Any, Any
     if base in (*above, name_or_path):
         raise ConfigError(name_or_path, [f"base: {' -> '.join((*above, name_or_path, base))} comes back to itself"])
     return _merged(_tree(base, (*above, name_or_path))[0], tree), stem
+
+
+def _mapping(text: str, origin: str) -> dict[Any, Any]:
+    try:
+        tree = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(origin, [f"is not YAML: {_one_line(error)}"]) from error
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ConfigError(origin, [f"holds {_shown(tree)}, not sections such as `model:` and `data:`"])
+    return tree
 
 
 def _merged(base: dict[Any, Any], tree: dict[Any, Any]) -> dict[Any, Any]:

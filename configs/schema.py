@@ -164,6 +164,9 @@ class Data(Section):
     """Format of the files; `auto` tells it from the name and the first row."""
     prompt: Literal["answer", "think"] = "answer"
     """Prompt template: the answer alone, or thinking first (both R1-AQA's). The reward `format` asks for its form."""
+    silent: bool = False
+    """Train on silence of each clip's length, a control: what is learned then is not learned by listening. Questions of
+    evaluations are about their clips all the same."""
     min_seconds: PositiveFloat = 0.05
     """Shorter clips are dropped and counted."""
     max_seconds: PositiveFloat = Field(default=30.0, le=30.0)
@@ -427,6 +430,8 @@ class Evaluate(Section):
     """Steps between evaluations on `data.validation`; 0 never."""
     questions: PositiveInt | None = None
     """Questions of the validation file that are asked, from the first; default all."""
+    before: bool = True
+    """Ask the held-out questions before the run too; without it, accuracy before training is unknown."""
     samples: PositiveInt = 8
     """Completions a held-out question at temperature 1 for `accuracy_sampled`."""
     silent: bool = False

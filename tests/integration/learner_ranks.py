@@ -23,13 +23,13 @@ from torch import Tensor
 from configs.schema import Config
 from data.audio import audio_tokens, log_mel, mel_frames
 from data.prompts import PromptEncoder
-from data.types import Clip, ClipFeatures, ClipSource, Completion, Example, Group, Prompt
+from data.types import Clip, ClipFeatures, ClipSource, Completion, Example, Group, Lesson, Prompt
 from learner import head
 from learner.engine import NotFinite, local_rendezvous
 from learner.head import CHUNK_LOGITS
 from learner.hf_files import load_processor
 from learner.learner import Learner
-from learner.result import UpdateResult
+from learner.result import LessonResult, UpdateResult
 
 SECONDS = (0.5, 1.0, 1.7, 0.8, 2.3, 1.2, 0.6, 1.5)
 """Lengths of the groups' clips."""
@@ -193,6 +193,11 @@ def stale(groups: Sequence[Group]) -> list[Group]:
     ]
 
 
+def lessons(groups: Sequence[Group]) -> list[Lesson]:
+    """The first completion of each group, as what is to be said."""
+    return [Lesson(group.prompt, group.completions[0].token_ids) for group in groups]
+
+
 def about(group: Group, clip: Clip) -> Group:
     """The group with its question asked about another clip."""
     return replace(group, prompt=replace(group.prompt, clip=clip))
@@ -246,16 +251,18 @@ def _rank(folder: Path, rank: int) -> None:
         heard: list[int] = []
         convolution = learner.engine.policy.model.get_submodule("model.audio_tower.conv1")
         convolution.register_forward_pre_hook(lambda _, given, seen=heard: seen.append(len(given[0])))
-        results: list[UpdateResult] = []
+        results: list[UpdateResult | LessonResult] = []
         refused = None
         if job.broken:
             next(learner.engine.policy.model.parameters()).data.fill_(torch.nan)
         for _ in range(job.updates):
             try:
                 version = learner.updates // config.algorithm.updates_per_step
-                results.append(
-                    learner.update(groups, lambda group: replace(features[group.prompt.clip.sha256]), version)
-                )
+                work: list[Any] = groups
+                apply: Any = learner.update
+                if config.algorithm.name == "sft":
+                    work, apply = lessons(groups), learner.teach
+                results.append(apply(work, lambda one: replace(features[one.prompt.clip.sha256]), version))
             except NotFinite as error:
                 if not job.broken:
                     raise
@@ -265,15 +272,16 @@ def _rank(folder: Path, rank: int) -> None:
         state = {f"{part}/{name}": tensor for part, of in learner.engine.state().items() for name, tensor in of.items()}
         if rank == 0:
             save_file(state, folder / f"{job.name}.safetensors")
+            updates = [result for result in results if isinstance(result, UpdateResult)]
             facts = {
                 "grad_norms": [result.grad_norm for result in results],
                 "losses": [result.loss for result in results],
-                "kls": [result.kl for result in results],
+                "kls": [result.kl for result in updates],
                 "micro_batches": (len(forwards) - 1) // max(job.updates, 1),
                 "heard": sum(heard),
                 "packed_tokens": [result.packed_tokens for result in results],
-                "zero_variance_groups": [result.zero_variance_groups for result in results],
-                "clipped_again": [result.off_policy["further_clipped"] for result in results],
+                "zero_variance_groups": [result.zero_variance_groups for result in updates],
+                "clipped_again": [result.off_policy["further_clipped"] for result in updates],
                 "refused": refused,
                 "threads": torch.get_num_threads(),
             }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from configs.algorithms import ALGORITHMS as CONFIGURED
-from data.types import ClipFeatures, Completion, Group
+from data.types import ClipFeatures, Completion, Group, Prompt
 from learner.hf import checkpoint_name, load_model, load_tensors
 from learner.packing import Sequences, expand_audio, pack
 from learner.policy import MicroBatch, Policy
@@ -27,6 +27,7 @@ from tests.integration.learner_ranks import (
     Job,
     Outcome,
     fabricate,
+    lessons,
     run_ranks,
     stale,
 )
@@ -93,6 +94,7 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         Job("several twice", 0, 100_000, updates=2, save=several, stale="token", several=True),
         Job("uneven", 0, 100_000, uneven=True, threads=None),
         *(named(name, 0, 100_000) for name in ALGORITHMS),
+        Job("sft", 0, 100_000, beta=0.0, entropy_coefficient=0.0, algorithm={"name": "sft"}),
         Job("saved", 0, SMALL, updates=2, save=saved),
         Job("clipped", 0, 100_000, max_grad_norm=CLIPPED_NORM),
         Job("about one clip", 0, 100_000, one_clip=True),
@@ -109,6 +111,7 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         Job("two ranks about one clip, ZeRO 3", 3, SMALL, one_clip=True),
         *(Job(f"stale, {level}, on two ranks", 3, 1, stale=level) for level in LEVELS),
         *(named(name, 3, SMALL, " on two ranks") for name in ALGORITHMS),
+        Job("sft on two ranks", 3, SMALL, beta=0.0, entropy_coefficient=0.0, algorithm={"name": "sft"}),
         Job("several on two ranks", 3, 1, stale="token", several=True),
         Job("several, resumed", 3, SMALL, load=several, stale="token", several=True),
         Job("bfloat16, ZeRO 0", 0, SMALL, dtype="bfloat16"),
@@ -216,11 +219,7 @@ def test_loss_and_gradient_are_the_papers_written_by_hand(
     loss.backward()
     whole = outcomes["whole"]
     assert whole.losses == pytest.approx([loss.item()], rel=1e-5)
-    largest = max(parameter.grad.abs().max() for parameter in policy.parameters() if parameter.grad is not None)
-    for name, parameter in policy.model.named_parameters():
-        if parameter.grad is not None:
-            found = whole.state[f"exp_avg/{checkpoint_name(name)}"] / 0.1
-            assert (found - parameter.grad).abs().max() < 1e-4 * largest, name
+    assert_gradient(whole, policy)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -266,7 +265,8 @@ def test_each_algorithm_makes_the_gradient_of_its_papers_formula(
             number,
             total,
             completion.finish_reason,
-            *forward(policy, other, group, features[group.prompt.clip.sha256], completion),
+            torch.tensor(completion.logprobs).double(),
+            *forward(policy, other, group.prompt, features[group.prompt.clip.sha256], completion.token_ids),
         )
         for number, group in enumerate(groups)
         for completion, total in zip(group.completions, group.total, strict=True)
@@ -274,13 +274,36 @@ def test_each_algorithm_makes_the_gradient_of_its_papers_formula(
     ]
     FORMULAS[name](completions).backward()
     alone, together = outcomes[name], outcomes[f"{name} on two ranks"]
-    largest = max(parameter.grad.abs().max() for parameter in policy.parameters() if parameter.grad is not None)
-    for parameter_name, parameter in policy.model.named_parameters():
-        if parameter.grad is not None:
-            found = alone.state[f"exp_avg/{checkpoint_name(parameter_name)}"] / 0.1
-            assert (found - parameter.grad).abs().max() < 1e-4 * largest, parameter_name
+    assert_gradient(alone, policy)
     assert together.grad_norms == pytest.approx(alone.grad_norms, rel=ROUNDING)
     assert_equal(alone, together, rounding=1e-4)  # Adam's first step is a sign, and clipped gradients are small
+
+
+def test_a_supervised_step_has_the_gradient_of_the_mean_over_the_answers_tokens(
+    outcomes: dict[str, Outcome], model: Path, reference: Path
+) -> None:
+    policy, other = policies(model, reference)
+    groups, features = fabricate(str(model))
+    answers = [
+        forward(policy, other, lesson.prompt, features[lesson.prompt.clip.sha256], lesson.answer)[0]
+        for lesson in lessons(groups)
+    ]
+    loss = -torch.cat(answers).mean()
+    loss.backward()
+    alone, together = outcomes["sft"], outcomes["sft on two ranks"]
+    assert alone.losses == pytest.approx([loss.item()], rel=1e-5)
+    assert_gradient(alone, policy)
+    assert together.losses == pytest.approx(alone.losses, rel=ROUNDING)
+    assert_equal(alone, together)
+
+
+def assert_gradient(outcome: Outcome, policy: Policy) -> None:
+    """The first moment is a tenth of the policy's gradient."""
+    gradients = {name: one.grad for name, one in policy.model.named_parameters() if one.grad is not None}
+    largest = max(gradient.abs().max() for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        found = outcome.state[f"exp_avg/{checkpoint_name(name)}"] / 0.1
+        assert (found - gradient).abs().max() < 1e-4 * largest, name
 
 
 @dataclass
@@ -290,8 +313,8 @@ class Seen:
     group: int
     reward: float
     finish_reason: str
-    now: Tensor
     sampled: Tensor
+    now: Tensor
     reference: Tensor
 
     @property
@@ -304,12 +327,12 @@ class Seen:
 
 
 def forward(
-    policy: Policy, reference: Policy, group: Group, clip: ClipFeatures, completion: Completion
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs of a completion that is alone with its prompt: of the policy, the sampling one and the reference."""
-    prompt = expand_audio(group.prompt.token_ids, policy.audio_token_id, group.prompt.clip.audio_tokens)
-    batch = MicroBatch(pack([Sequences(prompt, [completion.token_ids])]), [clip])
-    return policy(batch)[0].double(), torch.tensor(completion.logprobs).double(), reference(batch)[0].double()
+    policy: Policy, reference: Policy, prompt: Prompt, clip: ClipFeatures, token_ids: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Log-probs of a completion that is alone with its prompt, of the policy and of the reference."""
+    expanded = expand_audio(prompt.token_ids, policy.audio_token_id, prompt.clip.audio_tokens)
+    batch = MicroBatch(pack([Sequences(expanded, [token_ids])]), [clip])
+    return policy(batch)[0].double(), reference(batch)[0].double()
 
 
 def of_the_group(one: Seen, completions: Sequence[Seen]) -> list[float]:

@@ -197,6 +197,46 @@ def test_a_dumped_configuration_loads_unchanged(
     assert load_config(write(folder, dump_config(config))) == config
 
 
+def test_a_file_changes_its_base_key_by_key(tmp_path: Path) -> None:
+    write(tmp_path, MINIMAL + "run: {max_steps: 7, seed: 3}\nrewards: [{use: format}]\n", "base.yaml")
+    path = write(tmp_path, "base: base.yaml\nrun: {seed: 4}\nrewards: [{use: accuracy}]\n", "child.yaml")
+    config = load_config(path, ["run.max_steps=8"])
+    assert (config.run.name, config.run.max_steps, config.run.seed) == ("child", 8, 4)
+    assert [reward.use for reward in config.rewards] == ["accuracy"]
+    assert load_config(write(tmp_path, "base: tiny\n", "of_a_preset.yaml")).model.path == "demo:model"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: nowhere.yaml\n", "is neither a file nor a preset"),
+        ("base: child.yaml\n", "comes back to itself"),
+        ("base: [a, b]\n", "is not the name of a preset or the path of a file"),
+    ],
+)
+def test_a_base_that_cannot_be_read_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text, "child.yaml")
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+def test_an_algorithms_name_sets_what_is_not_given_and_a_dump_shows_it(tmp_path: Path) -> None:
+    dapo = load_config(write(tmp_path, MINIMAL), ["algorithm.name=dapo", "algorithm.dynamic_sampling=false"]).algorithm
+    assert (dapo.clip, dapo.mean, dapo.beta, dapo.dynamic_sampling) == ((0.2, 0.28), "token", 0.0, False)
+    again = load_config(write(tmp_path, dump_config(load_config(write(tmp_path, MINIMAL), ["algorithm.name=rloo"]))))
+    assert (again.algorithm.advantage, again.algorithm.kl_in) == ("leave_one_out", "reward")
+
+
+def test_an_algorithm_that_does_not_exist_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    [problem] = problems_of(tmp_path, "algorithm.name=dpao")
+    assert "did you mean dapo?" in problem
+
+
+def test_k1_in_the_loss_is_refused_since_it_has_no_gradient(tmp_path: Path) -> None:
+    [problem] = problems_of(tmp_path, "algorithm.kl=k1")
+    assert "use k2" in problem
+
+
 def test_a_dump_reads_the_same_under_yaml_1_1() -> None:
     config = Config(model=Model(path="no"), data=Data(train="1e-6"))
     assert yaml.safe_load(dump_config(config))["model"]["path"] == "no"

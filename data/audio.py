@@ -134,7 +134,8 @@ def _open(source: ClipSource) -> io.BufferedReader:
         # O_NONBLOCK: opening a FIFO would wait for a writer.
         descriptor = os.open(source.path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError as error:
-        raise ClipError("missing", source, "there is no such file; check data.audio_dir") from error
+        what = "is a link to nothing" if os.path.islink(source.path) else "there is no such file"
+        raise ClipError("missing", source, f"{what}; check data.audio_dir") from error
     except (OSError, ValueError) as error:
         raise ClipError("unreadable", source, f"{error}; the file must be readable by this process") from error
     status = os.fstat(descriptor)

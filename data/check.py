@@ -2,8 +2,8 @@
 
 Rows are judged as training reads them, and clips are decoded on all cores. Beyond what training drops, a clip is bad
 that is longer than --max-seconds (training cuts it), that ends before its header says, or whose bytes are not those
-of the row's `sha256`. What MMAU published so is a note and does not count as bad: a choice that stands twice (27 of
-the 1,000 rows of test-mini), or no answer (its test split).
+of the row's `sha256`. A note does not count as bad: what MMAU published so, which is a choice that stands twice (27 of
+the 1,000 rows of test-mini) or no answer (its test split), and choices that differ in case and white space alone.
 
 Exit status: 0 without a bad row, 1 with any, 2 where the file as a whole cannot be read.
 """
@@ -23,7 +23,7 @@ from data.audio import check_clip
 from data.errors import ClipError, DataError
 from data.formats import BadRow, GoodRow, Questions, count_rows, find_questions, read_questions
 from data.ordered import cpus, ordered
-from data.telling import DEFAULTS, Problem, Teller, about, add_reading, of_clip, of_row, seconds
+from data.telling import DEFAULTS, Problem, Teller, about, add_reading, of_clip, of_hash, of_row, seconds
 
 EXAMPLES = """examples:
   python -m data.check questions.jsonl
@@ -94,30 +94,28 @@ def _problems(limits: tuple[float, float] | None, row: GoodRow | BadRow) -> tupl
     found = list(_notes(row))
     if limits is not None:
         try:
-            found += _of_hash(row, check_clip(row.found.example.clip, *limits))
+            found += of_hash(row, check_clip(row.found.example.clip, *limits))
         except ClipError as error:
             found.append(of_clip(row, error))
     return tuple(found)
 
 
 def _notes(row: GoodRow) -> Iterator[Problem]:
-    """What only MMAU's rows get through with."""
+    """What training puts up with: in MMAU's rows alone, but for choices that look alike."""
     choices = row.found.example.choices
-    if twice := sorted({choice for choice in choices if choices.count(choice) > 1}):
+    if twice := _repeated(choices):
         detail = f"choices has {twice} more than once; kept, since published scores count the row"
         yield about(row, "note", "duplicate_choices", detail)
+    elif alike := _repeated([" ".join(choice.split()).lower() for choice in choices]):
+        detail = f"choices has {alike} more than once but for case and white space, which evaluations set aside"
+        yield about(row, "note", "similar_choices", f"{detail}; reword one")
     if not row.found.example.answer:
         detail = "has no answer: nothing can be trained or scored by it, and cluster.evaluate writes predictions for it"
         yield about(row, "note", "no_answer", detail)
 
 
-def _of_hash(row: GoodRow, digest: str) -> list[Problem]:
-    claimed = row.found.sha256
-    if claimed is None or claimed == "" or (isinstance(claimed, str) and claimed.lower() == digest):
-        return []
-    told = repr(claimed) if isinstance(claimed, str) else "no text"
-    detail = f"sha256 is {told}, and the clip's bytes have {digest}; fetch the clip again, or write its hash anew"
-    return [about(row, "bad", "hash_mismatch", detail)]
+def _repeated(texts: Sequence[str]) -> list[str]:
+    return sorted({text for text in texts if texts.count(text) > 1})
 
 
 if __name__ == "__main__":

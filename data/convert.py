@@ -23,7 +23,7 @@ from data.audio import decode, read_encoded
 from data.errors import ClipError, DataError
 from data.formats import BadRow, GoodRow, count_rows, find_questions, read_questions
 from data.ordered import cpus, ordered
-from data.telling import DEFAULTS, Problem, Teller, about, add_reading, of_clip, of_row
+from data.telling import DEFAULTS, Problem, Teller, about, add_reading, of_clip, of_hash, of_row
 from data.writing import write_questions
 
 EXAMPLES = """examples:
@@ -91,6 +91,9 @@ def _prepared(min_seconds: float, licence: str, row: GoodRow | BadRow) -> dict[s
         decode(io.BytesIO(encoded), example.clip, DEFAULTS.max_seconds, min_seconds)
     except ClipError as error:
         return of_clip(row, error)
+    digest = hashlib.sha256(encoded).hexdigest()
+    if other := of_hash(row, digest):
+        return other[0]
     return {
         "id": example.id,
         "audio": {"bytes": encoded, "path": found.clip_name},
@@ -102,7 +105,7 @@ def _prepared(min_seconds: float, licence: str, row: GoodRow | BadRow) -> dict[s
         "difficulty": example.difficulty,
         "source": example.source,
         "licence": found.licence or licence,
-        "sha256": hashlib.sha256(encoded).hexdigest(),
+        "sha256": digest,
     }
 
 

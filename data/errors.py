@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 ClipFault = Literal["missing", "unreadable", "empty", "too_short", "not_finite"]
 """Why a clip is dropped, as it is counted."""
 
-StrictFault = Literal[ClipFault, "truncated", "too_long", "hash_mismatch"]
+StrictFault = Literal[ClipFault, "truncated", "too_long"]
 """Why a check complains of a clip, though training may use what is there."""
 
 

@@ -250,7 +250,7 @@ def _choices(row: Mapping[str, Any], key: str, allow_twice: bool = False) -> tup
         raise RowError("wrong_type", f"{key} is {kind_of(values)}, not a list of texts; write [...]")
     if len(values) < 2:
         raise RowError("too_few_choices", f"{key} has {len(values)} of at least 2 choices")
-    choices = tuple(_checked_text(value, key) for value in values)
+    choices = tuple(_checked_text(value, f"{key}[{number}]") for number, value in enumerate(values))
     if not allow_twice and len(set(choices)) < len(choices):
         twice = sorted({choice for choice in choices if choices.count(choice) > 1})
         raise RowError("duplicate_choices", f"{key} has {twice} more than once; remove or reword one")

@@ -82,6 +82,8 @@ class _Parquet:
             if group != self._group:
                 try:
                     table = self._file.read_row_group(group, columns=[self._leaf], use_threads=False)
+                    if len(table) != self._starts[group + 1] - self._starts[group]:
+                        raise OSError(f"{len(table)} rows are there")
                 except (pyarrow.ArrowException, OSError) as error:
                     raise ClipError(
                         "unreadable", source, f"row group {group}: {error}; write the file again"

@@ -56,7 +56,7 @@ def parquet_rows(path: str) -> int:
 
 def dataset_columns(directory: str) -> list[str]:
     """Names of the columns of a dataset on disk; raises `DataError` for anything else."""
-    return next(([*_open(shard).schema.names] for shard in shards(directory)), [])
+    return next((list(_open(shard).schema.names) for shard in shards(directory)), [])
 
 
 def read_parquet_rows(path: str, columns: Collection[str]) -> Iterator[tuple[Position, object]]:
@@ -79,7 +79,7 @@ def read_parquet_rows(path: str, columns: Collection[str]) -> Iterator[tuple[Pos
 
 
 def read_dataset_rows(directory: str, columns: Collection[str]) -> Iterator[tuple[Position, object]]:
-    """The rows of a dataset on disk, counted over all shards; a shard that breaks off raises `DataError`."""
+    """The rows of a dataset on disk, counted over all shards; a damaged shard raises `DataError`."""
     import pyarrow
 
     before = 0
@@ -89,10 +89,11 @@ def read_dataset_rows(directory: str, columns: Collection[str]) -> Iterator[tupl
         first = 0
         try:
             for batch in _batches(reader):
+                batch.validate(full=True)  # Arrow trusts what it maps: a wrong offset would end the process
                 yield from _rows(_arrow_block(batch, shard, first, plain, clips), before + first)
                 first += batch.num_rows
         except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{shard} breaks off after {first} rows ({error}); copy or save it again") from error
+            raise DataError(f"{shard} is damaged after {first} rows ({error}); copy or save it again") from error
         before += first
 
 
@@ -100,18 +101,28 @@ def _opened(path: str) -> Any:
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        file = pyarrow.parquet.ParquetFile(path)
+        _read_names(file.schema_arrow)
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}; write it again or set data.format") from error
+    return file
 
 
 def _open(shard: str) -> Any:
     import pyarrow
 
     try:
-        return open_shard(shard)
-    except (pyarrow.ArrowException, OSError) as error:
+        reader = open_shard(shard)
+        _read_names(reader.schema)
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{shard} cannot be read as Arrow: {error}; copy or save it again") from error
+    return reader
+
+
+def _read_names(schema: Any) -> None:
+    """Decode the names of columns and of their parts once, so that a wrong one is found where the file is opened."""
+    for field in schema:
+        _ = field.name, _fields(field.type)
 
 
 def _batches(reader: Any) -> Iterator[Any]:
@@ -119,6 +130,15 @@ def _batches(reader: Any) -> Iterator[Any]:
     if hasattr(reader, "num_record_batches"):
         return (reader.get_batch(number) for number in range(reader.num_record_batches))
     return iter(reader)
+
+
+def _fields(kind: Any) -> tuple[str, ...]:
+    """Names of the parts of a struct, in order; none of another type."""
+    from pyarrow import types
+
+    if not types.is_struct(kind):
+        return ()
+    return tuple(kind.field(number).name for number in range(kind.num_fields))
 
 
 def _split(path: str, schema: Any, columns: Collection[str]) -> tuple[dict[str, Any], list[str]]:
@@ -131,15 +151,16 @@ def _split(path: str, schema: Any, columns: Collection[str]) -> tuple[dict[str, 
     clips: dict[str, Any] = {}
     plain: list[str] = []
     for field in schema:
-        if field.name not in columns:
+        name = field.name
+        if name not in columns:
             continue
-        if field.name in clips or field.name in plain:
-            raise DataError(f"{path} has the column {field.name} twice; drop or rename one")
-        fields = {part.name for part in field.type} if types.is_struct(field.type) else set()
-        if fields & {"bytes", "path"} or (holds_bytes(field.type) and not types.is_null(field.type)):
-            clips[field.name] = field.type
+        if name in clips or name in plain:
+            raise DataError(f"{path} has the column {name} twice; drop or rename one")
+        fields = _fields(field.type)
+        if {"bytes", "path"}.intersection(fields) or (holds_bytes(field.type) and not types.is_null(field.type)):
+            clips[name] = field.type
         elif "array" not in fields:  # a clip that is decoded already is no clip of ours
-            plain.append(field.name)
+            plain.append(name)
     return clips, plain
 
 
@@ -149,9 +170,11 @@ def _parquet_block(
     from pyarrow import types
 
     rows = file.metadata.row_group(group).num_rows
-    structs = {name: {field.name for field in kind} for name, kind in clips.items() if types.is_struct(kind)}
+    structs = {name: _fields(kind) for name, kind in clips.items() if types.is_struct(kind)}
     paths = [f"{name}.path" for name, fields in structs.items() if "path" in fields]
     table = file.read_row_group(group, columns=[*plain, *paths], use_threads=False).combine_chunks()
+    if table.num_columns and table.num_rows != rows:
+        raise OSError(f"{table.num_rows} of {rows} rows are there")
     names = {name: table.column(name) if f"{name}.path" in paths else None for name in clips}
     stored = {
         name: _stored(file, group, rows, f"{name}.bytes" if name in structs else name)
@@ -164,28 +187,21 @@ def _parquet_block(
 
 def _stored(file: Any, group: int, rows: int, leaf: str) -> Any:
     """Whether the bytes of each row are there: by the group's statistics, or else by decoding the column."""
-    metadata = file.metadata.row_group(group)
-    chunks = (metadata.column(number) for number in range(metadata.num_columns))
-    chunk = next(chunk for chunk in chunks if chunk.path_in_schema == leaf)
-    if chunk.statistics is not None and chunk.statistics.has_null_count:
-        nulls = chunk.statistics.null_count
-        if nulls in (0, rows):
-            return [nulls == 0] * rows
+    number = next(number for number in range(len(file.schema)) if file.schema.column(number).path == leaf)
+    statistics = file.metadata.row_group(group).column(number).statistics
+    if statistics is not None and statistics.has_null_count and statistics.null_count in (0, rows):
+        return [statistics.null_count == 0] * rows
     column = file.read_row_group(group, columns=[leaf], use_threads=False).column(0).combine_chunks()
+    if len(column) != rows:
+        raise OSError(f"{len(column)} of {rows} clips are there")
     return (column.flatten()[0] if "." in leaf else column).is_valid().to_pylist()
 
 
 def _arrow_block(batch: Any, path: str, first: int, plain: Collection[str], clips: Mapping[str, Any]) -> _Block:
-    from pyarrow import types
-
     names, stored = {}, {}
     for name, kind in clips.items():
         column = batch.column(name)
-        fields = (
-            dict(zip((field.name for field in kind), column.flatten(), strict=True))
-            if types.is_struct(kind)
-            else {"bytes": column}
-        )
+        fields = dict(zip(_fields(kind), column.flatten(), strict=True)) or {"bytes": column}
         names[name] = fields.get("path")
         stored[name] = fields["bytes"].is_valid().to_pylist() if "bytes" in fields else [False] * batch.num_rows
     return _Block(path, first, batch.num_rows, {name: batch.column(name) for name in plain}, names, stored)

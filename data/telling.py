@@ -53,6 +53,16 @@ def of_clip(row: GoodRow, error: ClipError) -> Problem:
     return about(row, "bad", error.reason, f"{where}{error.detail}")
 
 
+def of_hash(row: GoodRow, digest: str) -> list[Problem]:
+    """A row that claims another SHA-256 of its clip's bytes than they have; none where it claims none."""
+    claimed = row.found.sha256
+    if claimed is None or claimed == "" or (isinstance(claimed, str) and claimed.lower() == digest):
+        return []
+    told = repr(claimed) if isinstance(claimed, str) else "no text"
+    detail = f"sha256 is {told}, and the clip's bytes have {digest}; fetch the clip again, or write its hash anew"
+    return [about(row, "bad", "hash_mismatch", detail)]
+
+
 def about(row: GoodRow, severity: Literal["bad", "note"], reason: str, detail: str) -> Problem:
     """A row that is an example."""
     return Problem(row.at.line, row.at.row, row.found.example.id, severity, reason, detail)

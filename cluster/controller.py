@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.admission import Admission
-from cluster.asking import Asker, Unusable
+from cluster.asking import Asker, Unusable, as_asked
 from cluster.delivery import Delivery
 from cluster.evaluation import ask_all
 from cluster.ledger import Ledger
@@ -425,7 +425,10 @@ class Controller:
     async def _write_log(self, references: list[Any], result: UpdateResult) -> None:
         """Have the step's groups written while the next step samples."""
         directory = str(self.run_directory.rollouts.absolute())
-        dropped = [(group_name(draw), self.questions.train[draw.index], reason) for draw, reason in self._dropped]
+        dropped = [
+            (group_name(draw), as_asked(self.config, self.questions.train[draw.index], draw.epoch), reason)
+            for draw, reason in self._dropped
+        ]
         self._dropped = []
         await self.workers.log.write(directory, self.version, references, result.advantages, dropped)
 
@@ -452,7 +455,7 @@ class Controller:
                 silent=silent,
                 advance=advance,
             )
-        result = {"step": self.version, **score(answers, self.config.data.prompt, bad_rows)}
+        result = {"step": self.version, **score(answers, self.config.data.prompt.form, bad_rows)}
         self.run_directory.write_evaluation(name, result)
         self.reporter.say(f"{name}: accuracy {result['accuracy']:.1%} on {result['questions']} questions")
         return result

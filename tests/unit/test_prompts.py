@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_audio.processing_qwen2_audio import Qwen2AudioProcessor
 
-from data.prompts import PromptEncoder, Template, render_question
+from data.prompts import Name, PromptEncoder, render_question
 from data.types import ClipSource, Example
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
@@ -69,7 +69,7 @@ def test_the_question_is_worded_as_in_the_paper() -> None:
 
 
 @pytest.mark.parametrize("template", ["answer", "think"])
-def test_an_open_question_speaks_of_no_options(template: Template) -> None:
+def test_an_open_question_speaks_of_no_options(template: Name) -> None:
     rendered = render_question(example("Which animal?", ()), template)
     assert rendered.startswith("Which animal? Output the ")
     assert rendered.endswith("final answer in <answer> </answer>.")

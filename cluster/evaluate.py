@@ -139,7 +139,8 @@ def show(result: Mapping[str, Any], reporter: Reporter) -> None:
     """Print the figures."""
     sampled = ("sampled",) if "accuracy_sampled" in result else ()
     header = ("", "questions", "bad rows", "answered", "greedy", "greedy of answered", *sampled)
-    reporter.table(f"accuracy of {result['model']} (95% interval)", evaluation_rows(result), header)
+    if result["questions"]:
+        reporter.table(f"accuracy of {result['model']} (95% interval)", evaluation_rows(result), header)
     if result["bad_rows"]:
         reporter.say(f"bad rows, counted as wrong: {result['bad_rows']}")
     if result["without_answer"]:

@@ -64,8 +64,8 @@ class Answered:
             "model_output": self.greedy,
             "model_prediction": extract_answer(self.greedy) if self.greedy is not None else "",
             "sampled": list(self.sampled),
-            "correct": self.correct,
-            "correct_sampled": self.correct_sampled,
+            "correct": self.correct if example.answer else None,
+            "correct_sampled": self.correct_sampled if example.answer else None,
             "problem": self.problem,
         }
 

@@ -9,8 +9,9 @@ It carries `qwen.tiktoken`, the 151,643 byte pairs of Qwen by rank. The tokenize
 publishes for the real checkpoint (`PUBLISHED`).
 
 `prompts.json` is made by tiktoken and jinja2 from texts that are written out here and `chat_template.jinja`, which is
-the released checkpoint's: nothing of `data.prompts` takes part. `tokenizer.json` keeps of the vocabulary the bytes and what the prompts need, under their real ids. Before it is
-written, transformers' tokenizer with all 151,643 and the one with a few hundred have to give the ids of tiktoken.
+the released checkpoint's: nothing of `data.prompts` takes part. `tokenizer.json` keeps of the vocabulary the bytes and
+what the prompts need, under their real ids. Before it is written, transformers' tokenizer with all 151,643 and the one
+with a few hundred have to give the ids of tiktoken.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import sys
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +53,11 @@ SPECIAL = {
     "<|audio_eos|>": 151648,
 }
 
-PUBLISHED = (
-    [151644, 8948, 198, 2610, 525, 264, 10950, 17847, 13, 151645, 198, 151644, 872, 198, 14755, 220, 16, 25, 220]
-    + [151647, 151646, 151648, 198, 3838, 594, 429, 5112, 30, 151645, 198, 151644, 77091, 198]
-)  # fmt: skip
+PUBLISHED = [
+    151644, 8948, 198, 2610, 525, 264, 10950, 17847, 13, 151645, 198,
+    151644, 872, 198, 14755, 220, 16, 25, 220, 151647, 151646, 151648, 198, 3838, 594, 429, 5112, 30, 151645, 198,
+    151644, 77091, 198,
+]  # fmt: skip
 """`EXPECTED_INPUT_IDS` of tests/models/qwen2_audio/test_modeling_qwen2_audio.py in transformers, for "What's that
 sound?", with one placeholder where the processor has written 101."""
 
@@ -210,7 +213,7 @@ def merges_in(piece: bytes, ranks: Mapping[bytes, int], below: int | None = None
     """The pairs that are merged in a piece, in their order; with `below` only those of lower ranks."""
     parts, merged = [bytes([byte]) for byte in piece], []
     while len(parts) > 1:
-        found = [(ranks.get(a + b), place) for place, (a, b) in enumerate(zip(parts, parts[1:], strict=False))]
+        found = [(ranks.get(a + b), place) for place, (a, b) in enumerate(pairwise(parts))]
         known = [(rank, place) for rank, place in found if rank is not None and (below is None or rank < below)]
         if not known:
             break

@@ -17,7 +17,7 @@ class RewardActor:
     """Scores one group at a time, in its main thread (math-verify needs that)."""
 
     def __init__(self, config: Config) -> None:
-        self._terms = load_terms(config.rewards, config.data.prompt)
+        self._terms = load_terms(config.rewards, config.data.prompt.form)
         self._most_tokens = config.rollout.max_completion_tokens
         self._overlong_share = config.algorithm.overlong_share
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from cluster.errors import UsageError
 
+PROMPT_HELP = "answer, think, letters, or a YAML file with the keys of data.prompt (default answer)"
+
 
 def count(least: int) -> Callable[[str], int]:
     """The type of an argument that is an integer of at least `least`."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.admission import Admission
-from cluster.asking import Unusable
+from cluster.asking import Unusable, as_asked
 from cluster.phases import StepClock
 from cluster.rollout_pool import EngineLost
 from cluster.step_line import Lengths, Ready, step_line
@@ -228,7 +228,10 @@ class Controller(TrainingLoop):
     async def _write_log(self, references: list[Any], result: UpdateResult) -> None:
         """Have the step's groups written while the next step samples."""
         directory = str(self.run_directory.rollouts.absolute())
-        dropped = [(group_name(draw), self.questions.train[draw.index], reason) for draw, reason in self._dropped]
+        dropped = [
+            (group_name(draw), as_asked(self.config, self.questions.train[draw.index], draw.epoch), reason)
+            for draw, reason in self._dropped
+        ]
         self._dropped = []
         await self.workers.log.write(directory, self.version, references, result.advantages, dropped)
 

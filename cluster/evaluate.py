@@ -1,11 +1,12 @@
 """`python -m cluster.evaluate`: how well a model answers the questions of a file.
 
 Asks every question greedily and, with --samples, by sampling at temperature 1; prints accuracy by task with 95%
-intervals that resample clips, and writes figures and predictions as JSON. Reads Auricle's Parquet, JSONL (id, audio,
-question, choices, answer), AVQA and MMAU.
+intervals that resample clips, and writes figures and predictions as JSON. Reads Parquet, JSONL (id, audio, question,
+choices, answer), AVQA, MMAU and what save_to_disk of `datasets` wrote.
 
 Accuracy is over all rows of the file: a row that is no question and a clip that cannot be used count as wrong. Beside
-it stands the accuracy over the questions that were answered.
+it stands the accuracy over the questions that were answered. Questions without a gold answer, as in MMAU's test split,
+are asked and their predictions written, and count in no accuracy.
 
 With --score nothing is asked: the predictions of a file in MMAU's format are scored by MMAU's rule, as they stand.
 """
@@ -18,18 +19,20 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cluster import bad_rows
-from cluster.arguments import count, replacing
+from cluster.arguments import PROMPT_HELP, count, replacing
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
 from cluster.placement import plan_asking
 from cluster.predictions import KEYS, score_rows
 from cluster.progress import Reporter, evaluation_rows, prediction_rows
 from cluster.scoring import score
-from configs.schema import Algorithm, Cluster, Config, Data, Model, Rollout
-from data.formats import load_examples
+from configs.load import load_prompt
+from configs.schema import Algorithm, Cluster, Config, Data, Model, Prompt, Rollout
+from data.formats import Format, load_examples
+from data.prompts import Name
 from data.rows import read_json_rows
 from data.types import Example
 
@@ -57,8 +60,8 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
     arguments.add_argument("--audio-dir", metavar="DIR", help="where relative clip paths start (default: beside FILE)")
-    arguments.add_argument("--format", default="auto", choices=["auto", "auricle", "jsonl", "avqa", "mmau"])
-    arguments.add_argument("--prompt", default="answer", choices=["answer", "think"], help="prompt template")
+    arguments.add_argument("--format", default="auto", choices=get_args(Format))
+    arguments.add_argument("--prompt", default="answer", metavar="PROMPT", help=PROMPT_HELP)
     arguments.add_argument(
         "--samples", type=count(0), default=0, metavar="N", help="completions at temperature 1 a question"
     )
@@ -87,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.model is None or options.data is None:
         arguments.error("the following arguments are required: --model and --data, or --score")
     check_rooms()
-    loaded = load_examples(options.data, options.audio_dir, options.format)
+    prompt = load_prompt(options.prompt)
+    loaded = load_examples(options.data, options.audio_dir, options.format, unanswered=True)
     if options.limit is not None:
         loaded = loaded.first(options.limit)
     left_out = bad_rows.report(options.data, loaded.bad, reporter)
@@ -95,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"--limit {options.limit}: none of the first rows of {options.data} is a question; raise it")
     config = inference_config(
         options.model,
-        prompt=options.prompt,
+        prompt=prompt,
         engines=options.engines,
         nodes=options.nodes,
         dtype=options.dtype,
@@ -135,20 +139,23 @@ def show(result: Mapping[str, Any], reporter: Reporter) -> None:
     """Print the figures."""
     sampled = ("sampled",) if "accuracy_sampled" in result else ()
     header = ("", "questions", "bad rows", "answered", "greedy", "greedy of answered", *sampled)
-    reporter.table(f"accuracy of {result['model']} (95% interval)", evaluation_rows(result), header)
+    if result["questions"]:
+        reporter.table(f"accuracy of {result['model']} (95% interval)", evaluation_rows(result), header)
     if result["bad_rows"]:
         reporter.say(f"bad rows, counted as wrong: {result['bad_rows']}")
+    if result["without_answer"]:
+        reporter.say(f"questions without a gold answer, asked and not scored: {result['without_answer']}")
     if result["unusable"]:
         reporter.say(f"questions that could not be asked, counted as wrong: {result['unusable']}")
-    reporter.say(
-        f"format rate {result['format_rate']:.1%}, MMAU's rule {result['accuracy_mmau']:.1%} "
-        f"({result['accuracy_mmau_answered']:.1%} of the answered)"
-    )
+    mmau = ""
+    if result["questions"]:
+        mmau = f", MMAU's rule {result['accuracy_mmau']:.1%} ({result['accuracy_mmau_answered']:.1%} of the answered)"
+    reporter.say(f"format rate {result['format_rate']:.1%}{mmau}")
 
 
 def inference_config(
     model: str,
-    prompt: str = "answer",
+    prompt: Prompt | Name = "answer",
     engines: int | None = None,
     nodes: int | None = None,
     dtype: str = "float32",
@@ -198,7 +205,7 @@ def evaluate(
                     silent=silent,
                     advance=advance,
                 )
-        return score(answers, config.data.prompt, bad)
+        return score(answers, config.data.prompt.form, bad)
 
     with connected(config.cluster, reporter.say) as nodes:
         roles = plan_asking(config, nodes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from cluster.asking import Asker, Unusable
+from cluster.asking import EVALUATION, Asker, Unusable
 from cluster.rollout_pool import RolloutPool
 from cluster.scoring import Answered
 from data.types import Example, Sampling
@@ -38,7 +38,7 @@ async def ask_all(
 
     async def ask(number: int, example: Example) -> Answered:
         async with places:
-            prompt = await asker.prompt(example, f"evaluation-{number}", epoch=-1, silent=silent)
+            prompt = await asker.prompt(example, f"evaluation-{number}", epoch=EVALUATION, silent=silent)
             if isinstance(prompt, Unusable):
                 advance()
                 return Answered(example, str(example.clip), None, (), prompt.reason)

@@ -119,7 +119,7 @@ def train(
     if resume:
         found.check_questions(questions.digests())
     initial = usable_model(config.run.init_from or config.model.path)
-    load_terms(config.rewards, config.data.prompt)
+    load_terms(config.rewards, config.data.prompt.form)
     if existing_address() is not None and not os.path.isabs(config.run.dir):
         raise UsageError(
             f"run.dir is {config.run.dir!r}: inside a Ray cluster it must be absolute and reachable from every node, "

@@ -127,7 +127,7 @@ class RunDirectory:
     def _changed(path: Path, config: Config) -> dict[str, tuple[Any, Any]]:
         if not (path / "config.yaml").exists():
             raise RunError(f"{path} holds no run to resume: start it without --resume")
-        before = _flat(DEFAULTS) | _flat(yaml.safe_load((path / "config.yaml").read_text()))
+        before = _flat(_over(DEFAULTS, yaml.safe_load((path / "config.yaml").read_text())))
         now = _flat(config.model_dump(mode="json"))
         changed = {
             key: (before.get(key), now.get(key)) for key in sorted({*before, *now}) if before.get(key) != now.get(key)
@@ -296,6 +296,16 @@ def _taken(path: Path) -> RunError:
 
 def _resumable(key: str) -> bool:
     return key.startswith(RESUMABLE_SECTIONS) or key in RESUMABLE_KEYS or key.endswith(RESUMABLE_ENDING)
+
+
+def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, and the defaults of what they lack; a section and a plain value replace each other whole."""
+    sections = {
+        key: _over(defaults[key], value)
+        for key, value in values.items()
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+    }
+    return {**defaults, **values, **sections}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

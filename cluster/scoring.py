@@ -64,8 +64,8 @@ class Answered:
             "model_output": self.greedy,
             "model_prediction": extract_answer(self.greedy) if self.greedy is not None else "",
             "sampled": list(self.sampled),
-            "correct": self.correct,
-            "correct_sampled": self.correct_sampled,
+            "correct": self.correct if example.answer else None,
+            "correct_sampled": self.correct_sampled if example.answer else None,
             "problem": self.problem,
         }
 
@@ -76,21 +76,23 @@ def score(
     """The figures of an evaluation, `by_task` and the rows included.
 
     Args:
-        answers: of every question that the file holds.
+        answers: of every question that the file holds; those whose example has no answer count in no accuracy.
         template: the form that the prompt asked for.
         bad_rows: rows of the file that are no questions. They count as wrong, in all and not by task, since nobody
             can tell theirs.
     """
+    scored = [answer for answer in answers if answer.example.answer]
     sampled = any(answer.sampled for answer in answers)
     formatted = [
         value for answer in answers for value in format_reward([*_texts(answer)], answer.example, template=template)
     ]
     result: dict[str, Any] = {
         "bad_rows": bad_rows,
+        "without_answer": len(answers) - len(scored),
         "recordings": len({answer.recording for answer in answers}),
-        **_accuracies(answers, sampled, bad_rows),
-        "accuracy_mmau": _mean([*(answer.correct_mmau for answer in answers), *[0.0] * bad_rows]),
-        "accuracy_mmau_answered": _mean([answer.correct_mmau for answer in _answered(answers)]),
+        **_accuracies(scored, sampled, bad_rows),
+        "accuracy_mmau": _mean([*(answer.correct_mmau for answer in scored), *[0.0] * bad_rows]),
+        "accuracy_mmau_answered": _mean([answer.correct_mmau for answer in _answered(scored)]),
         "format_rate": _mean([value or 0.0 for value in formatted]),
         "in_choices": _mean([answer.in_choices for answer in answers]),
         "chance": _mean([1 / max(len(answer.example.choices), 1) for answer in answers]),
@@ -99,8 +101,8 @@ def score(
         "by_sub_category": {},
     }
     for key, field in (("by_task", "task"), ("by_sub_category", "sub_category")):
-        for name in sorted({getattr(answer.example, field) for answer in answers}):
-            part = [answer for answer in answers if getattr(answer.example, field) == name]
+        for name in sorted({getattr(answer.example, field) for answer in scored}):
+            part = [answer for answer in scored if getattr(answer.example, field) == name]
             result[key][name] = _accuracies(part, sampled)
     result["rows"] = [answer.row() for answer in answers]
     return result

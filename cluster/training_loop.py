@@ -269,7 +269,7 @@ class TrainingLoop:
                 silent=silent,
                 advance=advance,
             )
-        result = {"step": self.version, **score(answers, self.config.data.prompt, bad_rows)}
+        result = {"step": self.version, **score(answers, self.config.data.prompt.form, bad_rows)}
         self.run_directory.write_evaluation(name, result)
         self.reporter.say(f"{name}: accuracy {result['accuracy']:.1%} on {result['questions']} questions")
         return result

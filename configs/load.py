@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from configs.keys import Key, keys_by_name, section_names
-from configs.schema import Config
+from configs.schema import Config, Prompt
 
 _NUMBER_STARTS = list("-+.0123456789")
 _RESOLVERS = (
@@ -112,6 +112,17 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def load_prompt(name_or_path: str) -> Prompt:
+    """The prompt of that name, or of a YAML file that holds the keys of `data.prompt`; raises `ConfigError`."""
+    is_file = name_or_path.endswith((".yaml", ".yml"))
+    written = _parsed(_file_text(Path(name_or_path)), name_or_path) if is_file else name_or_path
+    try:
+        return Prompt.model_validate(written)
+    except ValidationError as error:
+        found = [ErrorDetails(**{**details, "loc": ("data", "prompt", *details["loc"])}) for details in error.errors()]
+        raise ConfigError(name_or_path, [_explain(details) for details in found]) from error
+
+
 def dump_config(config: Config) -> str:
     """The whole configuration as YAML that `load_config` reads back unchanged."""
     text: str = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=120)
@@ -141,10 +152,7 @@ def _tree(name_or_path: str, above: tuple[str, ...] = ()) -> tuple[dict[Any, Any
 
 
 def _mapping(text: str, origin: str) -> dict[Any, Any]:
-    try:
-        tree = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(origin, [f"is not YAML: {_one_line(error)}"]) from error
+    tree = _parsed(text, origin)
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(origin, [f"holds {_shown(tree)}, not sections such as `model:` and `data:`"])
@@ -171,12 +179,23 @@ def _read(name_or_path: str) -> tuple[str, str]:
         near = _nearest(name_or_path.removesuffix(".yaml").removesuffix(".yml"), presets())
         known = f"did you mean the preset {near}?" if near else f"presets: {', '.join(presets()) or 'none'}"
         raise ConfigError(name_or_path, [f"is neither a file nor a preset; {known}"])
+    return _file_text(path), path.stem
+
+
+def _file_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8"), path.stem
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(name_or_path, [f"is not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
+        raise ConfigError(str(path), [f"is not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
     except OSError as error:
-        raise ConfigError(name_or_path, [f"cannot be read: {error.strerror}"]) from error
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
+
+
+def _parsed(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(origin, [f"is not YAML: {_one_line(error)}"]) from error
 
 
 def _apply(tree: dict[Any, Any], override: str) -> str | None:

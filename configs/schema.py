@@ -6,6 +6,7 @@ at once.
 
 from __future__ import annotations
 
+from string import Formatter
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -16,11 +17,14 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from configs.algorithms import ALGORITHMS, GRPO, Advantage, KlEstimator, Mean, Name, Surrogate
+from configs.prompts import PROMPTS
 
 SAMPLING_REFUSED = (
     "top_p",
@@ -149,21 +153,75 @@ class Model(Section):
         )
 
 
+class Prompt(Section):
+    """How a question is worded. The name of a built-in prompt, `answer` or `think` (R1-AQA's) or `letters`, or the
+    keys of one of your own.
+    """
+
+    text: str = PROMPTS["answer"]["text"]
+    """The user's turn after the clip, with `{question}` and `{choices}`; a brace itself is written twice. A question
+    without choices is asked without the sentence that names them."""
+    choices: Literal["list", "letters", "lines"] = "list"
+    """`list` as Python prints one, `letters` as `(A) dog (B) cat`, `lines` with a dash before each."""
+    form: Literal["answer", "think"] = "answer"
+    """What the reward `format` asks for: the answer alone, or thinking first. Has to be said of a text of your own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, values: Any) -> Any:
+        if isinstance(values, str):
+            if values not in PROMPTS:
+                raise ValueError(
+                    f"data.prompt: {values!r} is not known; use one of {', '.join(PROMPTS)}, or a section with text "
+                    "and form"
+                )
+            return dict(PROMPTS[values])
+        if isinstance(values, dict) and "text" in values and "form" not in values:
+            raise ValueError("data.prompt.form: missing; say what data.prompt.text asks for, answer or think")
+        return values
+
+    @field_validator("text")
+    @classmethod
+    def _known_fields(cls, value: str) -> str:
+        try:
+            fields = [parts for parts in Formatter().parse(value) if parts[1] is not None]
+        except ValueError as error:
+            raise ValueError(f"data.prompt.text: {error}; write {{{{ or }}}} for a brace that is text") from error
+        for _, name, form, conversion in fields:
+            if name not in ("question", "choices") or form or conversion:
+                written = f"{name}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}"
+                raise ValueError(
+                    f"data.prompt.text: {{{written}}} is not known; there are {{question}} and {{choices}}, and a "
+                    "brace that is text is written twice"
+                )
+        if "question" not in [name for _, name, _, _ in fields]:
+            raise ValueError(f"data.prompt.text: {value!r} asks nothing; write {{question}} where the question stands")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _as_named(self, written: SerializerFunctionWrapHandler) -> Any:
+        """A built-in prompt is written as its name."""
+        keys = written(self)
+        return next((name for name, built_in in PROMPTS.items() if built_in == keys), keys)
+
+
 class Data(Section):
     """The questions."""
 
     train: str
-    """File of training questions (Auricle Parquet, JSONL, AVQA or MMAU JSON)."""
+    """Training questions: a file (Parquet, JSONL, AVQA, MMAU), or a directory that save_to_disk of `datasets` wrote."""
     validation: str | None = None
-    """File of questions for `evaluate.every_steps`; everything may be tuned on it."""
+    """Questions for `evaluate.every_steps`; everything may be tuned on it."""
     test: str | None = None
     """Held-out questions, read before and after the run only."""
     audio_dir: str | None = None
     """Directory that relative clip paths start from; default: the directory of the file that names them."""
-    format: Literal["auto", "auricle", "jsonl", "avqa", "mmau"] = "auto"
-    """Format of the files; `auto` tells it from the name and the first row."""
-    prompt: Literal["answer", "think"] = "answer"
-    """Prompt template: the answer alone, or thinking first (both R1-AQA's). The reward `format` asks for its form."""
+    format: Literal["auto", "auricle", "jsonl", "avqa", "mmau", "huggingface"] = "auto"
+    """Format of the files; `auto` tells it from the first bytes and the first row."""
+    prompt: Prompt = Prompt()
+    """How a question is worded."""
+    shuffle_choices: bool = False
+    """Ask the choices in another order every epoch, in training only; the rollout log has them as they were asked."""
     silent: bool = False
     """Train on silence of each clip's length, a control: what is learned then is not learned by listening. Questions of
     evaluations are about their clips all the same."""
@@ -517,9 +575,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _answers_are_all_there_is_to_learn(self) -> Self:
-        if self.algorithm.name == "sft" and self.data.prompt == "think":
+        if self.algorithm.name == "sft" and self.data.prompt.form == "think":
             raise ValueError(
-                "data.prompt: think asks for a thinking process, and the questions hold none to learn from: with "
+                "data.prompt asks for a thinking process, and the questions hold none to learn from: with "
                 "algorithm.name: sft use data.prompt: answer"
             )
         return self

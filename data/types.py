@@ -16,11 +16,13 @@ FinishReason = Literal["stop", "length", "abort"]
 
 @dataclass(frozen=True, slots=True)
 class ClipSource:
-    """Where the bytes of a clip lie: an audio file, or one row of a Parquet file with an `audio` struct column."""
+    """Where the bytes of a clip lie: an audio file, or one row of a Parquet file or an Arrow shard."""
 
     path: str
     row: int | None = None
-    """Row of the Parquet file at `path`; None when `path` is itself an audio file."""
+    """Row of the table at `path`; None when `path` is itself an audio file."""
+    column: str = "audio"
+    """Column of the table: bytes, or a struct with a field `bytes`."""
 
     def __str__(self) -> str:
         return self.path if self.row is None else f"{self.path}, row {self.row}"

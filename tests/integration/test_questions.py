@@ -10,14 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
+from cluster.asking import as_asked
 from cluster.placement import Node, plan
+from cluster.runs import load
 from cluster.session import workers
+from configs.load import load_config
 from configs.schema import Config
-from data.types import Clip, Completion, Example, Group, Prompt
+from data.types import Clip, ClipSource, Completion, Example, Group, Prompt
 from learner.hf import load_tensors
+from tests.disk_datasets import save_to_disk
 from tests.integration.commands import command
 from tests.integration.models import hearing_model
 from tests.integration.recordings import Questions
@@ -75,6 +80,15 @@ def avqa_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def on_disk(folder: Path, questions: Questions) -> Path:
+    """The training questions as `datasets` saves them, their clips inside."""
+    rows = [
+        row | {"audio": {"bytes": (questions.folder / row["audio"]).read_bytes(), "path": row["audio"]}}
+        for row in questions.rows("train")
+    ]
+    return save_to_disk(folder, pa.Table.from_pylist(rows))
+
+
 def evaluate(folder: Path, model: Path, questions: Questions, rows: Sequence[dict[str, Any]], *more: str) -> Evaluated:
     """Evaluate the model on rows that are written as one JSON list, far from their clips."""
     (folder / "questions.json").write_text(json.dumps(rows))
@@ -94,7 +108,10 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: 
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory, model: Path, other: Path, questions: Questions) -> Finished:
-    """A run of one step from other weights than `model.path`, where an older run of its name lay."""
+    """A run of one step from other weights than `model.path`, where an older run of its name lay.
+
+    Its questions lie in a dataset on disk with their clips, and are worded and ordered in other ways than by default.
+    """
     folder = tmp_path_factory.mktemp("begun")
     (folder / "runs" / "begun").mkdir(parents=True)
     (folder / "runs" / "begun" / "metrics.jsonl").write_text("of the older run\n")
@@ -102,9 +119,14 @@ def begun(tmp_path_factory: pytest.TempPathFactory, model: Path, other: Path, qu
     config = write_config(
         folder / "begun.yaml",
         model,
-        questions.train,
+        on_disk(folder / "train", questions),
         run={"max_steps": 1, "init_from": str(other)},
-        data={"test": "test.json", "audio_dir": str(questions.folder)},
+        data={
+            "test": "test.json",
+            "audio_dir": str(questions.folder),
+            "prompt": {"text": "{question} ({choices}) <answer> </answer>", "choices": "letters", "form": "answer"},
+            "shuffle_choices": True,
+        },
         learner={"learning_rate": 1e-12},
         evaluate={"samples": 1},
     )
@@ -205,6 +227,23 @@ def test_a_fresh_run_moves_the_older_one_aside(begun: Finished) -> None:
     [older] = [path for path in begun.path.parent.iterdir() if path.name.startswith("begun.")]
     assert (older / "metrics.jsonl").read_text() == "of the older run\n"
     assert [line["step"] for line in begun.lines()] == [1]
+
+
+def test_the_rollout_log_has_the_choices_in_the_order_in_which_they_were_asked(
+    begun: Finished, questions: Questions
+) -> None:
+    filed = {row["id"]: row for row in questions.rows("train")}
+    config = load_config(str(begun.path / "config.yaml"))
+    asked = load(begun.path).rollouts
+    assert len(asked) == config.algorithm.prompts_per_step
+    shuffled = 0
+    for row in asked.itertuples():
+        choices = filed[row.example_id]["choices"]
+        example = Example(row.example_id, ClipSource(""), row.question, tuple(choices), row.answer)
+        assert tuple(row.choices) == as_asked(config, example, epoch=0).choices
+        assert row.answer == filed[row.example_id]["answer"]
+        shuffled += list(row.choices) != choices
+    assert shuffled > 0
 
 
 def test_a_run_keeps_its_bad_rows_and_counts_those_held_out_as_wrong(begun: Finished, questions: Questions) -> None:

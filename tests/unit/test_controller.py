@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.asking import Unusable
+from cluster.asking import Unusable, as_asked
 from cluster.controller import MOST_ISSUES
 from cluster.training_loop import NothingToTrain
 from cluster.waiting import WorkerError
@@ -225,3 +225,20 @@ def test_bad_questions_are_no_end_while_good_ones_are_being_sampled(launch: Laun
     asyncio.run(controller.run())
     assert controller.ledger.trained == 16 * STEPS
     assert controller.ledger.dropped["clip_missing"] > len(EXAMPLES)
+
+
+def test_a_dropped_question_is_logged_with_its_choices_as_they_would_have_been_asked(launch: Launch) -> None:
+    launch.change(algorithm={"prompts_per_step": 16}, data={"shuffle_choices": True})
+    actors, ask, logged = launch.actors, launch.actors.prompt, []
+
+    async def prompt(example: Example, *arguments: Any, **named: Any) -> Prompt | Unusable:
+        return Unusable("clip_missing", "gone") if example.id == "3" else await ask(example, *arguments, **named)
+
+    async def write(directory: str, step: int, groups: Any, advantages: Any, dropped: Any) -> None:
+        logged.extend(dropped)
+
+    actors.prompt, actors.write = prompt, write  # type: ignore[method-assign, assignment]
+    launch.run()
+    epochs = [int(group_id.split("-")[0]) for group_id, _, _ in logged]
+    assert [example for _, example, _ in logged] == [as_asked(launch.config, EXAMPLES[3], epoch) for epoch in epochs]
+    assert {example.choices for _, example, _ in logged} == {("a", "b"), ("b", "a")}

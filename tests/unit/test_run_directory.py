@@ -142,6 +142,20 @@ def test_a_key_that_is_newer_than_the_run_has_its_default_there(tmp_path: Path) 
         RunDirectory.resume(config(tmp_path, algorithm={"updates_per_step": 2}))
 
 
+OWN_PROMPT = {"text": "{question} {choices}", "form": "answer"}
+
+
+@pytest.mark.parametrize("prompt", ["answer", "letters", OWN_PROMPT])
+def test_a_resume_keeps_its_prompt_and_is_refused_with_another(tmp_path: Path, prompt: object) -> None:
+    before = config(tmp_path, data={"train": "t.jsonl", "prompt": prompt})
+    RunDirectory.create(before, fresh=False).close()
+    run, changed = RunDirectory.resume(before)
+    run.close()
+    assert changed == {}
+    with pytest.raises(RunError, match=r"data\.prompt: .* in the run, 'think' now"):
+        RunDirectory.resume(config(tmp_path, data={"train": "t.jsonl", "prompt": "think"}))
+
+
 def test_a_resume_of_nothing_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no run to resume"):
         RunDirectory.resume(config(tmp_path))

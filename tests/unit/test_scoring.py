@@ -85,3 +85,20 @@ def test_rows_carry_what_mmaus_script_reads_and_the_summary_leaves_them_out() ->
     assert result["rows"][0]["model_prediction"] == "dog"
     assert result["rows"][0]["model_output"] == "I think <answer>dog</answer>"
     assert "rows" not in without_rows(result)
+
+
+def test_a_question_without_an_answer_is_kept_with_its_prediction_and_counts_in_no_accuracy() -> None:
+    right = answered("a", "<answer>dog</answer>", ("<answer>dog</answer>",))
+    unknown = answered("b", "<answer>cat</answer>", ("<answer>cat</answer>",), answer="", task="music")
+    result = score([right, unknown])
+    assert (result["questions"], result["answered"], result["without_answer"]) == (1, 1, 1)
+    assert result["accuracy"] == result["accuracy_sampled"] == result["accuracy_mmau"] == 1.0
+    assert list(result["by_task"]) == ["sound"]
+    assert [(row["model_prediction"], row["correct"]) for row in result["rows"]] == [("dog", 1.0), ("cat", None)]
+
+
+def test_a_file_without_any_answer_has_predictions_and_no_accuracy() -> None:
+    result = score([answered("a", "<answer>dog</answer>", answer="")])
+    assert (result["questions"], result["without_answer"], result["by_task"]) == (0, 1, {})
+    assert result["format_rate"] == 1.0
+    assert [row["model_prediction"] for row in result["rows"]] == ["dog"]

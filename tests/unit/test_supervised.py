@@ -80,7 +80,10 @@ def test_where_no_question_can_be_used_the_reason_is_blamed(tmp_path: Path) -> N
     ("keys", "message"),
     [
         ({"algorithm": {"name": "sft", "beta": 0.1}}, r"algorithm\.beta"),
-        ({"algorithm": {"name": "sft"}, "data": {"train": "t", "prompt": "think"}}, r"data\.prompt: think"),
+        (
+            {"algorithm": {"name": "sft"}, "data": {"train": "t", "prompt": "think"}},
+            r"data\.prompt asks for a thinking process",
+        ),
     ],
 )
 def test_what_fine_tuning_cannot_do_is_refused(keys: dict[str, Any], message: str) -> None:

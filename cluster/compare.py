@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     a, b = _evaluation(options.a), _evaluation(options.b)
     result = {"a": options.a, "b": options.b, **compare(a, b, (options.a, options.b))}
     for measure, figures in result["measures"].items():
-        tested = ("only A right", "only B right", "p, McNemar") if "p_value" in figures else ()
+        tested = ("A alone right", "B alone right", "McNemar p") if "p_value" in figures else ()
         header = ("", "questions", "A", "B", "B less A, points", *tested)
         reporter.table(f"{TITLES[measure]} (95% interval)", comparison_rows(figures), header)
     for name in ("a", "b"):

@@ -249,6 +249,7 @@ def ask(
         from cluster.evaluation import ask_about_other_clips, ask_all
 
         async with workers(config, roles, model_path) as (started, asker, _):
+            reporter.say(f"engines that share {len(examples)} questions: {len(started.rollout.actors)}")
             with reporter.questions("questions", len(examples)) as advance:
                 most = config.rollout.max_completion_tokens
                 common = (asker, started.rollout, examples, samples, most)

@@ -95,7 +95,7 @@ class Answered:
             "sampled": list(self.sampled),
             "correct": self.correct if scored else None,
             "correct_mmau": self.correct_mmau if scored else None,
-            "correct_sampled": self.correct_sampled if scored else None,
+            "correct_sampled": self.correct_sampled if scored and (self.sampled or self.greedy is None) else None,
             "problem": self.problem,
         }
         return row | ({"heard": self.heard} if self.heard else {})

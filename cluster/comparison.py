@@ -146,8 +146,8 @@ def _values(rows: Mapping[str, Mapping[str, Any]], keys: Iterable[str]) -> dict[
 
 
 def _recording(row: Mapping[str, Any]) -> str:
-    """What a question is about, whether or not its clip was silenced."""
-    return str(row.get("recording") or row.get("audio_id") or row["id"]).removeprefix("silence-")
+    """What a question is about."""
+    return str(row.get("recording") or row.get("audio_id") or row["id"])
 
 
 def _some(names: Sequence[str]) -> str:

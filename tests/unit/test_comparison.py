@@ -100,17 +100,6 @@ def test_bad_rows_are_wrong_by_both_and_the_accuracies_those_of_the_files() -> N
         compare(a, b | {"bad_rows": 1})
 
 
-def test_silence_is_paired_with_the_recording_that_it_replaces() -> None:
-    heard = evaluation([True] * 20, each=5)
-    silent = evaluation([number < 10 for number in range(20)], each=5)
-    for row in silent["rows"]:
-        row["recording"] = f"silence-{row['recording']}"
-    assert (
-        compare(silent, heard)["measures"]
-        == compare(evaluation([n < 10 for n in range(20)], each=5), heard)["measures"]
-    )
-
-
 def test_scored_predictions_are_compared_by_mmaus_rule() -> None:
     def scored(*outputs: str) -> dict[str, Any]:
         rows = [

@@ -22,11 +22,12 @@ def test_questions_about_one_recording_widen_the_interval() -> None:
 
 
 def test_recordings_count_by_their_number_of_questions_in_every_resample() -> None:
-    values, clusters = [1.0, 0.0, 0.0, 0.0, 1.0, 1.0], ["a", "b", "b", "b", "c", "c"]
-    drawn = np.random.default_rng(statistics.CHANCE_SEED).integers(0, 3, (statistics.RESAMPLES, 3))
-    parts = [[1.0], [0.0, 0.0, 0.0], [1.0, 1.0]]
+    parts = [[float(number % 3 == 0)] * (1 + number % 5) for number in range(12)]
+    clusters = [str(number).zfill(2) for number, part in enumerate(parts) for _ in part]
+    drawn = np.random.default_rng(statistics.CHANCE_SEED).integers(0, 12, (statistics.RESAMPLES, 12))
     means = [np.mean([value for cluster in draw for value in parts[cluster]]) for draw in drawn]
-    assert cluster_bootstrap(values, clusters) == pytest.approx(np.quantile(means, [0.025, 0.975]))
+    interval = cluster_bootstrap([value for part in parts for value in part], clusters)
+    assert interval == pytest.approx(np.quantile(means, [0.025, 0.975]))
 
 
 def test_measures_that_are_estimated_together_have_the_intervals_of_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,9 @@ from typing import Any
 from cluster import demo
 from cluster.environment import check_rooms, describe
 from cluster.errors import UsageError, report_errors
-from cluster.progress import Reporter, accuracy_rows
+from cluster.progress import Reporter
 from cluster.run_directory import RunDirectory, step_of
+from cluster.tables import accuracy_rows, share
 from configs.load import dump_config, load_config
 from configs.schema import Config
 
@@ -265,8 +266,8 @@ def show(run: RunDirectory, summary: dict[str, Any], reporter: Reporter) -> dict
                 f"asked about silence: {summary['silent']['accuracy']:.1%} [{low:.1%}, {high:.1%}], "
                 f"chance {summary['silent']['chance']:.1%}"
             )
-        before = f"{base['format_rate']:.1%}" if base is not None else "unknown"
-        reporter.say(f"format rate {before} -> {trained['format_rate']:.1%}")
+        before = share(base["format_rate"]) if base is not None else "unknown"
+        reporter.say(f"format rate {before} -> {share(trained['format_rate'])}")
     difference = summary["logprob_difference_max"]
     figures = [
         f"{summary['steps']} steps in {summary['train_seconds']:.0f} s",

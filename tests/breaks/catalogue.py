@@ -293,4 +293,32 @@ BREAKS = (
         "position = sum(answer.encode()) % CHOICES",
         "tests/unit/test_demo_questions.py::test_the_gold_position_is_uniform_overall_and_independent_of_the_answer",
     ),
+    Break(
+        "pass@k takes the samples as drawn with replacement",
+        "cluster/at_k.py",
+        "return 1 - math.comb(samples - correct, k) / math.comb(samples, k)",
+        "return 1 - (1 - correct / samples) ** k",
+        "tests/unit/test_at_k.py::test_pass_at_k_is_the_share_of_all_sets_that_hold_a_right_completion",
+    ),
+    Break(
+        "the answer wins every tied vote",
+        "cluster/at_k.py",
+        "won += Fraction(math.comb(right, given) * sets, ties + 1)",
+        "won += Fraction(math.comb(right, given) * sets)",
+        "tests/unit/test_at_k.py::test_majority_at_k_is_the_share_of_all_sets_that_vote_for_the_answer",
+    ),
+    Break(
+        "a shuffled clip may be another question's about the same recording",
+        "cluster/controls.py",
+        "given[number] = row[(place + most) % len(row)]",
+        "given[number] = row[(place + 1) % len(row)]",
+        "tests/unit/test_controls.py::test_every_clip_goes_once_to_a_question_about_another_recording",
+    ),
+    Break(
+        "MMAU's script is given what was thought too",
+        "cluster/prediction_file.py",
+        "dict.fromkeys(KEYS, answer.prediction)",
+        "dict.fromkeys(KEYS, answer.greedy)",
+        "tests/unit/test_prediction_file.py::test_mmaus_script_and_our_scoring_come_to_the_accuracy_of_the_evaluation",
+    ),
 )

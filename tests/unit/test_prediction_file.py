@@ -99,7 +99,7 @@ def test_the_first_rows_are_written_where_only_they_were_asked(questions: Path) 
 
 def test_choices_that_were_shuffled_are_written_as_the_file_has_them(questions: Path) -> None:
     loaded = load_examples(questions)
-    asked = Loaded(tuple(shuffle_choices(example, 1) for example in loaded.examples), loaded.bad)
+    asked = Loaded(tuple(shuffle_choices(example, seed) for seed, example in enumerate(loaded.examples)), loaded.bad)
     assert {example.choices for example in asked.examples} != {tuple(CHOICES)}
     rows = prediction_file.written(str(questions), None, asked.bad, answers(asked))
     assert all(row["choices"] == CHOICES for row in rows if "choices" in row)

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import time
-
 import ray
 
 from configs.schema import Reward
 from data.types import Group, GroupSummary
-from rewards.score import load_terms, score_group
+from rewards.score import Scorer
+from rewards.terms import terms_of
 
 
 @ray.remote
 class RewardActor:
-    """Scores one group at a time, in its main thread (math-verify needs that)."""
+    """Takes groups as they come; every function scores in a process of its own, which keeps its limits.
 
-    def __init__(self, rewards: tuple[Reward, ...], prompt: str) -> None:
-        self._terms = load_terms(rewards, prompt)
+    Args:
+        rewards: `rewards` of the configuration.
+        prompt: `data.prompt`.
+        start_seconds: limit of the start of a function's process.
+    """
 
-    def ready(self) -> bool:
+    def __init__(self, rewards: tuple[Reward, ...], prompt: str, start_seconds: float) -> None:
+        self._scorer = Scorer(terms_of(rewards, prompt), start_seconds)
+
+    async def ready(self) -> bool:
         """Answers once the reward functions are loaded."""
+        await self._scorer.start()
         return True
 
-    def score(self, group: Group) -> tuple[Group, GroupSummary]:
+    async def score(self, group: Group) -> tuple[Group, GroupSummary]:
         """The group with its rewards, and what the control loop needs to know of it."""
-        started = time.perf_counter()
-        scored, problems = score_group(group, self._terms)
-        kept = [total for total in scored.total if total is not None]
+        scored = await self._scorer.score(group)
+        kept = [total for total in scored.group.total if total is not None]
         means = {
             name: sum(value for value in values if value is not None) / max(sum(v is not None for v in values), 1)
-            for name, values in scored.rewards.items()
+            for name, values in scored.group.rewards.items()
         }
         summary = GroupSummary(
             group_id=group.prompt.group_id,
@@ -39,7 +44,8 @@ class RewardActor:
             rewards=means,
             total=sum(kept) / max(len(kept), 1),
             oldest_version=group.oldest_version,
-            score_seconds=time.perf_counter() - started,
-            problems=problems,
+            score_seconds=scored.seconds,
+            dropped=dict(scored.dropped),
+            problems=scored.problems,
         )
-        return scored, summary
+        return scored.group, summary

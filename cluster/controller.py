@@ -47,7 +47,7 @@ MENDS = {
     "clip_": "data.audio_dir may name the wrong directory",
     "prompt_": "raise rollout.max_model_tokens or lower rollout.max_completion_tokens",
     "engine_lost": "the engines die of these questions, or rollout.request_timeout_seconds is too short",
-    "unscored": "the functions of `rewards` give None or raise",
+    "reward_": "try the functions of `rewards` on a run's rollouts with python -m rewards.check",
 }
 """What to look at, by how the most frequent reason of drops begins."""
 
@@ -389,7 +389,7 @@ class Controller:
         if self._profile is not None and self._profile.recording:
             self._profile.group(group_id, time.perf_counter() - asked)
         if summary.completions < 2:
-            self._drop(group_id, "unscored", "; ".join(summary.problems))
+            self._drop(group_id, summary.drop_reason, "; ".join(summary.problems))
             return
         self.admission.finish(group_id, summary.oldest_version)
         self._ready[group_id] = Ready(group_id, reference, summary, encoded, time.perf_counter())

@@ -161,7 +161,8 @@ class Workers:
         config, path = self.config, self.model_path
         self._first_nodes = {node["NodeID"] for node in alive_nodes()}
         encoders = await self._create("audio", AudioActor, lambda _: (config, path, 1))
-        rewards = await self._create("reward", RewardActor, lambda _: (config.rewards, config.data.prompt))
+        limit = config.cluster.actor_timeout_seconds
+        rewards = await self._create("reward", RewardActor, lambda _: (config.rewards, config.data.prompt, limit))
         if "engine" in self._roles:
             await self._places.reserve_engines(self._roles["engine"])
         engines = {f"engine-{number}": self._engine(number) for number in range(len(self._places.engines))}

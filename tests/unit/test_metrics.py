@@ -28,6 +28,7 @@ def line(**values: Any) -> dict[str, Any]:
     ones = dict.fromkeys((*GAUGES, *COUNTERS), 1.0)
     labelled = {
         "dropped_by_reason": {"clip_missing": 2},
+        "completions_dropped": {"reward_none": 3},
         "seconds": {"sample": 0.5},
         "staleness": {"0": 3},
         "off_policy": dict.fromkeys(OFF_POLICY, 0.5),

@@ -40,4 +40,4 @@ def length(
 
 def _penalty(excess: int, slope: int, side: str) -> float:
     distance = abs(excess) if side == "both" else max(excess, 0)
-    return -min(distance / slope, 1.0)
+    return max(-distance / slope, -1.0)

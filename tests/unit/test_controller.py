@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -73,8 +74,12 @@ class Actors:
             raise EngineLost("engine-0 has died")
         if self.training.is_set():
             self.sampled_while_training.append(prompt.group_id)
-        problems = () if self.scored else ("reward mine:score, example 0: it raised KeyError",)
-        return "group", GroupSummary(prompt.group_id, self.scored, 2, 0, {}, 1.0, self.version, problems=problems)
+        scored = GroupSummary(prompt.group_id, self.scored, 2, 0, {}, 1.0, self.version)
+        if self.scored == sampling.completions:
+            return "group", scored
+        lost = {"reward_raised": sampling.completions - self.scored}
+        problem = "reward mine:score, example 0: it raised KeyError"
+        return "group", dataclasses.replace(scored, dropped=lost, problems=(problem,))
 
     async def step(self, groups: Any, step: int) -> UpdateResult:
         self.asked.append("step")
@@ -184,7 +189,7 @@ def test_no_clip_is_prepared_for_a_step_after_the_last(launch: Launch) -> None:
     [
         ("clip_missing", 2, r"4 of them for clip_missing: data\.audio_dir may name the wrong directory"),
         ("prompt_too_long", 2, r"4 of them for prompt_too_long: raise rollout\.max_model_tokens"),
-        ("", 0, r"4 of them for unscored: the functions of `rewards` .*mine:score, example 0: it raised KeyError"),
+        ("", 0, r"4 of them for reward_raised: try the functions of `rewards` .*mine:score, example 0: it raised KeyE"),
     ],
 )
 def test_where_no_question_can_be_used_the_most_frequent_reason_is_blamed(
@@ -194,6 +199,32 @@ def test_where_no_question_can_be_used_the_most_frequent_reason_is_blamed(
     with pytest.raises(NothingToTrain, match=message) as refused:
         launch.run()
     assert ("audio_dir" in str(refused.value)) == unusable.startswith("clip_")
+
+
+def test_a_group_without_rewards_is_counted_under_the_reason_and_the_run_goes_on(launch: Launch) -> None:
+    sample = launch.actors.sample_and_score
+
+    async def mended_at_the_third(*arguments: Any) -> tuple[str, GroupSummary]:
+        launch.actors.scored = 2 if controller.ledger.admitted > 2 else 1
+        return await sample(*arguments)
+
+    launch.actors.sample_and_score = mended_at_the_third  # type: ignore[method-assign]
+    controller = launch.controller()
+    asyncio.run(controller.run())
+    assert controller.ledger.dropped == {"reward_raised": 2}
+    assert controller.ledger.trained == STEPS
+    assert any("(reward_raised): reward mine:score, example 0: it raised" in said for said in launch.said)
+
+
+def test_completions_without_a_reward_are_counted_in_the_line_of_the_step_that_trains_the_others(
+    launch: Launch,
+) -> None:
+    launch.change(algorithm={"group_size": 4})
+    launch.actors.scored = 3
+    launch.run()
+    lines = [json.loads(line) for line in launch.run_directory.metrics.read_text().splitlines()]
+    assert [line["completions_dropped"] for line in lines] == [{"reward_raised": 1}] * STEPS
+    assert lines[-1]["dropped_by_reason"] == {}
 
 
 def test_training_time_goes_on_where_the_checkpoint_stood(launch: Launch) -> None:

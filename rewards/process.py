@@ -138,8 +138,6 @@ class _Worker:
         """End it, and wait until it is gone."""
         self._lose("died", "its process was ended")
         await self._how_it_ended()
-        if self._listening is not None:
-            self._listening.cancel()
         self._writer.close()
 
     async def _listen(self) -> None:
@@ -150,6 +148,8 @@ class _Worker:
                     self._waiting[number][1].set_result(outcome)
         except (EOFError, ConnectionError):
             self._lose("died", await self._how_it_ended())
+        finally:
+            self._writer.close()
 
     def _lose(self, fault: Fault, why: str) -> None:
         """Kill it; what it has not scored is lost with it."""

@@ -193,7 +193,7 @@ class Controller(TrainingLoop):
         if self._profile is not None and self._profile.recording:
             self._profile.group(group_id, time.perf_counter() - asked)
         if summary.completions < 2:
-            self._drop(group_id, "unscored", "; ".join(summary.problems))
+            self._drop(group_id, summary.drop_reason, "; ".join(summary.problems))
             return
         if self.config.algorithm.dynamic_sampling and not summary.spread:
             self._drop(group_id, "zero_variance", "its completions have the same reward")

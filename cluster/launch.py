@@ -106,7 +106,7 @@ def train(
     from cluster.questions import Questions
     from cluster.session import usable_model
     from cluster.storage import prove
-    from rewards.score import load_terms
+    from rewards.terms import check_rewards
 
     RunDirectory.check(config, resume, fresh)
     found = RunDirectory.of(config)
@@ -120,7 +120,7 @@ def train(
     if resume:
         found.check_questions(questions.digests())
     initial = usable_model(config.run.init_from or config.model.path)
-    load_terms(config.rewards, config.data.prompt.form)
+    check_rewards(config.rewards, config.data.prompt.form)
     if existing_address() is not None and not os.path.isabs(config.run.dir):
         raise UsageError(
             f"run.dir is {config.run.dir!r}: inside a Ray cluster it must be absolute and reachable from every node, "

@@ -64,6 +64,9 @@ COUNTERS = {
 DROPPED = ("auricle_groups_dropped", "Groups dropped, by reason")
 """Name and help of the counter of `dropped_by_reason`, with a label `reason`."""
 
+COMPLETIONS_DROPPED = ("auricle_completions_dropped", "Completions of trained groups without a reward, by reason")
+"""Name and help of the counter of `completions_dropped`, with a label `reason`; a line has those of its step."""
+
 PHASES = ("auricle_phase_seconds", "Seconds of the last step by phase")
 """Name and help of the gauge of `seconds`, with a label `phase`."""
 
@@ -108,6 +111,7 @@ class Metrics:
             for key, (name, text) in COUNTERS.items()
         }
         self._dropped = Counter(*DROPPED, ["run", "reason"], registry=self.registry)
+        self._completions_dropped = Counter(*COMPLETIONS_DROPPED, ["run", "reason"], registry=self.registry)
         self._phases = Gauge(*PHASES, ["run", "phase"], registry=self.registry)
         self._staleness = Gauge(*STALENESS, ["run", "versions"], registry=self.registry)
         self._off_policy = {
@@ -146,6 +150,8 @@ class Metrics:
             counter.inc(self._increase(key, line.get(key, 0)))
         for reason, count in line["dropped_by_reason"].items():
             self._dropped.labels(self._run_name, reason).inc(self._increase(f"dropped {reason}", count))
+        for reason, count in line.get("completions_dropped", {}).items():
+            self._completions_dropped.labels(self._run_name, reason).inc(count)
         for phase, seconds in line["seconds"].items():
             self._phases.labels(self._run_name, phase).set(seconds)
         self._staleness.clear()  # an age that no group has is not shown

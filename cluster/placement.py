@@ -82,7 +82,7 @@ def _roles(config: Config, nodes: list[Node], learner_nodes: int) -> tuple[Role,
              f"vLLM, {config.algorithm.group_size} completions a request"),
         Role("audio", config.data.encoders, 0.5, 0.0, "HOME" if config.data.encoders == 1 else "SPREAD",
              f"{config.model.audio_tower} tower"),
-        Role("reward", 1, 0.25, 0.0, "HOME", " + ".join(f"{r.weight:g} {r.use}" for r in config.rewards)),
+        Role("reward", 1, 0.25, 0.0, "HOME", " + ".join(f"{r.weight:g} {r.name or r.use}" for r in config.rewards)),
         Role("rollout log", 1, 0.25, 0.0, "HOME", "Parquet"),
     )  # fmt: skip
 

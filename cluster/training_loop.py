@@ -28,7 +28,7 @@ MENDS = {
     "prompt_": "raise rollout.max_model_tokens or lower rollout.max_completion_tokens",
     "engine_lost": "the engines die of these questions, or rollout.request_timeout_seconds is too short",
     "zero_variance": "the questions are all too easy or too hard for algorithm.dynamic_sampling",
-    "unscored": "the functions of `rewards` give None or raise",
+    "reward_": "try the functions of `rewards` on a run's rollouts with python -m rewards.check",
 }
 """What to look at, by how the most frequent reason of drops begins."""
 

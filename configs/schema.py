@@ -297,11 +297,17 @@ class Reward(Section):
     """One term of the reward."""
 
     use: str
-    """Built-in name (`accuracy`, `format`) or plug-in `module:function`."""
+    """Built-in name (docs/rewards.md), name of an installed plug-in, or plug-in `module:function`."""
+    name: str = ""
+    """Name in metrics and rollout log; `use` when empty. Two terms with one function need two names."""
     weight: float = 1.0
     """Weight in the sum."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
+    timeout_seconds: PositiveFloat = 60.0
+    """A group that the function has not scored by then is dropped as `reward_timeout`."""
+    concurrency: PositiveInt = 8
+    """Groups that an `async def` scores at a time; any other function scores one."""
 
 
 class Learner(Section):
@@ -602,10 +608,10 @@ class Config(Section):
     def _check(self) -> Self:
         if not self.rewards:
             raise ValueError("rewards is empty: name at least one, for example `rewards: [{use: accuracy}]`")
-        names = [reward.use for reward in self.rewards]
+        names = [reward.name or reward.use for reward in self.rewards]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
-            raise ValueError(f"rewards names {sorted(twice)} twice; sum their weights instead")
+            raise ValueError(f"rewards has {sorted(twice)} twice; sum their weights, or give each term a `name`")
         if self.rollout.max_completion_tokens >= self.rollout.max_model_tokens:
             raise ValueError(
                 f"rollout.max_completion_tokens ({self.rollout.max_completion_tokens}) leaves no room for a prompt in "

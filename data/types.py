@@ -171,6 +171,13 @@ class GroupSummary:
     spread: float = 0.0
     """Largest weighted reward less the smallest: 0 where the completions have nothing to be compared by."""
     score_seconds: float = 0.0
-    """What the reward functions took."""
+    """What the slowest reward function took."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Completions without a reward, by reason."""
     problems: tuple[str, ...] = ()
-    """What went wrong in scoring, a line each."""
+    """Why they have none, a line for each reward that gave them none."""
+
+    @property
+    def drop_reason(self) -> str:
+        """Why most completions that have no reward have none."""
+        return max(self.dropped, key=self.dropped.__getitem__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,11 +81,14 @@ class Actors:
             raise EngineLost("engine-0 has died")
         if self.training.is_set():
             self.sampled_while_training.append(prompt.group_id)
-        problems = () if self.scored else ("reward mine:score, example 0: it raised KeyError",)
         spread = 0.0 if self.alike else 1.0
         self.alike -= self.alike > 0
-        summary = GroupSummary(prompt.group_id, self.scored, 2, 0, {}, 1.0, self.version, spread, problems=problems)
-        return "group", summary
+        scored = GroupSummary(prompt.group_id, self.scored, 2, 0, {}, 1.0, self.version, spread)
+        if self.scored == sampling.completions:
+            return "group", scored
+        lost = {"reward_raised": sampling.completions - self.scored}
+        problem = "reward mine:score, example 0: it raised KeyError"
+        return "group", dataclasses.replace(scored, dropped=lost, problems=(problem,))
 
     async def step(self, groups: Any, step: int) -> UpdateResult:
         self.asked.append("step")

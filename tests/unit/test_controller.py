@@ -48,7 +48,7 @@ def test_no_clip_is_prepared_for_a_step_after_the_last(launch: Launch) -> None:
     [
         ("clip_missing", 2, r"4 of them for clip_missing: data\.audio_dir may name the wrong directory"),
         ("prompt_too_long", 2, r"4 of them for prompt_too_long: raise rollout\.max_model_tokens"),
-        ("", 0, r"4 of them for unscored: the functions of `rewards` .*mine:score, example 0: it raised KeyError"),
+        ("", 0, r"4 of them for reward_raised: try the functions of `rewards` .*mine:score, example 0: it raised KeyE"),
     ],
 )
 def test_where_no_question_can_be_used_the_most_frequent_reason_is_blamed(
@@ -58,6 +58,32 @@ def test_where_no_question_can_be_used_the_most_frequent_reason_is_blamed(
     with pytest.raises(NothingToTrain, match=message) as refused:
         launch.run()
     assert ("audio_dir" in str(refused.value)) == unusable.startswith("clip_")
+
+
+def test_a_group_without_rewards_is_counted_under_the_reason_and_the_run_goes_on(launch: Launch) -> None:
+    sample = launch.actors.sample_and_score
+
+    async def mended_at_the_third(*arguments: Any) -> tuple[str, GroupSummary]:
+        launch.actors.scored = 2 if controller.ledger.admitted > 2 else 1
+        return await sample(*arguments)
+
+    launch.actors.sample_and_score = mended_at_the_third  # type: ignore[method-assign]
+    controller = launch.controller()
+    asyncio.run(controller.run())
+    assert controller.ledger.dropped == {"reward_raised": 2}
+    assert controller.ledger.trained == STEPS
+    assert any("(reward_raised): reward mine:score, example 0: it raised" in said for said in launch.said)
+
+
+def test_completions_without_a_reward_are_counted_in_the_line_of_the_step_that_trains_the_others(
+    launch: Launch,
+) -> None:
+    launch.change(algorithm={"group_size": 4})
+    launch.actors.scored = 3
+    launch.run()
+    lines = [json.loads(line) for line in launch.run_directory.metrics.read_text().splitlines()]
+    assert [line["completions_dropped"] for line in lines] == [{"reward_raised": 1}] * STEPS
+    assert lines[-1]["dropped_by_reason"] == {}
 
 
 def test_dynamic_sampling_draws_another_question_for_a_group_without_a_signal(launch: Launch) -> None:

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from configs.schema import Reward
-from rewards.logged import LogError, LoggedGroup, prompt_of, read_groups
+from rewards.logged import LogError, LoggedGroup, form_of, read_groups
 from rewards.process import RewardProcess
 from rewards.registry import RewardError
 from rewards.terms import Term, terms_of
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         groups = read_groups(options.rollouts, options.groups)
         reward = Reward(use=options.use, args=args, timeout_seconds=options.timeout_seconds)
-        [term] = terms_of([reward], prompt_of(options.rollouts))
+        [term] = terms_of([reward], form_of(options.rollouts))
         trial = Trial(groups, asyncio.run(outcomes(term, groups, console)))
     except (RewardError, LogError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

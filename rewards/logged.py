@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.dataset as ds
 import yaml
 
+from configs.schema import Prompt
 from data.types import ClipSource, Example
 
 COLUMNS = ("example_id", "question", "choices", "answer", "completions", "rewards")
@@ -43,11 +44,11 @@ def read_groups(run: Path, most: int) -> tuple[LoggedGroup, ...]:
     return tuple(_group(row) for row in chosen.to_pylist())
 
 
-def prompt_of(run: Path) -> str:
-    """`data.prompt` of a run directory; the default where it has no configuration."""
+def form_of(run: Path) -> str:
+    """`data.prompt.form` of a run directory; the default where it has no configuration."""
     file = run / "config.yaml"
     config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return str(config.get("data", {}).get("prompt", "answer"))
+    return Prompt.model_validate(config.get("data", {}).get("prompt", "answer")).form
 
 
 def _group(row: Mapping[str, Any]) -> LoggedGroup:

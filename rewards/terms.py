@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from configs.schema import Reward
 
 FOLLOW_THE_PROMPT = ("format", "well_formed")
-"""Rewards whose `template` is the run's `data.prompt` where their `args` do not say otherwise."""
+"""Rewards whose `template` is the run's `data.prompt.form` where their `args` do not say otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def terms_of(rewards: Sequence[Reward], prompt: str) -> tuple[Term, ...]:
 
     Args:
         rewards: `rewards` of the configuration.
-        prompt: `data.prompt`.
+        prompt: `data.prompt.form`.
     """
     return tuple(
         Term(

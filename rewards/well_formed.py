@@ -24,7 +24,7 @@ def well_formed(
 ) -> list[float | None]:
     """1 for a completion that is one `<answer>`, with `think` after one `<think>`, each with a word in it; else 0.
 
-    White space around the tags does not matter. A run gives its `data.prompt` as `template`.
+    White space around the tags does not matter. A run gives its `data.prompt.form` as `template`.
     """
     if template not in _FORMS:
         raise ValueError(f"args.template is {template!r}; use one of {', '.join(_FORMS)}")

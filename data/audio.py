@@ -1,7 +1,7 @@
 """Read a clip as the models take it: 16 kHz mono, cut to length, and its log-mel features.
 
 A clip that cannot be used raises `ClipError` with a reason to count it by; nothing is repaired in silence. Encoded
-bytes come from a file, or from one row of a Parquet file (`data.parquet`).
+bytes come from a file, or from one row of a table (`data.parquet`).
 """
 
 from __future__ import annotations

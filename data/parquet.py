@@ -1,8 +1,9 @@
 """Read the encoded bytes of one clip from a row of a Parquet file or of an Arrow shard.
 
-Shuffled training reads rows in any order, so files stay open (memory-mapped, a few of them). A row of a shard is read
+Shuffled training reads rows in any order, so a few files stay open. A row of a shard, which is memory-mapped, is read
 alone. A row of Parquet costs the decoding of its row group's audio column, and the group that was read last stays
-decoded: write files with row groups of a few tens of rows.
+decoded: write files with row groups of a few tens of rows. Parquet is not mapped, which gains nothing and counts every
+page that was read as this process's memory.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class _Parquet:
     def __init__(self, source: ClipSource) -> None:
         import pyarrow.parquet
 
-        self._file: Any = pyarrow.parquet.ParquetFile(source.path, memory_map=True)
+        self._file: Any = pyarrow.parquet.ParquetFile(source.path)
         try:
             self._leaf = _leaf(self._file.schema_arrow, source)
         except ClipError:

@@ -17,7 +17,7 @@ _FORMS = {
 def format_reward(
     completions: list[str], example: Example, *, template: Literal["answer", "think"] = "answer"
 ) -> list[float | None]:
-    """1 for a completion in the form of the prompt's template, else 0; a run gives its `data.prompt.form` as `template`.
+    """1 for a completion in the form of the template, else 0; a run gives its `data.prompt.form` as `template`.
 
     The whole completion must match, with no white space around it. A second answer inside does not matter (R1-AQA).
     """

@@ -26,11 +26,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
 from learner.hf_files import ModelError, read_json, resolve, stored_shapes, stored_tensors, tensor_names, write_shards
-
-HEAD = "language_model.lm_head.weight"
-EMBEDDINGS = "language_model.model.embed_tokens.weight"
-TOWER = "audio_tower."
-PROJECTOR = "multi_modal_projector."
+from learner.sizes import EMBEDDINGS, HEAD, PROJECTOR, TOWER
 
 ENGINE_OVERRIDES = {"tie_word_embeddings": False}
 """vLLM's `hf_overrides`: the engine keeps an `lm_head` apart from the embeddings, as the learner does."""

@@ -84,7 +84,8 @@ class Work:
 def work_of(config: Config, lengths: Lengths) -> Work:
     """The work of a step of this configuration."""
     algorithm, learner = config.algorithm, config.learner
-    return Work(lengths, algorithm.prompts_per_step, algorithm.group_size, learner.ranks, learner.micro_batch_tokens)
+    size = 1 if algorithm.name == "sft" else algorithm.group_size  # a lesson has one answer
+    return Work(lengths, algorithm.prompts_per_step, size, learner.ranks, learner.micro_batch_tokens)
 
 
 def forward_operations(sizes: Sizes, lengths: Lengths, group_size: int, with_tower: bool) -> float:

@@ -7,7 +7,7 @@ on a CPU the two are one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -78,7 +78,7 @@ def parts_of(sizes: Sizes, model: Model) -> Parts:
     """The parts of a policy of these sizes, trained as `model` says."""
     numbers = {name: prod(shape) for name, shape in sizes.shapes().items()}
     projector = sizes.count(lambda name: name.startswith(PROJECTOR))
-    trained = [name for name in numbers if name in _trained_in_full(numbers, model)]
+    trained = _trained_in_full(numbers, model)
     adapters = 0
     if model.lora is not None:
         adapted = _adapted(model)
@@ -183,6 +183,10 @@ def activations(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> tuple
         lines = [
             figure("the language model's layers", f"tokens * layers * {row}", **of_language, layers=language.layers)
         ]
+    lines.append(
+        figure("the last norm and the states that predict", "tokens * hidden * (4 + bytes) + targets * hidden * bytes",
+               tokens=work.tokens, hidden=language.hidden, bytes=width, targets=work.targets)
+    )  # fmt: skip
     if not on_gpu:
         lines.append(
             figure(
@@ -326,12 +330,12 @@ def _step(config: Config, parts: Parts, on_gpu: bool) -> list[Figure]:
     return lines
 
 
-def _trained_in_full(names: dict[str, int], model: Model) -> set[str]:
+def _trained_in_full(names: Iterable[str], model: Model) -> list[str]:
     """Released names of the weights that are trained themselves, not through adapters."""
     if model.lora is not None:
-        return {name for name in names if name.startswith(PROJECTOR) and model.projector == "trained"}
+        return [name for name in names if name.startswith(PROJECTOR) and model.projector == "trained"]
     frozen = [TOWER] * (model.audio_tower == "frozen") + [PROJECTOR] * (model.projector == "frozen") + [POSITIONS]
-    return {name for name in names if not name.startswith(tuple(frozen))}
+    return [name for name in names if not name.startswith(tuple(frozen))]
 
 
 def _adapted(model: Model) -> Callable[[str], bool]:

@@ -28,7 +28,7 @@ from configs.schema import Config
 
 EXAMPLES = """examples:
   python -m cluster.launch --config tiny                         the demo (`make train` prepares its data and model)
-  python -m cluster.launch --config my.yaml --dry-run            what would run, and where
+  python -m cluster.launch --config my.yaml --dry-run            what would run, where, and what it takes
   python -m cluster.launch --config my.yaml --nodes 4            four Ray nodes, joined or embedded
   python -m cluster.launch --config my.yaml run.max_steps=200 learner.learning_rate=2e-6
   python -m cluster.launch --config my.yaml --resume             go on from the last checkpoint
@@ -49,6 +49,16 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--config", default="tiny", metavar="FILE", help="YAML file, or the name of a preset (tiny)")
     arguments.add_argument("--nodes", type=int, metavar="N", help="Ray nodes to wait for, or to start on this machine")
     arguments.add_argument("--dry-run", action="store_true", help="print the configuration and the plan; start nothing")
+    arguments.add_argument(
+        "--hardware",
+        metavar="NAME",
+        help="what a dry run assumes: a100, h100, h800, h200, cpu, measured, or a YAML file; and ,KEY=VALUE,...",
+    )
+    arguments.add_argument(
+        "--assume",
+        metavar="KEY=N,...",
+        help="lengths that a dry run assumes: clip_seconds, text_tokens, completion_tokens",
+    )
     existing = arguments.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     existing.add_argument("--fresh", action="store_true", help="move an existing run of this name aside")
@@ -67,14 +77,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(options.config, [*options.overrides, *nodes])
     config = demo.resolved(config, reporter.say, build=not options.dry_run)
     if options.dry_run:
-        dry_run(config, reporter)
+        dry_run(config, reporter, options.hardware, options.assume)
+    elif options.hardware or options.assume:
+        raise UsageError("--hardware and --assume are of a dry run: add --dry-run")
     else:
         train(config, reporter, resume=options.resume, fresh=options.fresh, profile=options.profile)
     return 0
 
 
-def dry_run(config: Config, reporter: Reporter) -> None:
-    """Print the resolved configuration and the placement plan."""
+def dry_run(config: Config, reporter: Reporter, hardware: str | None = None, assumed: str | None = None) -> None:
+    """Print the resolved configuration, the placement plan, and what the run will take on such hardware."""
+    from cluster.forecast import tell
     from cluster.nodes import embedded_nodes, existing_address
     from cluster.placement import Node, plan
 
@@ -88,7 +101,9 @@ def dry_run(config: Config, reporter: Reporter) -> None:
         nodes = [Node("unknown", 1e9, 1e9)] * count  # until joined: print what is asked for
     else:
         nodes = embedded_nodes(config.cluster)
-    print_plan(plan(config, nodes), reporter)
+    roles = plan(config, nodes)
+    print_plan(roles, reporter)
+    tell(config, roles, hardware, assumed, reporter.say)
 
 
 def print_plan(roles: Any, reporter: Reporter) -> None:

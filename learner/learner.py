@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,21 +97,25 @@ class Learner:
     def save(self, directory: Path, facts: Mapping[str, Any]) -> None:
         """Write `hf/` (loads in transformers and vLLM) and `trainer/` (master weights, moments, facts, `step` too).
 
-        With LoRA `hf/` holds merged weights, and `adapter/` what peft loads on the base model.
+        With LoRA `hf/` holds merged weights, and `adapter/` what peft loads on the base model. Rank 0 writes, and
+        holds a shard of `hf/` or one part of the state at a time.
         """
         trainer = directory / "trainer"
-        state = self.engine.state()
-        weights = [(name, tensor.to("cpu", copy=True)) for name, tensor in self.engine.weights(trained_only=False)]
+        weights = self.engine.weights(trained_only=False)
         if self.rank == 0:
-            export_checkpoint(directory / "hf", self.model_config, weights, self.model_path)
-            if self.config.model.lora is not None:
-                from learner.lora import export_adapter
-
-                dtype = DTYPES[self.config.model.dtype]
-                export_adapter(directory / "adapter", self.engine.policy.model, state["master"], dtype)
             trainer.mkdir(parents=True)
-            for part, tensors in state.items():
+            copies = ((name, tensor.to("cpu", copy=True)) for name, tensor in weights)
+            export_checkpoint(directory / "hf", self.model_config, copies, self.model_path)
+        deque(weights, maxlen=0)  # the other ranks help to make each tensor whole
+        for part, tensors in self.engine.state():
+            if self.rank == 0:
                 save_file(tensors, trainer / f"{part}.safetensors")
+                if part == "master" and self.config.model.lora is not None:
+                    from learner.lora import export_adapter
+
+                    dtype = DTYPES[self.config.model.dtype]
+                    export_adapter(directory / "adapter", self.engine.policy.model, tensors, dtype)
+        if self.rank == 0:
             save_file({"torch": torch.get_rng_state()}, trainer / "random.safetensors")
             (trainer / "state.json").write_text(json.dumps({"updates": self.updates, **facts}, indent=1))
         dist.barrier()

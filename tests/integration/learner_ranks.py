@@ -269,7 +269,7 @@ def _rank(folder: Path, rank: int) -> None:
                 refused = str(error)
             if job.save and len(results) == 1:
                 learner.save(Path(job.save), {"step": 1})
-        state = {f"{part}/{name}": tensor for part, of in learner.engine.state().items() for name, tensor in of.items()}
+        state = {f"{part}/{name}": tensor for part, of in learner.engine.state() for name, tensor in of.items()}
         if rank == 0:
             save_file(state, folder / f"{job.name}.safetensors")
             updates = [result for result in results if isinstance(result, UpdateResult)]

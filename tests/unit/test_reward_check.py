@@ -157,6 +157,7 @@ def test_a_reward_that_gives_nothing_at_all_is_told_as_that(attempt: Try, run: P
     status, output = attempt("choosy", rollouts=write(run.parent / "cats", [row(0, "cat", "cat")]))
     assert status == 0
     assert told(output, "without a value") == ["100.0%, reward_none 2"]
+    assert told(output, "groups without variance") == ["100.0% (1 of 1)"]
     assert "standard deviation" not in output
 
 

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 PLAIN_EVERY_STEPS = 10
+WIDEST = 1_000
+"""Characters of a line in a file or a pipe: a table is as wide there as it needs to be."""
 
 
 class Reporter:
@@ -18,6 +20,8 @@ class Reporter:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
+        if console is None and not self.console.is_terminal:
+            self.console.width = WIDEST
 
     def say(self, text: str) -> None:
         """One line."""

@@ -140,10 +140,7 @@ def test_files_that_cannot_be_paired_are_refused(rows: list[dict[str, Any]], mes
         compare({"rows": rows}, {"rows": rows})
 
 
-def test_the_command_prints_tables_and_writes_the_figures(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
+def test_the_command_prints_tables_and_writes_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = table(2, 1, 4, 1)
     paths = [str(tmp_path / name) for name in ("a.json", "b.json")]
     for path, figures, model in zip(paths, (a, b), ("old", "new"), strict=True):

@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Que
         },
         "compare": [["sft", "base"], ["grpo_silent", "sft"]],
     }
-    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     return folder
 
 

@@ -165,14 +165,14 @@ def score_file(path: str, out: Path, reporter: Reporter) -> int:
             result = score_rows(prediction_file.read(path))
         except OSError as error:
             raise UsageError(f"--score {path} cannot be read: {error.strerror}") from error
+        problems = [row["problem"] for row in result["rows"] if row.get("problem")]
         if not result["predicted"]:
-            keys = " or ".join(prediction_file.KEYS)
-            first = next((f"; the first: {row['problem']}" for row in result["rows"] if "problem" in row), "")
+            keys, first = " or ".join(prediction_file.KEYS), "".join(f"; the first: {one}" for one in problems[:1])
             raise UsageError(f"--score {path}: no row has an answer, choices and a prediction in {keys}{first}")
         write_json(partial, result)
     header = ("", "rows", "with a prediction", "accuracy", "of those with a prediction")
     reporter.table(f"{path} by MMAU's rule (95% interval)", prediction_rows(result), header)
-    for problem in [row["problem"] for row in result["rows"] if "problem" in row][: bad_rows.TOLD]:
+    for problem in problems[: bad_rows.TOLD]:
         reporter.say(f"counted as wrong: {problem}")
     if result["problems"]:
         reporter.say(f"rows that could not be scored, counted as wrong: {result['problems']}")

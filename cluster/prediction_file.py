@@ -79,11 +79,9 @@ def written(path: str, limit: int | None, bad: Sequence[BadRow], answers: Sequen
         ]
     bad_places = {(one.line, one.row): one for one in bad}
     left = iter(answers)
-    return [
-        _with_answer(value, next(left)) if one is None else _without_answer(value, one)
-        for position, value in itertools.islice(read_json_rows(path), limit)
-        for one in [bad_places.get((position.line, position.row))]
-    ]
+    rows = itertools.islice(read_json_rows(path), limit)
+    found = ((value, bad_places.get((position.line, position.row))) for position, value in rows)
+    return [_with_answer(value, next(left)) if one is None else _without_answer(value, one) for value, one in found]
 
 
 def _with_answer(value: object, answer: Answered) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from configs.load import load_config
 from configs.schema import Config
 from learner.figure import total
 from learner.memory import parts_of
-from learner.sizes import find_sizes
+from learner.sizes import TOWER_DEFAULTS, Sizes, find_sizes, sizes_of
 from learner.work import Lengths, work_of
 
 PRESET = "qwen2_audio_7b"
@@ -129,9 +130,17 @@ def test_supervised_fine_tuning_samples_nothing_and_sends_nothing() -> None:
     assert "a process of an engine" not in text(found)
 
 
+def benchmark_sizes() -> Sizes:
+    """Of the model that `bench.models` builds."""
+    language, encoder = asdict(models.LANGUAGE), models.ENCODER
+    tower = {key: getattr(encoder, key) for key in TOWER_DEFAULTS if key != "max_source_positions"}
+    config = {"model_type": "qwen2_audio", "audio_config": tower}
+    return sizes_of(config | {"text_config": language | {"vocab_size": models.VOCABULARY}}, "bench.models")
+
+
 @pytest.mark.parametrize(("seconds", "file"), [(3.0, "step.json"), (10.0, "step_10s.json")])
 def test_a_measured_step_of_the_benchmark_is_forecast_within_a_factor_of_one_and_a_half(
-    seconds: float, file: str, tmp_path: Path
+    seconds: float, file: str
 ) -> None:
     measured = json.loads((BASELINES / file).read_text())
     rates = {
@@ -139,15 +148,9 @@ def test_a_measured_step_of_the_benchmark_is_forecast_within_a_factor_of_one_and
         "memory_gigabytes_per_second": measured["copy_gigabytes_per_second"],
     }
     here = hardware("cpu," + ",".join(f"{key}={value}" for key, value in rates.items()), on_gpu=False)
-    config = Config.model_validate(
-        {
-            "model": {"path": str(models.build(tmp_path / "model"))},
-            "data": {"train": "t"},
-            "algorithm": {"prompts_per_step": measured["completions"] // 8},
-        }
-    )
-    sizes = find_sizes(config.model.path)
-    assert sizes is not None
+    prompts = measured["completions"] // 8
+    settings = {"model": {"path": "m"}, "data": {"train": "t"}, "algorithm": {"prompts_per_step": prompts}}
+    config, sizes = Config.model_validate(settings), benchmark_sizes()
     work = work_of(config, Lengths(seconds, TEXT_TOKENS, measured["completion_tokens"]))
     time = step_time(config, sizes, parts_of(sizes, config.model), work, here, engines=1, on_gpu=False)
     phases = {"reference": time.passes[:1], "sample": time.sampling}

@@ -16,7 +16,7 @@ import ray
 
 from actors.reward import RewardActor
 from cluster.placement import Node
-from configs.schema import Config, Reward
+from configs.schema import Config
 from data.types import Clip, ClipSource, Completion, Example, Group, GroupSummary, Prompt
 from rewards.process import GRACE_SECONDS
 from tests.integration.loops import Run, loop
@@ -39,7 +39,8 @@ def group(example_id: str) -> Group:
 
 @contextmanager
 def actor(*rewards: dict[str, Any]) -> Iterator[Any]:
-    started = RewardActor.options(num_cpus=0).remote(tuple(map(Reward.model_validate, rewards)), "answer", 60.0)
+    config = Config.model_validate({"model": {"path": "m"}, "data": {"train": "t.jsonl"}, "rewards": rewards})
+    started = RewardActor.options(num_cpus=0).remote(config)
     ray.get(started.ready.remote())
     try:
         yield started

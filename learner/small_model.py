@@ -63,9 +63,7 @@ def _tokenizer(language: Language) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _config(
-    language: Language, ear: whisper.EncoderSizes, tokenizer: PreTrainedTokenizerFast
-) -> Qwen2AudioConfig:
+def _config(language: Language, ear: whisper.EncoderSizes, tokenizer: PreTrainedTokenizerFast) -> Qwen2AudioConfig:
     sizes = asdict(language.sizes)
     theta = sizes.pop("rope_theta")
     return Qwen2AudioConfig(

@@ -74,7 +74,9 @@ def load_encoder(path_or_id: str | Path) -> tuple[dict[str, Tensor], EncoderSize
 def pretrained_encoder(default: Pinned) -> tuple[dict[str, Tensor], EncoderSizes]:
     """The encoder that AURICLE_WHISPER names (directory, hub id or model.bin), else that of `default`, fetched once."""
     named = os.environ.get(ENCODER_VARIABLE)
-    return load_encoder(named or fetch(default, f", or set {ENCODER_VARIABLE} to a Whisper directory, hub id or model.bin"))
+    return load_encoder(
+        named or fetch(default, f", or set {ENCODER_VARIABLE} to a Whisper directory, hub id or model.bin")
+    )
 
 
 def _from_hf(directory: Path) -> tuple[dict[str, Tensor], EncoderSizes]:

@@ -33,6 +33,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from actors.embedder import AudioInput, Embedder, Waveforms
+from actors.limits import BATCHED_TOKENS
 from actors.report import EngineDied, EngineError, EngineReport
 from actors.weights import in_vllm
 from actors.weights.incoming import Incoming
@@ -40,9 +41,6 @@ from configs.schema import Config
 from data.types import ClipFeatures, Completion, Group, Prompt, Sampling
 from learner.hf import ENGINE_OVERRIDES
 from learner.hf_files import resolve
-
-BATCHED_TOKENS = 8192
-"""Tokens that an engine computes in one step at most."""
 
 GATHER_SECONDS = 0.01
 """How long an engine that was idle waits for others after a first request: what is asked together then starts together,

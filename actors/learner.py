@@ -13,8 +13,8 @@ import ray
 
 from actors.weights.buckets import Bucket, Layout, lay_out, pack
 from configs.schema import Config
-from data.types import ClipFeatures, Group
-from learner.result import UpdateResult
+from data.types import ClipFeatures, Group, Lesson
+from learner.result import LessonResult, UpdateResult
 
 
 @ray.remote
@@ -59,6 +59,17 @@ class LearnerActor:
             return features
 
         result = self._learner.update(scored, fetch, step)
+        self._version = step + 1
+        return result
+
+    def teach(self, lessons: Sequence[Lesson], step: int) -> LessonResult:
+        """Take a supervised step, and move on to version `step` + 1."""
+
+        def fetch(lesson: Lesson) -> ClipFeatures:
+            features: ClipFeatures = ray.get(lesson.prompt.clip.features)
+            return features
+
+        result = self._learner.teach(lessons, fetch, step)
         self._version = step + 1
         return result
 

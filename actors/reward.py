@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import time
-
 import ray
 
-from configs.schema import Reward
+from configs.schema import Config
 from data.types import Group, GroupSummary
-from rewards.score import load_terms, score_group
+from rewards.overlong import shaped
+from rewards.score import Scorer
+from rewards.terms import terms_of
 
 
 @ray.remote
 class RewardActor:
-    """Scores one group at a time, in its main thread (math-verify needs that)."""
+    """Takes groups as they come; every function scores in a process of its own, which keeps its limits."""
 
-    def __init__(self, rewards: tuple[Reward, ...], prompt: str) -> None:
-        self._terms = load_terms(rewards, prompt)
+    def __init__(self, config: Config) -> None:
+        terms = terms_of(config.rewards, config.data.prompt.form)
+        self._scorer = Scorer(terms, config.cluster.actor_timeout_seconds)
+        self._most_tokens = config.rollout.max_completion_tokens
+        self._overlong_share = config.algorithm.overlong_share
 
-    def ready(self) -> bool:
+    async def ready(self) -> bool:
         """Answers once the reward functions are loaded."""
+        await self._scorer.start()
         return True
 
-    def score(self, group: Group) -> tuple[Group, GroupSummary]:
+    async def score(self, group: Group) -> tuple[Group, GroupSummary]:
         """The group with its rewards, and what the control loop needs to know of it."""
-        started = time.perf_counter()
-        scored, problems = score_group(group, self._terms)
-        kept = [total for total in scored.total if total is not None]
+        scored = await self._scorer.score(group)
+        whole = shaped(scored.group, self._most_tokens, self._overlong_share)
+        kept = [total for total in whole.total if total is not None]
         means = {
             name: sum(value for value in values if value is not None) / max(sum(v is not None for v in values), 1)
-            for name, values in scored.rewards.items()
+            for name, values in whole.rewards.items()
         }
         summary = GroupSummary(
             group_id=group.prompt.group_id,
@@ -38,8 +42,10 @@ class RewardActor:
             truncated=sum(completion.finish_reason == "length" for completion in group.completions),
             rewards=means,
             total=sum(kept) / max(len(kept), 1),
+            spread=max(kept, default=0.0) - min(kept, default=0.0),
             oldest_version=group.oldest_version,
-            score_seconds=time.perf_counter() - started,
-            problems=problems,
+            score_seconds=scored.seconds,
+            dropped=dict(scored.dropped),
+            problems=scored.problems,
         )
-        return scored, summary
+        return whole, summary

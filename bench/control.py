@@ -24,9 +24,10 @@ from typing import Any
 from actors.report import EngineReport
 from actors.weights.buckets import Layout, Slot
 from cluster.asking import Unusable
-from cluster.controller import Controller, Questions
+from cluster.controller import Controller
 from cluster.metrics import OFF_POLICY, Metrics
 from cluster.progress import Reporter
+from cluster.questions import Questions
 from cluster.rollout_pool import RolloutPool
 from cluster.run_directory import RunDirectory
 from cluster.transports import Buckets
@@ -136,7 +137,7 @@ class Simulated:
         names = [f"engine-{number}" for number in range(engines)]
         self.rollout = RolloutPool({name: SimulatedEngine() for name in names}, [SimulatedReward()], config)
 
-    async def prompt(self, example: Example, group_id: str, epoch: int, issue: int) -> Prompt | Unusable:
+    async def prompt(self, example: Example, group_id: str, epoch: int, issue: int, silent: bool) -> Prompt | Unusable:
         return Prompt(group_id, example, (1,) * 80, Clip(example.id, 1.0, 25), seed=0)
 
     def prefetch(self, source: ClipSource) -> None: ...

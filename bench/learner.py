@@ -31,12 +31,11 @@ from data.audio import audio_tokens, log_mel, mel_frames
 from data.prompts import PromptEncoder
 from data.types import Clip, ClipFeatures, ClipSource, Completion, Example, Group, Prompt
 from learner import attention, audio_tower, losses
-from learner.advantage import grpo
+from learner.advantage import standardised
 from learner.hf import load_model
 from learner.hf_files import load_processor
-from learner.packing import Sequences, pack, plan_micro_batches
+from learner.packing import Sequences, expand_audio, pack, plan_micro_batches
 from learner.policy import MicroBatch, Policy
-from learner.update import expand_audio
 
 THREADS = 2
 GROUP_SIZE = 8
@@ -130,9 +129,11 @@ def prefix_figures(model: str, seconds: float, repetitions: int) -> dict[str, fl
     def accumulate(parts: Sequence[Part]) -> None:
         for batch, advantages in lay_out(parts, budget):
             logprobs, entropy = policy(batch)
-            weights = torch.full_like(logprobs, losses.sequence_mean_weight(COMPLETION_TOKENS, len(repeated)))
-            surrogate = losses.surrogate(logprobs, advantages)
-            losses.grpo(surrogate, logprobs, entropy, weights, None, 0.0, 0.0).backward()
+            weights = torch.full_like(logprobs, 1 / (COMPLETION_TOKENS * len(repeated)))
+            gained, _ = losses.clipped(
+                logprobs, logprobs.detach(), advantages, torch.from_numpy(batch.packed.owners), (0.2, 0.2)
+            )
+            losses.objective(gained, None, entropy, weights, 0.0, 0.0).backward()
 
     gradients = []
     for parts in (shared, repeated):
@@ -213,7 +214,7 @@ def parts_of(groups: Sequence[Group], features: dict[str, ClipFeatures], audio_t
                 [completion.token_ids for completion in group.completions],
             ),
             features[group.prompt.clip.sha256],
-            tuple(advantage or 0.0 for advantage in grpo(group.total)),
+            tuple(advantage or 0.0 for advantage in standardised(group.total)),
         )
         for group in groups
     ]

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import WhisperConfig, WhisperModel
 
+from configs.prompts import PROMPTS
 from data.audio import SAMPLE_RATE
-from data.prompts import TEMPLATES
 from learner import demo_model
 from learner.hf import EMBEDDINGS, HEAD, export_checkpoint, load_config, load_tensors
 
@@ -78,7 +78,7 @@ def build(
         torch.manual_seed(seed)
         ear, small = Path(temporary) / "ear", Path(temporary) / "model"
         WhisperModel(encoder).save_pretrained(ear)
-        texts = [TEMPLATES["answer"].format(question=q, choices=list(c)) for q, c in questions(1000)]
+        texts = [PROMPTS["answer"]["text"].format(question=q, choices=list(c)) for q, c in questions(1000)]
         demo_model.build(small, texts, seed, language, ear)  # the seed of weights only
         config = load_config(str(small))
         config.text_config.vocab_size = vocabulary

@@ -30,13 +30,15 @@ from bench import models
 from bench.claims import broken
 from bench.machine import machine
 from cluster.asking import Asker
-from cluster.controller import Controller, Questions, state_at
+from cluster.controller import Controller
 from cluster.metrics import Metrics
 from cluster.nodes import connected
 from cluster.placement import Node, plan
 from cluster.progress import Reporter
+from cluster.questions import Questions
 from cluster.run_directory import RunDirectory
 from cluster.session import workers
+from cluster.training_loop import state_at
 from cluster.workers import Workers
 from configs.load import load_config
 from configs.schema import Config

@@ -21,7 +21,7 @@ from data.prompts import PromptEncoder
 from data.types import Example
 from learner.hf import load_model
 from learner.hf_files import load_processor
-from learner.update import expand_audio
+from learner.packing import expand_audio
 
 MAX_SECONDS, MIN_SECONDS = 30.0, 0.05
 MAX_GRAD_NORM = 1.0

@@ -34,6 +34,8 @@ TIMED_STEPS = 60
 LOOK_SECONDS = 0.5
 ROLLOUT, LEARNER = ("RolloutActor", "AudioActor", "RewardActor"), ("LearnerActor",)
 """Actors of the first core and of the second."""
+REWARD_PROCESS = "-m rewards.worker"
+"""Part of the command line of a reward function's process, which shares the core of its actor."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,7 +105,8 @@ def pin(process: psutil.Process, cores: Sequence[int]) -> bool:
     try:
         title = " ".join(process.cmdline())
         for core, actors in zip(cores, (ROLLOUT, LEARNER), strict=False):
-            if title.startswith(tuple(f"ray::{actor}" for actor in actors)):
+            rewards = actors is ROLLOUT and REWARD_PROCESS in title
+            if rewards or title.startswith(tuple(f"ray::{actor}" for actor in actors)):
                 for thread in process.threads():
                     os.sched_setaffinity(thread.id, {core})
                 return True

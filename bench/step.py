@@ -34,11 +34,12 @@ from bench.machine import PAUSE_SECONDS, machine
 from bench.parity import gradient_difference
 from bench.reference import Reference
 from bench.rewards import drawn
-from cluster.controller import Controller, Questions
+from cluster.controller import Controller
 from cluster.metrics import Metrics
 from cluster.nodes import connected
 from cluster.placement import Node, plan
 from cluster.progress import Reporter
+from cluster.questions import Questions
 from cluster.run_directory import RunDirectory
 from cluster.session import workers
 from cluster.workers import Workers

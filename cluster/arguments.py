@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cluster.errors import UsageError
+
+PROMPT_HELP = "answer, think, letters, or a YAML file with the keys of data.prompt (default answer)"
 
 
 def count(least: int) -> Callable[[str], int]:
@@ -45,3 +50,17 @@ def replacing(path: Path, argument: str) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that every reader takes: a number that is none, as Python reads and writes it, becomes null."""
+    path.write_text(json.dumps(_finite(value), indent=1, allow_nan=False, default=str) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for NaN and infinities, at any depth."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.arguments import count
+from cluster.arguments import PROMPT_HELP, count
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
 from cluster.evaluate import inference_config
@@ -20,6 +20,7 @@ from cluster.evaluation import ask_all
 from cluster.placement import plan_asking
 from cluster.progress import Reporter
 from cluster.scoring import Answered
+from configs.load import load_prompt
 from configs.schema import Config
 from data.audio import read_clip
 from data.types import ClipSource, Example
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "--choice", action="append", default=[], metavar="TEXT", help="a choice; repeat for more, leave out for none"
     )
     arguments.add_argument("--samples", type=count(0), default=0, metavar="G", help="also sample G completions")
-    arguments.add_argument("--prompt", default="answer", choices=["answer", "think"], help="prompt template")
+    arguments.add_argument("--prompt", default="answer", metavar="PROMPT", help=PROMPT_HELP)
     arguments.add_argument(
         "--max-tokens", type=count(1), default=256, metavar="N", help="longest completion (default 256)"
     )
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "question", ClipSource(str(Path(options.clip).absolute())), options.question, tuple(options.choice), ""
     )
     config = inference_config(
-        options.model, options.prompt, engines=1, dtype=options.dtype, max_tokens=options.max_tokens
+        options.model, load_prompt(options.prompt), engines=1, dtype=options.dtype, max_tokens=options.max_tokens
     )
     read_clip(example.clip, config.data.max_seconds, config.data.min_seconds)  # refused before anything is started
     answered = ask(config, example, options.samples, reporter)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cluster.workers import AudioPool
 from configs.schema import Config
-from data.order import hash_seed
+from data.order import hash_seed, shuffle_choices
 from data.prompts import PromptEncoder
 from data.types import Example, Prompt
 
@@ -18,6 +18,17 @@ class Unusable:
     reason: str
     """A short word, counted."""
     detail: str
+
+
+EVALUATION = -1
+"""The epoch of a question that is not trained on: its choices keep the order of the file."""
+
+
+def as_asked(config: Config, example: Example, epoch: int) -> Example:
+    """The example with its choices in the order in which they are asked in this pass over the data."""
+    if epoch == EVALUATION or not config.data.shuffle_choices:
+        return example
+    return shuffle_choices(example, hash_seed(config.run.seed, "choices", epoch, example.id))
 
 
 class Asker:
@@ -36,10 +47,11 @@ class Asker:
         Args:
             example: the question.
             group_id: unique in the run.
-            epoch: which pass over the data; part of the seed.
+            epoch: which pass over the data; part of the seed, and of the order of the choices.
             issue: how often the group was lost and asked again; part of the seed.
             silent: ask about silence of the same length.
         """
+        example = as_asked(self.config, example, epoch)
         clip = await self.audio.prepare(example.clip, silent)
         if isinstance(clip, str):
             reason, _, detail = clip.partition(": ")

@@ -1,11 +1,13 @@
 """`python -m cluster.evaluate`: how well a model answers the questions of a file.
 
-Asks every question greedily and, with --samples, by sampling at temperature 1; prints accuracy by task with 95%
-intervals that resample clips, and writes figures and predictions as JSON. Reads Auricle's Parquet, JSONL (id, audio,
-question, choices, answer), AVQA and MMAU.
+Asks every question greedily and, with --samples, by sampling at temperature 1; prints accuracy by task, difficulty and
+sub-category with 95% intervals that resample recordings, pass@k and majority@k, and whether the model leans to a
+position of the choices; writes figures and answers as JSON. Reads Parquet, JSONL (id, audio, question, choices,
+answer), AVQA, MMAU and what save_to_disk of `datasets` wrote.
 
 Accuracy is over all rows of the file: a row that is no question and a clip that cannot be used count as wrong. Beside
-it stands the accuracy over the questions that were answered.
+it stands the accuracy over the questions that were answered. Questions without a gold answer, as in MMAU's test split,
+are asked and their predictions written, and count in no accuracy. docs/evaluation.md defines every figure.
 
 With --score nothing is asked: the predictions of a file in MMAU's format are scored by MMAU's rule, as they stand.
 """
@@ -14,30 +16,44 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from cluster import bad_rows
-from cluster.arguments import count, replacing
+from cluster import bad_rows, prediction_file
+from cluster.arguments import PROMPT_HELP, count, replacing, write_json
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
 from cluster.placement import plan_asking
-from cluster.predictions import KEYS, score_rows
-from cluster.progress import Reporter, evaluation_rows, prediction_rows
-from cluster.scoring import score
-from configs.schema import Algorithm, Cluster, Config, Data, Model, Rollout
-from data.formats import load_examples
-from data.rows import read_json_rows
+from cluster.predictions import score_rows
+from cluster.progress import Reporter
+from cluster.scoring import Answered, score
+from cluster.tables import prediction_rows, share, show_evaluation
+from configs.load import load_prompt
+from configs.schema import Algorithm, Cluster, Config, Data, Model, Prompt, Rollout
+from data.formats import Format, Loaded, load_examples
+from data.order import hash_seed, shuffle_choices
+from data.prompts import Name
 from data.types import Example
 
 EXAMPLES = """examples:
   python -m cluster.evaluate --model runs/tiny/checkpoints/step_450 --data questions.jsonl --out evaluation.json
   python -m cluster.evaluate --model Qwen/Qwen2-Audio-7B-Instruct --data mmau.json --audio-dir MMAU --out mmau_7b.json
+      --predictions predictions.json         what MMAU's own script reads
+      --samples 8                            pass@1, 2, 4, 8 and majority@1, 2, 4, 8
+      --engines 4                            four engines share the questions
+      --silent, or --shuffled                controls: silence, or the clip of another question
+      --shuffle-choices                      control: the choices in another order
   python -m cluster.evaluate --score predictions.json --out scores.json
+  python -m cluster.compare before.json after.json          two files that --out has written
 """
+
+SETTINGS = (
+    "model", "data", "prompt", "samples", "max_tokens", "dtype", "seed", "silent", "shuffled", "shuffle_choices"
+)  # fmt: skip
+"""Options that are kept with the figures that they made."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,22 +71,36 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="in place of --model and --data: a file of predictions, in `model_output` or else `model_prediction`",
     )
-    arguments.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
+    arguments.add_argument("--out", required=True, metavar="FILE", help="JSON file to write: figures and answers")
+    arguments.add_argument(
+        "--predictions",
+        metavar="FILE",
+        help="another JSON file to write: the rows of --data with predictions, as MMAU's script reads them",
+    )
     arguments.add_argument("--audio-dir", metavar="DIR", help="where relative clip paths start (default: beside FILE)")
-    arguments.add_argument("--format", default="auto", choices=["auto", "auricle", "jsonl", "avqa", "mmau"])
-    arguments.add_argument("--prompt", default="answer", choices=["answer", "think"], help="prompt template")
+    arguments.add_argument("--format", default="auto", choices=get_args(Format))
+    arguments.add_argument("--prompt", default="answer", metavar="PROMPT", help=PROMPT_HELP)
     arguments.add_argument(
         "--samples", type=count(0), default=0, metavar="N", help="completions at temperature 1 a question"
     )
-    arguments.add_argument("--silent", action="store_true", help="control: replace every clip by silence")
+    clips = arguments.add_mutually_exclusive_group()
+    clips.add_argument("--silent", action="store_true", help="control: replace every clip by silence")
+    clips.add_argument(
+        "--shuffled", action="store_true", help="control: ask each question about another one's recording"
+    )
+    arguments.add_argument(
+        "--shuffle-choices", action="store_true", help="control: ask with the choices in an order drawn by --seed"
+    )
     arguments.add_argument(
         "--max-tokens", type=count(1), default=256, metavar="N", help="longest completion (default 256)"
     )
     arguments.add_argument("--limit", type=count(1), metavar="N", help="only the first N rows of FILE, bad ones too")
-    arguments.add_argument("--engines", type=count(1), metavar="N", help="vLLM engines (default one a node)")
+    arguments.add_argument(
+        "--engines", type=count(1), metavar="N", help="vLLM engines, which share the questions (default one a node)"
+    )
     arguments.add_argument("--nodes", type=count(1), metavar="N", help="Ray nodes, joined or started")
     arguments.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    arguments.add_argument("--seed", type=count(0), default=0)
+    arguments.add_argument("--seed", type=count(0), default=0, help="draws samples and the controls' order (default 0)")
     return arguments
 
 
@@ -81,13 +111,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments.parse_args(argv)
     reporter = Reporter()
     if options.score is not None:
-        if options.model is not None or options.data is not None:
-            arguments.error("--score asks no model: leave --model and --data out")
+        if any(value is not None for value in (options.model, options.data, options.predictions)):
+            arguments.error("--score asks no model: leave --model, --data and --predictions out")
         return score_file(options.score, Path(options.out), reporter)
     if options.model is None or options.data is None:
         arguments.error("the following arguments are required: --model and --data, or --score")
+    if options.predictions is not None and Path(options.predictions).absolute() == Path(options.out).absolute():
+        arguments.error("--predictions and --out name one file: give each its own")
     check_rooms()
-    loaded = load_examples(options.data, options.audio_dir, options.format)
+    prompt = load_prompt(options.prompt)
+    loaded = load_examples(options.data, options.audio_dir, options.format, unanswered=True)
     if options.limit is not None:
         loaded = loaded.first(options.limit)
     left_out = bad_rows.report(options.data, loaded.bad, reporter)
@@ -95,60 +128,78 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"--limit {options.limit}: none of the first rows of {options.data} is a question; raise it")
     config = inference_config(
         options.model,
-        prompt=options.prompt,
+        prompt=prompt,
         engines=options.engines,
         nodes=options.nodes,
         dtype=options.dtype,
         seed=options.seed,
         max_tokens=options.max_tokens,
     )
-    with replacing(Path(options.out), "--out") as partial:
-        result = evaluate(config, loaded.examples, reporter, options.samples, options.silent, len(left_out))
-        result |= {"model": options.model, "data": options.data, "silent": options.silent, "left_out": left_out}
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-    show(result, reporter)
-    reporter.say(f"figures and predictions: {options.out}")
+    with (
+        replacing(Path(options.out), "--out") as out,
+        replacing(Path(options.predictions), "--predictions") if options.predictions else nullcontext() as predictions,
+    ):
+        answers = ask(config, _asked(loaded, options), reporter, options.samples, options.silent, options.shuffled)
+        result = score(answers, config.data.prompt.form, len(left_out))
+        write_json(out, result | {key: getattr(options, key) for key in SETTINGS} | {"left_out": left_out})
+        if predictions is not None:
+            write_json(predictions, prediction_file.written(options.data, options.limit, loaded.bad, answers))
+    show({"model": options.model, **result}, reporter)
+    reporter.say(f"figures and answers: {options.out}")
+    if options.predictions:
+        reporter.say(f"predictions for MMAU's script: {options.predictions}")
     return 0
+
+
+def _asked(loaded: Loaded, options: argparse.Namespace) -> Sequence[Example]:
+    """The questions in the order of their file, each with its choices as they are to be asked."""
+    if not options.shuffle_choices:
+        return loaded.examples
+    return [shuffle_choices(one, hash_seed(options.seed, "choices", one.id)) for one in loaded.examples]
 
 
 def score_file(path: str, out: Path, reporter: Reporter) -> int:
     """Score the predictions of a file; returns the exit status."""
     with replacing(out, "--out") as partial:
         try:
-            result = score_rows(read_json_rows(path))
+            result = score_rows(prediction_file.read(path))
         except OSError as error:
             raise UsageError(f"--score {path} cannot be read: {error.strerror}") from error
         if not result["predicted"]:
-            raise UsageError(f"--score {path}: no row has an answer, choices and a prediction in {' or '.join(KEYS)}")
-        partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            keys = " or ".join(prediction_file.KEYS)
+            first = next((f"; the first: {row['problem']}" for row in result["rows"] if "problem" in row), "")
+            raise UsageError(f"--score {path}: no row has an answer, choices and a prediction in {keys}{first}")
+        write_json(partial, result)
     header = ("", "rows", "with a prediction", "accuracy", "of those with a prediction")
     reporter.table(f"{path} by MMAU's rule (95% interval)", prediction_rows(result), header)
     for problem in [row["problem"] for row in result["rows"] if "problem" in row][: bad_rows.TOLD]:
         reporter.say(f"counted as wrong: {problem}")
     if result["problems"]:
         reporter.say(f"rows that could not be scored, counted as wrong: {result['problems']}")
+    if result["repeated_ids"]:
+        reporter.say(f"rows whose id stands above already, counted again: {result['repeated_ids']}")
     reporter.say(f"figures and rows: {out}")
     return 0
 
 
 def show(result: Mapping[str, Any], reporter: Reporter) -> None:
     """Print the figures."""
-    sampled = ("sampled",) if "accuracy_sampled" in result else ()
-    header = ("", "questions", "bad rows", "answered", "greedy", "greedy of answered", *sampled)
-    reporter.table(f"accuracy of {result['model']} (95% interval)", evaluation_rows(result), header)
+    show_evaluation(result, reporter)
     if result["bad_rows"]:
         reporter.say(f"bad rows, counted as wrong: {result['bad_rows']}")
     if result["unusable"]:
         reporter.say(f"questions that could not be asked, counted as wrong: {result['unusable']}")
+    if result["without_answer"]:
+        reporter.say(f"questions without an answer, in no accuracy: {result['without_answer']}")
     reporter.say(
-        f"format rate {result['format_rate']:.1%}, MMAU's rule {result['accuracy_mmau']:.1%} "
-        f"({result['accuracy_mmau_answered']:.1%} of the answered)"
+        f"format rate {share(result['format_rate'])}, predictions among the choices {share(result['in_choices'])}, "
+        f"chance {share(result['chance'])}"
     )
 
 
 def inference_config(
     model: str,
-    prompt: str = "answer",
+    prompt: Prompt | Name = "answer",
     engines: int | None = None,
     nodes: int | None = None,
     dtype: str = "float32",
@@ -170,39 +221,49 @@ def inference_config(
     )
 
 
-def evaluate(
+def evaluate(config: Config, examples: Sequence[Example], reporter: Reporter, samples: int = 0) -> dict[str, Any]:
+    """Figures and rows of `model.path` on the examples; starts and ends a session."""
+    return score(ask(config, examples, reporter, samples), config.data.prompt.form)
+
+
+def ask(
     config: Config,
     examples: Sequence[Example],
     reporter: Reporter,
     samples: int = 0,
     silent: bool = False,
-    bad: int = 0,
-) -> dict[str, Any]:
-    """Figures and rows of `model.path` on the examples, and on `bad` rows that are none; starts and ends a session."""
+    shuffled: bool = False,
+) -> list[Answered]:
+    """What `model.path` answers to the examples, in their order; starts and ends a session.
+
+    Args:
+        config: as `inference_config` gives it.
+        examples: the questions.
+        reporter: shows how far it is.
+        samples: completions at temperature 1 beside the greedy one.
+        silent: ask about silence instead of the clips.
+        shuffled: ask each question about another one's recording.
+    """
     from cluster.nodes import connected
     from cluster.session import usable_model, workers
 
     model_path = usable_model(config.model.path)
 
-    async def ask() -> dict[str, Any]:
-        from cluster.evaluation import ask_all
+    async def answers() -> list[Answered]:
+        from cluster.evaluation import ask_about_other_clips, ask_all
 
         async with workers(config, roles, model_path) as (started, asker, _):
+            reporter.say(f"engines that share {len(examples)} questions: {len(started.rollout.actors)}")
             with reporter.questions("questions", len(examples)) as advance:
-                answers = await ask_all(
-                    asker,
-                    started.rollout,
-                    examples,
-                    samples,
-                    config.rollout.max_completion_tokens,
-                    silent=silent,
-                    advance=advance,
-                )
-        return score(answers, config.data.prompt, bad)
+                most = config.rollout.max_completion_tokens
+                common = (asker, started.rollout, examples, samples, most)
+                if shuffled:
+                    return await ask_about_other_clips(*common, config.run.seed, advance)
+                return await ask_all(*common, silent=silent, advance=advance)
 
     with connected(config.cluster, reporter.say) as nodes:
         roles = plan_asking(config, nodes)
-        return asyncio.run(ask())
+        return asyncio.run(answers())
 
 
 if __name__ == "__main__":

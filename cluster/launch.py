@@ -17,17 +17,18 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster import bad_rows, demo
+from cluster import demo
 from cluster.environment import check_rooms, describe
 from cluster.errors import UsageError, report_errors
-from cluster.progress import Reporter, accuracy_rows
+from cluster.progress import Reporter
 from cluster.run_directory import RunDirectory, step_of
+from cluster.tables import accuracy_rows, share
 from configs.load import dump_config, load_config
 from configs.schema import Config
 
 EXAMPLES = """examples:
   python -m cluster.launch --config tiny                         the demo (`make train` prepares its data and model)
-  python -m cluster.launch --config my.yaml --dry-run            what would run, and where
+  python -m cluster.launch --config my.yaml --dry-run            what would run, where, and what it takes
   python -m cluster.launch --config my.yaml --nodes 4            four Ray nodes, joined or embedded
   python -m cluster.launch --config my.yaml run.max_steps=200 learner.learning_rate=2e-6
   python -m cluster.launch --config my.yaml --resume             go on from the last checkpoint
@@ -48,6 +49,16 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--config", default="tiny", metavar="FILE", help="YAML file, or the name of a preset (tiny)")
     arguments.add_argument("--nodes", type=int, metavar="N", help="Ray nodes to wait for, or to start on this machine")
     arguments.add_argument("--dry-run", action="store_true", help="print the configuration and the plan; start nothing")
+    arguments.add_argument(
+        "--hardware",
+        metavar="NAME",
+        help="what a dry run assumes: a100, h100, h800, h200, cpu, measured, or a YAML file; and ,KEY=VALUE,...",
+    )
+    arguments.add_argument(
+        "--assume",
+        metavar="KEY=N,...",
+        help="lengths that a dry run assumes: clip_seconds, text_tokens, completion_tokens",
+    )
     existing = arguments.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     existing.add_argument("--fresh", action="store_true", help="move an existing run of this name aside")
@@ -66,14 +77,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(options.config, [*options.overrides, *nodes])
     config = demo.resolved(config, reporter.say, build=not options.dry_run)
     if options.dry_run:
-        dry_run(config, reporter)
+        dry_run(config, reporter, options.hardware, options.assume)
+    elif options.hardware or options.assume:
+        raise UsageError("--hardware and --assume are of a dry run: add --dry-run")
     else:
         train(config, reporter, resume=options.resume, fresh=options.fresh, profile=options.profile)
     return 0
 
 
-def dry_run(config: Config, reporter: Reporter) -> None:
-    """Print the resolved configuration and the placement plan."""
+def dry_run(config: Config, reporter: Reporter, hardware: str | None = None, assumed: str | None = None) -> None:
+    """Print the resolved configuration, the placement plan, and what the run will take on such hardware."""
+    from cluster.forecast import tell
     from cluster.nodes import embedded_nodes, existing_address
     from cluster.placement import Node, plan
 
@@ -87,7 +101,9 @@ def dry_run(config: Config, reporter: Reporter) -> None:
         nodes = [Node("unknown", 1e9, 1e9)] * count  # until joined: print what is asked for
     else:
         nodes = embedded_nodes(config.cluster)
-    print_plan(plan(config, nodes), reporter)
+    roles = plan(config, nodes)
+    print_plan(roles, reporter)
+    tell(config, roles, hardware, assumed, reporter.say)
 
 
 def print_plan(roles: Any, reporter: Reporter) -> None:
@@ -102,10 +118,10 @@ def train(
     """Train as configured; returns the summary."""
     from cluster.nodes import connected, embedded_nodes, existing_address
     from cluster.placement import plan, refuse_nccl_without_gpus
+    from cluster.questions import Questions
     from cluster.session import usable_model
     from cluster.storage import prove
-    from data.formats import load_examples
-    from rewards.score import load_terms
+    from rewards.terms import check_rewards
 
     RunDirectory.check(config, resume, fresh)
     found = RunDirectory.of(config)
@@ -115,11 +131,11 @@ def train(
             f"{config.run.max_steps}; a higher one goes on"
         )
         return show(found, summary, reporter)
-    questions = load_questions(config, load_examples, reporter)
+    questions = Questions.of(config, reporter)
     if resume:
         found.check_questions(questions.digests())
     initial = usable_model(config.run.init_from or config.model.path)
-    load_terms(config.rewards, config.data.prompt)
+    check_rewards(config.rewards, config.data.prompt.form)
     if existing_address() is not None and not os.path.isabs(config.run.dir):
         raise UsageError(
             f"run.dir is {config.run.dir!r}: inside a Ray cluster it must be absolute and reachable from every node, "
@@ -184,22 +200,6 @@ def open_run(
     return run, checkpoint, state
 
 
-def load_questions(config: Config, load_examples: Any, reporter: Reporter) -> Any:
-    """The examples of all files; bad rows are reported and kept apart."""
-    from cluster.controller import SPLITS, Questions
-
-    loaded: dict[str, Any] = {}
-    left_out: list[dict[str, Any]] = []
-    for split in SPLITS:
-        path = getattr(config.data, split)
-        if path is None:
-            continue
-        result = load_examples(path, config.data.audio_dir, config.data.format)
-        loaded[split] = result.examples
-        left_out += ({"split": split, **row} for row in bad_rows.report(path, result.bad, reporter))
-    return Questions(**loaded, bad=tuple(left_out))
-
-
 async def _train(
     config: Config,
     reporter: Reporter,
@@ -215,6 +215,7 @@ async def _train(
     from cluster.controller import Controller
     from cluster.phases import Profile
     from cluster.session import workers
+    from cluster.supervised import SupervisedLoop
     from cluster.workers import Workers
 
     model_path = str(checkpoint / "hf") if checkpoint else initial
@@ -230,8 +231,8 @@ async def _train(
     async with session as (started, asker, places):
         reporter.say(", ".join(f"{place['name']} on node {place['node'][:8]}" for place in places))
         trace = Profile(run.path / "profile.json") if profile else None
-        controller = Controller(config, run, started, asker, questions, reporter, metrics, state, trace)
-        return await controller.run()
+        kind = SupervisedLoop if config.algorithm.name == "sft" else Controller
+        return await kind(config, run, started, asker, questions, reporter, metrics, state, trace).run()
 
 
 async def _interruptible(work: Any) -> Any:
@@ -248,14 +249,16 @@ def finish(run: RunDirectory, outcome: dict[str, Any], reporter: Reporter) -> di
     """Write `summary.json` and print the table."""
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     seconds = sum(line["step_seconds"] for line in lines)
+    completions = sum(line.get("completions", 0) for line in lines)
+    differences = [line.get("logprob_difference_max") for line in lines]
     summary = {
         **outcome,
         "steps": lines[-1]["step"],
-        "completions_per_second": sum(line["completions"] for line in lines) / seconds,
-        "logprob_difference_max": max(
-            (line["logprob_difference_max"] for line in lines if line["logprob_difference_max"] is not None),
-            default=None,
-        ),
+        "questions_trained": lines[-1]["trained"],
+        "completions": completions,
+        "completions_per_second": completions / seconds,
+        "tokens": sum(line["packed_tokens"] for line in lines),
+        "logprob_difference_max": max((value for value in differences if value is not None), default=None),
         "ledger": {key: lines[-1][key] for key in ("admitted", "trained", "dropped", "in_flight", "dropped_by_reason")},
     }
     run.write_json("summary.json", summary)
@@ -278,15 +281,15 @@ def show(run: RunDirectory, summary: dict[str, Any], reporter: Reporter) -> dict
                 f"asked about silence: {summary['silent']['accuracy']:.1%} [{low:.1%}, {high:.1%}], "
                 f"chance {summary['silent']['chance']:.1%}"
             )
-        before = f"{base['format_rate']:.1%}" if base is not None else "unknown"
-        reporter.say(f"format rate {before} -> {trained['format_rate']:.1%}")
+        before = share(base["format_rate"]) if base is not None else "unknown"
+        reporter.say(f"format rate {before} -> {share(trained['format_rate'])}")
     difference = summary["logprob_difference_max"]
-    agreement = "no log-probs compared" if difference is None else f"largest log-prob difference {difference:.1e}"
-    reporter.say(
-        f"{summary['steps']} steps in {summary['train_seconds']:.0f} s, "
-        f"{summary['completions_per_second']:.1f} completions/s, "
-        f"{agreement}; {run.path}/summary.json"
-    )
+    figures = [
+        f"{summary['steps']} steps in {summary['train_seconds']:.0f} s",
+        *([f"{summary['completions_per_second']:.1f} completions/s"] if summary["completions"] else []),
+        "no log-probs compared" if difference is None else f"largest log-prob difference {difference:.1e}",
+    ]
+    reporter.say(f"{', '.join(figures)}; {run.path}/summary.json")
     return summary
 
 

@@ -11,7 +11,7 @@ GAUGES = {
     "step": ("auricle_step", "Steps applied; also the policy version"),
     "reward_mean": ("auricle_reward_mean", "Mean weighted reward of the step's completions"),
     "accuracy": ("auricle_accuracy_ratio", "Mean of the accuracy reward over the step's completions"),
-    "kl": ("auricle_kl_nats", "Mean k3 estimate of KL(policy || reference) over tokens"),
+    "kl": ("auricle_kl_nats", "Mean estimate of KL(policy || reference) over tokens"),
     "entropy": ("auricle_entropy_nats", "Mean entropy of the policy over tokens"),
     "loss": ("auricle_loss", "Loss of the step"),
     "grad_norm": ("auricle_grad_norm", "Global gradient norm before clipping"),
@@ -41,7 +41,10 @@ GAUGES = {
         "Seconds until every engine had loaded the newest weights that all have, publishing included",
     ),
     "sync_bytes_per_second": ("auricle_sync_bytes_per_second", "Bytes of the published weights over these seconds"),
-    "tokens_per_second": ("auricle_completion_tokens_per_second", "Completion tokens of the step over its seconds"),
+    "tokens_per_second": (
+        "auricle_completion_tokens_per_second",
+        "Completion tokens of the step over its seconds; in supervised fine-tuning those of the answers",
+    ),
     "step_seconds": ("auricle_step_seconds", "Seconds of the step, all phases"),
     "in_flight": ("auricle_groups_in_flight", "Groups admitted and neither trained nor dropped"),
     "validation_accuracy": ("auricle_validation_accuracy_ratio", "Greedy accuracy on the validation questions"),
@@ -60,6 +63,9 @@ COUNTERS = {
 
 DROPPED = ("auricle_groups_dropped", "Groups dropped, by reason")
 """Name and help of the counter of `dropped_by_reason`, with a label `reason`."""
+
+COMPLETIONS_DROPPED = ("auricle_completions_dropped", "Completions of trained groups without a reward, by reason")
+"""Name and help of the counter of `completions_dropped`, with a label `reason`; a line has those of its step."""
 
 PHASES = ("auricle_phase_seconds", "Seconds of the last step by phase")
 """Name and help of the gauge of `seconds`, with a label `phase`."""
@@ -105,6 +111,7 @@ class Metrics:
             for key, (name, text) in COUNTERS.items()
         }
         self._dropped = Counter(*DROPPED, ["run", "reason"], registry=self.registry)
+        self._completions_dropped = Counter(*COMPLETIONS_DROPPED, ["run", "reason"], registry=self.registry)
         self._phases = Gauge(*PHASES, ["run", "phase"], registry=self.registry)
         self._staleness = Gauge(*STALENESS, ["run", "versions"], registry=self.registry)
         self._off_policy = {
@@ -140,16 +147,18 @@ class Metrics:
             elif key not in KEPT:
                 gauge.clear()
         for key, counter in self._counters.items():
-            counter.inc(self._increase(key, line[key]))
+            counter.inc(self._increase(key, line.get(key, 0)))
         for reason, count in line["dropped_by_reason"].items():
             self._dropped.labels(self._run_name, reason).inc(self._increase(f"dropped {reason}", count))
+        for reason, count in line.get("completions_dropped", {}).items():
+            self._completions_dropped.labels(self._run_name, reason).inc(count)
         for phase, seconds in line["seconds"].items():
             self._phases.labels(self._run_name, phase).set(seconds)
         self._staleness.clear()  # an age that no group has is not shown
-        for versions, groups in line["staleness"].items():
+        for versions, groups in line.get("staleness", {}).items():
             self._staleness.labels(self._run_name, versions).set(groups)
-        for key, gauge in self._off_policy.items():
-            gauge.labels(self._run_name).set(line["off_policy"][key])
+        for key, value in line.get("off_policy", {}).items():
+            self._off_policy[key].labels(self._run_name).set(value)
 
     def _increase(self, key: str, total: float) -> float:
         increase = total - self._seen.get(key, 0.0)

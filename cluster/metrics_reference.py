@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.metrics import COUNTERS, DROPPED, GAUGES, OFF_POLICY, PHASES, STALENESS
+from cluster.metrics import COMPLETIONS_DROPPED, COUNTERS, DROPPED, GAUGES, OFF_POLICY, PHASES, STALENESS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 
@@ -31,7 +31,10 @@ def rows() -> list[Row]:
     """Name as Prometheus sees it, kind, labels, meaning and key of `metrics.jsonl`, of every metric."""
     gauges = [(name, "gauge", "run", text, key) for key, (name, text) in GAUGES.items()]
     counters = [(f"{name}_total", "counter", "run", text, key) for key, (name, text) in COUNTERS.items()]
-    dropped = (f"{DROPPED[0]}_total", "counter", "run, reason", DROPPED[1], "dropped_by_reason")
+    dropped = [
+        (f"{name}_total", "counter", "run, reason", text, key)
+        for (name, text), key in ((DROPPED, "dropped_by_reason"), (COMPLETIONS_DROPPED, "completions_dropped"))
+    ]
     staleness = (STALENESS[0], "gauge", "run, versions", STALENESS[1], "staleness")
     off_policy = [(name, "gauge", "run", text, f"off_policy.{key}") for key, (name, text) in OFF_POLICY.items()]
     return [
@@ -40,7 +43,7 @@ def rows() -> list[Row]:
         *off_policy,
         (PHASES[0], "gauge", "run, phase", PHASES[1], "seconds"),
         *counters,
-        dropped,
+        *dropped,
     ]
 
 

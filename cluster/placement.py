@@ -14,6 +14,9 @@ SMALL_MACHINE_CPUS = 2
 ASKING = ("engine", "audio")
 """What a session needs that trains nothing."""
 
+SAMPLING = ("reward", "rollout log")
+"""What supervised fine-tuning does without."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -52,7 +55,12 @@ def plan(config: Config, nodes: list[Node]) -> tuple[Role, ...]:
     fewer = "lower rollout.engines, rollout.tensor_parallel, learner.ranks"
     cpus = f"raise cluster.cpus_per_node or --nodes, or {fewer} or data.encoders"
     gpus = f"add nodes with GPUs, or {fewer}"
-    return _fitting(_roles(config, nodes, learner_nodes), nodes, cpus, gpus)
+    roles = _roles(config, nodes, learner_nodes)
+    if config.algorithm.name == "sft":
+        evaluated = config.data.test is not None or (config.data.validation is not None and config.evaluate.every_steps)
+        idle = SAMPLING if evaluated else ("engine", *SAMPLING)
+        roles = tuple(role for role in roles if role.name not in idle)
+    return _fitting(roles, nodes, cpus, gpus)
 
 
 def plan_asking(config: Config, nodes: list[Node]) -> tuple[Role, ...]:
@@ -74,7 +82,7 @@ def _roles(config: Config, nodes: list[Node], learner_nodes: int) -> tuple[Role,
              f"vLLM, {config.algorithm.group_size} completions a request"),
         Role("audio", config.data.encoders, 0.5, 0.0, "HOME" if config.data.encoders == 1 else "SPREAD",
              f"{config.model.audio_tower} tower"),
-        Role("reward", 1, 0.25, 0.0, "HOME", " + ".join(f"{r.weight:g} {r.use}" for r in config.rewards)),
+        Role("reward", 1, 0.25, 0.0, "HOME", " + ".join(f"{r.weight:g} {r.name or r.use}" for r in config.rewards)),
         Role("rollout log", 1, 0.25, 0.0, "HOME", "Parquet"),
     )  # fmt: skip
 

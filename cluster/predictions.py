@@ -5,18 +5,21 @@ The rule is applied to the string as it stands: no tag is parsed and nothing is 
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from reprlib import repr
 from typing import Any
 
-from cluster.statistics import cluster_bootstrap
+from cluster.groups import by_group
+from cluster.prediction_file import KEYS
+from cluster.statistics import estimated
 from data.rows import Position, RowError
 from rewards.mmau import mmau_correct
 
-KEYS = ("model_output", "model_prediction")
-"""Where a row has its prediction; the first that is there counts."""
-GROUPS = {"by_task": "task", "by_difficulty": "difficulty", "by_sub_category": "sub-category"}
-"""Figures of the rows that have the same value under a key."""
+RECORDING = ("recording", "audio_id", "audio", "id")
+"""Where a row names what it is about: the first that is there counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Scored:
     """What it is about: intervals resample this."""
     match: bool
     predicted: bool
-    """Whether it has a prediction, an empty one too; MMAU's script passes over one that has none."""
+    """Whether it has a prediction that can be scored, an empty one too; MMAU's script passes over a row without."""
     problem: str = ""
     """Why it could not be scored."""
 
@@ -38,16 +41,18 @@ def score_rows(rows: Iterable[tuple[Position, object]]) -> dict[str, Any]:
     """The figures of a predictions file, and its rows with `match`.
 
     `accuracy` is over all rows, and one without a prediction or that cannot be scored is wrong; `accuracy_official` is
-    over the rows with a prediction, as MMAU's own script has it.
+    over the rows with a prediction, as MMAU's own script has it. A row whose id stands above already counts again.
 
     Args:
-        rows: as `data.rows.read_json_rows` gives them.
+        rows: as `cluster.prediction_file.read` gives them.
     """
     scored = [_score(position, value) for position, value in rows]
-    figures: dict[str, Any] = _figures(scored)
-    for name, key in GROUPS.items():
-        values = sorted({str(one.row[key]) for one in scored if key in one.row})
-        figures[name] = {value: _figures([one for one in scored if str(one.row.get(key)) == value]) for value in values}
+    ids = Counter(str(one.row["id"]) for one in scored if one.row.get("id") is not None)
+    figures = {
+        **_figures(scored),
+        "repeated_ids": sum(count - 1 for count in ids.values()),
+        **by_group(scored, _text_at, _figures),
+    }
     figures["rows"] = [
         one.row | {"match": one.match} | ({"problem": one.problem} if one.problem else {}) for one in scored
     ]
@@ -59,18 +64,31 @@ def _score(position: Position, value: object) -> Scored:
     if not isinstance(value, dict):
         problem = value.detail if isinstance(value, RowError) else "is not an object"
         return Scored({}, place, False, False, f"{place} {problem}")
-    recording = str(value.get("audio_id") or value.get("id") or place)
+    recording = str(next((value[key] for key in RECORDING if value.get(key)), place))
     answer, choices = value.get("answer"), value.get("choices")
     if not isinstance(answer, str):
-        return Scored(value, recording, False, False, f"{place}: answer is {answer!r}, and not a text")
+        return Scored(value, recording, False, False, f"{place}: answer is {repr(answer)}, and not a text")
     if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
-        return Scored(value, recording, False, False, f"{place}: choices is {choices!r}, and not a list of texts")
-    key = next((key for key in KEYS if value.get(key) is not None), None)
+        return Scored(value, recording, False, False, f"{place}: choices is {repr(choices)}, and not a list of texts")
+    key = next((key for key in KEYS if not _is_missing(value.get(key))), None)
     if key is None:
         return Scored(value, recording, False, False)
     if not isinstance(value[key], str):
-        return Scored(value, recording, False, False, f"{place}: {key} is {value[key]!r}, and not a text")
+        return Scored(value, recording, False, False, f"{place}: {key} is {repr(value[key])}, and not a text")
     return Scored(value, recording, mmau_correct(value[key], answer, choices), True)
+
+
+def _is_missing(prediction: object) -> bool:
+    """Whether there is no prediction: null, or what pandas writes in place of one."""
+    return prediction is None or (isinstance(prediction, float) and math.isnan(prediction))
+
+
+def _text_at(scored: Scored, key: str) -> str | None:
+    """What makes a row's group; a list of texts, as some of MMAU's rows have it, is joined."""
+    value = scored.row.get(key)
+    if value is None:
+        return None
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _figures(scored: Sequence[Scored]) -> dict[str, Any]:
@@ -78,7 +96,5 @@ def _figures(scored: Sequence[Scored]) -> dict[str, Any]:
     figures: dict[str, Any] = {"questions": len(scored), "predicted": len(predicted)}
     figures["problems"] = sum(bool(one.problem) for one in scored)
     for name, part in (("accuracy", scored), ("accuracy_official", predicted)):
-        low, high = cluster_bootstrap([float(one.match) for one in part], [one.recording for one in part])
-        figures[name] = sum(one.match for one in part) / len(part) if part else None
-        figures[f"{name}_interval"] = [low, high] if part else None
+        figures |= estimated({name: [float(one.match) for one in part]}, [one.recording for one in part])
     return figures

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 PLAIN_EVERY_STEPS = 10
+WIDEST = 1_000
+"""Characters of a line in a file or a pipe: a table is as wide there as it needs to be."""
 
 
 class Reporter:
@@ -18,6 +20,8 @@ class Reporter:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
+        if console is None and not self.console.is_terminal:
+            self.console.width = WIDEST
 
     def say(self, text: str) -> None:
         """One line."""
@@ -71,11 +75,7 @@ class StepLines:
 
     def show(self, line: Mapping[str, Any]) -> None:
         """Show a line of `metrics.jsonl`."""
-        accuracy = "" if line["accuracy"] is None else f"accuracy {line['accuracy']:.1%}  "
-        figures = (
-            f"reward {line['reward_mean']:.3f}  {accuracy}kl {line['kl']:.3f}  "
-            f"length {line['completion_tokens_mean']:.1f}  {line['tokens_per_second']:.0f} tokens/s"
-        )
+        figures = f"{_learned(line)}  {line['tokens_per_second']:.0f} tokens/s"
         self._progress.update(self._task, completed=line["step"], figures=figures)
         step = line["step"]
         if not self._reporter.console.is_terminal and (step % PLAIN_EVERY_STEPS == 0 or step in (1, self._total)):
@@ -83,51 +83,11 @@ class StepLines:
             self._reporter.say(f"step {step}/{self._total}  {figures}  {line['step_seconds']:.1f} s  left {left:.0f} s")
 
 
-def accuracy_rows(base: Mapping[str, Any] | None, trained: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Before and after, in all and by task; what was before may be unknown."""
-    rows = []
-    for name, before, after in [
-        ("all", base, trained),
-        *((task, base and base["by_task"][task], part) for task, part in trained["by_task"].items()),
-    ]:
-        cells = [name, str(after["questions"])]
-        for measure in ("accuracy", "accuracy_sampled"):
-            if measure in after:
-                cells += [_with_interval(before, measure) if before else "unknown", _with_interval(after, measure)]
-        rows.append(tuple(cells))
-    return rows
-
-
-def evaluation_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """One evaluation, in all and by task: over all rows of the file, and over the questions that were answered."""
-    rows = []
-    for name, part, bad in [
-        ("all", figures, str(figures["bad_rows"])),
-        *((task or "no task", part, "") for task, part in figures["by_task"].items()),
-    ]:
-        cells = [name, str(part["questions"]), bad, str(part["answered"])]
-        cells += [_with_interval(part, measure) for measure in ("accuracy", "accuracy_answered")]
-        if "accuracy_sampled" in part:
-            cells.append(_with_interval(part, "accuracy_sampled"))
-        rows.append(tuple(cells))
-    return rows
-
-
-def prediction_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Scored predictions, in all and by task: over all rows, and over those with a prediction."""
-    return [
-        (
-            name,
-            str(part["questions"]),
-            str(part["predicted"]),
-            *(_with_interval(part, measure) for measure in ("accuracy", "accuracy_official")),
-        )
-        for name, part in [("all", figures), *figures["by_task"].items()]
-    ]
-
-
-def _with_interval(figures: Mapping[str, Any], measure: str) -> str:
-    if figures[measure] is None:
-        return "-"
-    low, high = figures[f"{measure}_interval"]
-    return f"{figures[measure]:.1%} [{low:.1%}, {high:.1%}]"
+def _learned(line: Mapping[str, Any]) -> str:
+    """What a line tells of the step's success."""
+    if "reward_mean" not in line:
+        return f"loss {line['loss']:.3f}"
+    accuracy = "" if line["accuracy"] is None else f"accuracy {line['accuracy']:.1%}  "
+    return (
+        f"reward {line['reward_mean']:.3f}  {accuracy}kl {line['kl']:.3f}  length {line['completion_tokens_mean']:.1f}"
+    )

@@ -126,12 +126,21 @@ class RolloutPool:
         self._turn += 1
         reward = self.rewards[self._turn % len(self.rewards)]
         reference, summary = reward.score.options(num_returns=2).remote(group)
-        what = f"the reward actor has not scored group {prompt.group_id}"
-        mend = "a reward function of `rewards` may hang"
         try:
-            return reference, await bounded(summary, ANSWER_KEY, self.answer_seconds, what, mend)
+            return reference, await self._scored(reward, summary)
         except ObjectLostError as error:  # a large group stays on its engine's node until it is scored
             raise EngineLost(f"group {prompt.group_id} was lost with its node") from error
+
+    async def _scored(self, reward: Any, summary: Awaitable[GroupSummary]) -> GroupSummary:
+        """What a reward actor tells of a group.
+
+        Its functions have limits of their own, and a group may wait for its turn with them for longer than any other
+        answer takes: after the limit of such an answer the actor is asked whether it is there.
+        """
+        answer = asyncio.ensure_future(summary)
+        while not (await asyncio.wait([answer], timeout=self.answer_seconds))[0]:
+            await bounded(reward.ready.remote(), ANSWER_KEY, self.answer_seconds, "the reward actor does not answer")
+        return answer.result()
 
     async def update(self, update: Update) -> None:
         """Load a version into every engine, while the learner publishes it; one that is late is replaced."""

@@ -20,7 +20,7 @@ import yaml
 
 from cluster.run_lock import RunLock
 from configs.load import dump_config
-from configs.schema import Config
+from configs.schema import Config, Reward
 
 RESUMABLE_SECTIONS = ("checkpoint.", "metrics.", "cluster.")
 RESUMABLE_KEYS = (
@@ -38,12 +38,14 @@ RESUMABLE_KEYS = (
     "learner.offload",
     "data.encoders",
     "evaluate.every_steps",
+    "evaluate.before",
     "evaluate.silent",
 )
-RESUMABLE_ENDING = "_timeout_seconds"
+RESUMABLE_ENDINGS = ("timeout_seconds", ".concurrency")
 """What may differ between a run and its resume: how far it goes, what is kept and told of it, and what runs where."""
 
 DEFAULTS = Config.model_validate({"model": {"path": ""}, "data": {"train": ""}}).model_dump(mode="json")
+REWARD_DEFAULTS = Reward(use="").model_dump(mode="json")
 """What a key counts as that is newer than a run."""
 
 STATE = ("step", "updates", "position", "outstanding", "dropped_since", "ledger", "train_seconds", "questions")
@@ -126,7 +128,9 @@ class RunDirectory:
     def _changed(path: Path, config: Config) -> dict[str, tuple[Any, Any]]:
         if not (path / "config.yaml").exists():
             raise RunError(f"{path} holds no run to resume: start it without --resume")
-        before = _flat(DEFAULTS) | _flat(yaml.safe_load((path / "config.yaml").read_text()))
+        stored = yaml.safe_load((path / "config.yaml").read_text())
+        terms = [REWARD_DEFAULTS | term for term in stored.pop("rewards", DEFAULTS["rewards"])]
+        before = _flat(_over(DEFAULTS | {"rewards": terms}, stored))
         now = _flat(config.model_dump(mode="json"))
         changed = {
             key: (before.get(key), now.get(key)) for key in sorted({*before, *now}) if before.get(key) != now.get(key)
@@ -294,7 +298,17 @@ def _taken(path: Path) -> RunError:
 
 
 def _resumable(key: str) -> bool:
-    return key.startswith(RESUMABLE_SECTIONS) or key in RESUMABLE_KEYS or key.endswith(RESUMABLE_ENDING)
+    return key.startswith(RESUMABLE_SECTIONS) or key in RESUMABLE_KEYS or key.endswith(RESUMABLE_ENDINGS)
+
+
+def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, and the defaults of what they lack; a section and a plain value replace each other whole."""
+    sections = {
+        key: _over(defaults[key], value)
+        for key, value in values.items()
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+    }
+    return {**defaults, **values, **sections}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -302,6 +316,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         if isinstance(value, dict) and value:
             flat |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            for number, item in enumerate(value):
+                flat |= _flat(item, f"{prefix}{key}[{number}].")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

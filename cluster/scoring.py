@@ -1,17 +1,23 @@
-"""What an evaluation says of a model: accuracy by task with intervals, from answers that were given. Pure."""
+"""What an evaluation says of a model, from answers that were given: docs/evaluation.md defines each figure. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cluster.statistics import cluster_bootstrap
+from cluster.at_k import majority_at_k, pass_at_k, powers_of_two
+from cluster.groups import by_group
+from cluster.positions import place, position_figures
+from cluster.statistics import estimated
 from data.types import Example
 from rewards.answers import extract_answer, is_correct, normalise
 from rewards.format import format_reward
 from rewards.mmau import mmau_correct
+
+GREEDY = ("accuracy", "accuracy_mmau")
+"""Measures of the greedy completion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,13 @@ class Answered:
     greedy: str | None
     sampled: tuple[str, ...]
     problem: str = ""
+    heard: str = ""
+    """The recording that was played instead, where clips were shuffled."""
+
+    @property
+    def prediction(self) -> str | None:
+        """What the greedy completion answers."""
+        return None if self.greedy is None else extract_answer(self.greedy)
 
     @property
     def correct(self) -> float:
@@ -33,26 +46,41 @@ class Answered:
     @property
     def correct_sampled(self) -> float:
         """Share of the sampled completions that are right."""
-        return sum(is_correct(text, self.example.answer) for text in self.sampled) / max(len(self.sampled), 1)
+        return self._right / max(len(self.sampled), 1)
 
     @property
     def correct_mmau(self) -> float:
         """1.0 where MMAU's rule takes the prediction."""
-        if self.greedy is None:
-            return 0.0
-        return float(mmau_correct(extract_answer(self.greedy), self.example.answer, list(self.example.choices)))
+        prediction = self.prediction
+        return float(
+            prediction is not None and mmau_correct(prediction, self.example.answer, list(self.example.choices))
+        )
 
     @property
     def in_choices(self) -> float:
         """1.0 where the prediction is one of the choices, right or wrong."""
-        if self.greedy is None:
+        choices = {normalise(choice) for choice in self.example.choices}
+        return float(self.prediction is not None and normalise(self.prediction) in choices)
+
+    def pass_at(self, k: int) -> float:
+        """Probability that one of k sampled completions is right."""
+        return pass_at_k(len(self.sampled), self._right, k) if self.sampled else 0.0
+
+    def majority_at(self, k: int) -> float:
+        """Probability that the majority of k sampled completions is right."""
+        if not self.sampled:
             return 0.0
-        return float(normalise(extract_answer(self.greedy)) in {normalise(choice) for choice in self.example.choices})
+        predictions = [normalise(extract_answer(text)) for text in self.sampled]
+        return majority_at_k(predictions, normalise(self.example.answer), k)
+
+    @property
+    def _right(self) -> int:
+        return sum(is_correct(text, self.example.answer) for text in self.sampled)
 
     def row(self) -> dict[str, Any]:
-        """As `eval/*.json` keeps it; MMAU's script reads `model_prediction`."""
-        example = self.example
-        return {
+        """As `eval/*.json` and the file of `cluster.evaluate --out` keep it; `cluster.compare` reads it."""
+        example, scored = self.example, bool(self.example.answer)
+        row = {
             "id": example.id,
             "question": example.question,
             "choices": list(example.choices),
@@ -61,47 +89,51 @@ class Answered:
             "sub-category": example.sub_category,
             "difficulty": example.difficulty,
             "recording": self.recording,
-            "model_output": self.greedy,
-            "model_prediction": extract_answer(self.greedy) if self.greedy is not None else "",
+            "completion": self.greedy,
+            "model_output": self.prediction,
+            "model_prediction": self.prediction,
             "sampled": list(self.sampled),
-            "correct": self.correct,
-            "correct_sampled": self.correct_sampled,
+            "correct": self.correct if scored else None,
+            "correct_mmau": self.correct_mmau if scored else None,
+            "correct_sampled": self.correct_sampled if scored and (self.sampled or self.greedy is None) else None,
             "problem": self.problem,
         }
+        return row | ({"heard": self.heard} if self.heard else {})
 
 
 def score(
     answers: Sequence[Answered], template: Literal["answer", "think"] = "answer", bad_rows: int = 0
 ) -> dict[str, Any]:
-    """The figures of an evaluation, `by_task` and the rows included.
+    """The figures of an evaluation, those of its groups and the rows included.
+
+    A figure that is a share of nothing is None. Questions without an answer have rows and no part in accuracies.
 
     Args:
-        answers: of every question that the file holds.
+        answers: of every question that the file holds; those whose example has no answer count in no accuracy.
         template: the form that the prompt asked for.
-        bad_rows: rows of the file that are no questions. They count as wrong, in all and not by task, since nobody
+        bad_rows: rows of the file that are no questions. They count as wrong, in all and in no group, since nobody
             can tell theirs.
     """
-    sampled = any(answer.sampled for answer in answers)
-    formatted = [
-        value for answer in answers for value in format_reward([*_texts(answer)], answer.example, template=template)
+    scored = [answer for answer in answers if answer.example.answer]
+    places = [
+        place(answer.recording, answer.example.choices, answer.example.answer, answer.prediction)
+        for answer in scored
+        if answer.prediction is not None
     ]
+    ks = powers_of_two(min((len(answer.sampled) for answer in scored if answer.sampled), default=0))
+    worth = [(answer, _worth(answer, ks)) for answer in scored]
     result: dict[str, Any] = {
         "bad_rows": bad_rows,
+        "without_answer": len(answers) - len(scored),
         "recordings": len({answer.recording for answer in answers}),
-        **_accuracies(answers, sampled, bad_rows),
-        "accuracy_mmau": _mean([*(answer.correct_mmau for answer in answers), *[0.0] * bad_rows]),
-        "accuracy_mmau_answered": _mean([answer.correct_mmau for answer in _answered(answers)]),
-        "format_rate": _mean([value or 0.0 for value in formatted]),
+        "samples": max((len(answer.sampled) for answer in answers), default=0),
+        **_accuracies(worth, bad_rows),
+        "format_rate": _mean([value for answer in answers for value in _formatted(answer, template)]),
         "in_choices": _mean([answer.in_choices for answer in answers]),
-        "chance": _mean([1 / max(len(answer.example.choices), 1) for answer in answers]),
         "unusable": dict(Counter(answer.problem for answer in answers if answer.problem)),
-        "by_task": {},
-        "by_sub_category": {},
+        "positions": position_figures([one for one in places if one is not None]),
     }
-    for key, field in (("by_task", "task"), ("by_sub_category", "sub_category")):
-        for name in sorted({getattr(answer.example, field) for answer in answers}):
-            part = [answer for answer in answers if getattr(answer.example, field) == name]
-            result[key][name] = _accuracies(part, sampled)
+    result |= by_group(worth, lambda pair, key: str(getattr(pair[0].example, key.replace("-", "_"))), _accuracies)
     result["rows"] = [answer.row() for answer in answers]
     return result
 
@@ -111,36 +143,41 @@ def without_rows(result: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in result.items() if key != "rows"}
 
 
-def _texts(answer: Answered) -> tuple[str, ...]:
-    return answer.sampled if answer.greedy is None else (answer.greedy, *answer.sampled)
+def _accuracies(scored: Sequence[tuple[Answered, dict[str, float]]], bad_rows: int = 0) -> dict[str, Any]:
+    """Over all rows, and greedily over the questions that were answered.
 
-
-def _accuracies(answers: Sequence[Answered], sampled: bool, bad_rows: int = 0) -> dict[str, Any]:
-    """Over all rows, and greedily over the questions that were answered."""
-    answered = _answered(answers)
-    figures = {
-        "questions": len(answers) + bad_rows,
+    Args:
+        scored: questions with what each counts, by measure.
+        bad_rows: further rows that count as wrong.
+    """
+    answered = [(answer, worth) for answer, worth in scored if answer.greedy is not None]
+    measures = list(scored[0][1]) if scored else GREEDY
+    columns = {name: [*(worth[name] for _, worth in scored), *[0.0] * bad_rows] for name in measures}
+    recordings = [*(answer.recording for answer, _ in scored), *(f"bad row {number}" for number in range(bad_rows))]
+    of_answered = {f"{name}_answered": [worth[name] for _, worth in answered] for name in GREEDY}
+    return {
+        "questions": len(scored) + bad_rows,
         "answered": len(answered),
-        **_accuracy(answers, "accuracy", lambda answer: answer.correct, bad_rows),
-        **_accuracy(answered, "accuracy_answered", lambda answer: answer.correct),
+        "chance": _mean([1 / max(len(answer.example.choices), 1) for answer, _ in scored]),
+        **estimated(columns, recordings),
+        **estimated(of_answered, [answer.recording for answer, _ in answered]),
     }
-    if sampled:
-        figures |= _accuracy(answers, "accuracy_sampled", lambda answer: answer.correct_sampled, bad_rows)
-    return figures
 
 
-def _accuracy(
-    answers: Sequence[Answered], name: str, measure: Callable[[Answered], float], bad_rows: int = 0
-) -> dict[str, Any]:
-    values = [*(measure(answer) for answer in answers), *[0.0] * bad_rows]
-    recordings = [*(answer.recording for answer in answers), *(f"bad row {number}" for number in range(bad_rows))]
-    low, high = cluster_bootstrap(values, recordings) if values else (0.0, 0.0)
-    return {name: _mean(values), f"{name}_interval": [low, high]}
+def _worth(answer: Answered, ks: Sequence[int]) -> dict[str, float]:
+    """What a question counts in each measure, pass@k and majority@k for these k."""
+    worth = {"accuracy": answer.correct, "accuracy_mmau": answer.correct_mmau}
+    if ks:
+        worth["accuracy_sampled"] = answer.correct_sampled
+    worth |= {f"pass@{k}": answer.pass_at(k) for k in ks}
+    return worth | {f"majority@{k}": answer.majority_at(k) for k in ks}
 
 
-def _answered(answers: Sequence[Answered]) -> list[Answered]:
-    return [answer for answer in answers if answer.greedy is not None]
+def _formatted(answer: Answered, template: Literal["answer", "think"]) -> list[float]:
+    """1.0 for each completion in the form that the prompt asked for."""
+    texts = [text for text in (answer.greedy, *answer.sampled) if text is not None]
+    return [value or 0.0 for value in format_reward(texts, answer.example, template=template)]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / max(len(values), 1)
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,14 +1,36 @@
-"""Accuracy with intervals. Resampling is by clip: questions about one recording are not independent."""
+"""Means with intervals. Resampling is by recording: questions about one are not independent (docs/decisions/0006)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2_000
 CHANCE_SEED = 0
+
+MOST_DRAWS = 4_000_000
+"""Recordings that are drawn at a time, over several resamples: bounds the memory, and changes no interval."""
+
+
+def estimated(columns: Mapping[str, Sequence[float]], clusters: Sequence[str]) -> dict[str, Any]:
+    """The mean of each column as `NAME`, and its 95% interval as `NAME_interval`; both None where there is no value.
+
+    Args:
+        columns: by name, one value a question, for example 1.0 where the answer was right, or a paired difference.
+        clusters: the recording that each question is about.
+    """
+    if not clusters:
+        return {key: None for name in columns for key in (name, f"{name}_interval")}
+    values = np.column_stack([np.asarray(column, float) for column in columns.values()])  # (questions, columns)
+    bounds = _intervals(values, clusters, 0.95, RESAMPLES)
+    return {
+        key: value
+        for name, mean, (low, high) in zip(columns, values.mean(0), bounds, strict=True)
+        for key, value in ((name, float(mean)), (f"{name}_interval", [float(low), float(high)]))
+    }
 
 
 def cluster_bootstrap(
@@ -17,17 +39,39 @@ def cluster_bootstrap(
     """Percentile interval of the mean of `values`, resampling whole clusters with replacement.
 
     Args:
-        values: one a question, for example 1.0 where the answer was right, or a paired difference.
+        values: one a question, at least one.
         clusters: the recording that each question is about.
         level: coverage.
         resamples: bootstrap draws, from a fixed seed.
     """
-    if not values:
-        return (float("nan"), float("nan"))
-    _, member = np.unique(np.asarray(clusters), return_inverse=True)
-    sums = np.bincount(member, weights=np.asarray(values, float))  # (clusters,)
-    counts = np.bincount(member).astype(float)
-    draws: NDArray[np.int64] = np.random.default_rng(CHANCE_SEED).integers(0, len(sums), (resamples, len(sums)))
-    means = sums[draws].sum(1) / counts[draws].sum(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    [(low, high)] = _intervals(np.asarray(values, float)[:, None], clusters, level, resamples)
     return float(low), float(high)
+
+
+def _intervals(
+    values: NDArray[np.float64], clusters: Sequence[str], level: float, resamples: int
+) -> NDArray[np.float64]:
+    """Percentile intervals, (columns, 2), of the means of values (questions, columns) from the same resamples."""
+    _, member = np.unique(np.asarray(clusters), return_inverse=True)
+    counts = np.bincount(member)
+    sums = np.column_stack([np.bincount(member, weights=column) for column in values.T] + [counts])
+    generator = np.random.default_rng(CHANCE_SEED)
+    at_once = max(MOST_DRAWS // len(counts), 1)
+    parts = [
+        _times_drawn(generator, min(at_once, resamples - start), len(counts)) @ sums
+        for start in range(0, resamples, at_once)
+    ]
+    totals = np.concatenate(parts)  # (resamples, columns + 1), the number of questions last
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    bounds: NDArray[np.float64] = np.quantile(totals[:, :-1] / totals[:, -1:], ends, axis=0)
+    return bounds.T
+
+
+def _times_drawn(generator: np.random.Generator, resamples: int, clusters: int) -> NDArray[np.float64]:
+    """How often each cluster comes up in as many draws with replacement as there are clusters.
+
+    Gives (resamples, clusters).
+    """
+    draws = generator.integers(0, clusters, (resamples, clusters))
+    flat = (draws + np.arange(resamples)[:, None] * clusters).ravel()
+    return np.bincount(flat, minlength=resamples * clusters).reshape(resamples, clusters).astype(float)

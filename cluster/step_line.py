@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,7 @@ def step_line(
         "grad_norm": result.grad_norm,
         "learning_rate": result.learning_rate,
         "completions": completions,
+        "completions_dropped": dict(sum((Counter(summary.dropped) for summary in groups), Counter[str]())),
         "completion_tokens_mean": tokens / sampled,
         "truncated": sum(summary.truncated for summary in groups),
         "zero_variance_groups": result.zero_variance_groups,

@@ -25,8 +25,8 @@ from cluster.rollout_pool import RolloutPool
 from cluster.transports import STEP_KEY, transport
 from cluster.waiting import ANSWER_KEY, bounded
 from configs.schema import Config
-from data.types import Clip, ClipSource, Example
-from learner.result import UpdateResult
+from data.types import Clip, ClipSource, Example, Lesson
+from learner.result import LessonResult, UpdateResult
 
 
 class AudioPool:
@@ -75,6 +75,10 @@ class LearnerGroup:
         """One step from references to scored groups."""
         results = await self._all("step", list(groups), step)
         return results[0]  # type: ignore[no-any-return]
+
+    async def teach(self, lessons: Sequence[Lesson], step: int) -> LessonResult:
+        """One supervised step."""
+        return (await self._all("teach", list(lessons), step))[0]  # type: ignore[no-any-return]
 
     async def differences(self, groups: Sequence[Any]) -> list[float]:
         """For each group (references) the largest difference of a log-prob between its engine and the learner."""
@@ -161,7 +165,7 @@ class Workers:
         config, path = self.config, self.model_path
         self._first_nodes = {node["NodeID"] for node in alive_nodes()}
         encoders = await self._create("audio", AudioActor, lambda _: (config, path, 1))
-        rewards = await self._create("reward", RewardActor, lambda _: (config.rewards, config.data.prompt))
+        rewards = await self._create("reward", RewardActor, lambda _: (config,))
         if "engine" in self._roles:
             await self._places.reserve_engines(self._roles["engine"])
         engines = {f"engine-{number}": self._engine(number) for number in range(len(self._places.engines))}
@@ -180,8 +184,9 @@ class Workers:
         waiting += [actor.ready.remote() for actor in self.rollout.rewards]
         seconds = self.config.cluster.actor_timeout_seconds
         answers = await bounded(asyncio.gather(*waiting), ANSWER_KEY, seconds, "engines and rewards have not started")
-        self._growth = asyncio.create_task(self._grow())
-        self._growth.add_done_callback(self._stopped_growing)
+        if "engine" in self._roles:
+            self._growth = asyncio.create_task(self._grow())
+            self._growth.add_done_callback(self._stopped_growing)
         return [answer for answer in answers if isinstance(answer, dict)]
 
     async def start_engine(self, name: str) -> Any:

@@ -156,5 +156,7 @@ def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
                 lower.append(f"of at least {bound.ge}")
             elif isinstance(bound, annotated_types.Le):
                 upper.append(f"at most {bound.le}")
+            elif isinstance(bound, annotated_types.Lt):
+                upper.append(f"below {bound.lt}")
     if lower or upper:
         yield " and ".join(lower + upper)

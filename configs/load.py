@@ -2,7 +2,7 @@
 
 All problems are reported at once, each with its dotted key, the value that was given and what would be right. YAML
 is read by the rules of YAML 1.2 where 1.1 surprises: `1e-6` is a number, `no` and `12:30` are text, and a key that
-stands twice is an error.
+stands twice is an error. A file with `base: NAME_OR_PATH` changes another one, key by key; a path is relative to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from configs.keys import Key, keys_by_name, section_names
-from configs.schema import Config
+from configs.schema import Config, Prompt
 
 _NUMBER_STARTS = list("-+.0123456789")
 _RESOLVERS = (
@@ -35,6 +35,9 @@ _RESOLVERS = (
     ),
     ("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"]),
 )
+STUDY = "study.yaml"
+"""Lies beside the presets and is none: `configs.study` reads it."""
+
 _DIRECTORY_NAME = re.compile(r"^[^/\\\0]+$")
 
 
@@ -75,7 +78,7 @@ for _tag, _pattern, _starts in _RESOLVERS:
 def presets() -> tuple[str, ...]:
     """Names of the presets that come with the package, such as `tiny` or `recipes/grpo`."""
     root = resources.files("configs")
-    names = [entry.name[:-5] for entry in root.iterdir() if entry.name.endswith(".yaml")]
+    names = [entry.name[:-5] for entry in root.iterdir() if entry.name.endswith(".yaml") and entry.name != STUDY]
     recipes = root / "recipes"
     if recipes.is_dir():
         names += [f"recipes/{entry.name[:-5]}" for entry in recipes.iterdir() if entry.name.endswith(".yaml")]
@@ -88,16 +91,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
     The values of overrides are YAML: `learner.learning_rate=1e-6`, `rewards=[{use: accuracy}]`. `run.name` defaults
     to the stem of the file. Raises `ConfigError` with all problems.
     """
-    text, stem = _read(name_or_path)
-    try:
-        tree = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(name_or_path, [f"is not YAML: {_one_line(error)}"]) from error
-    tree = {} if tree is None else tree
-    if not isinstance(tree, dict):
-        raise ConfigError(name_or_path, [f"holds {_shown(tree)}, not sections such as `model:` and `data:`"])
-    tree = {key: {} if value is None and key in section_names() else value for key, value in tree.items()}
-
+    tree, stem = _tree(name_or_path)
     problems = []
     for override in overrides:
         problem = _apply(tree, override)
@@ -118,10 +112,61 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def load_prompt(name_or_path: str) -> Prompt:
+    """The prompt of that name, or of a YAML file that holds the keys of `data.prompt`; raises `ConfigError`."""
+    is_file = name_or_path.endswith((".yaml", ".yml"))
+    written = _parsed(_file_text(Path(name_or_path)), name_or_path) if is_file else name_or_path
+    try:
+        return Prompt.model_validate(written)
+    except ValidationError as error:
+        found = [ErrorDetails(**{**details, "loc": ("data", "prompt", *details["loc"])}) for details in error.errors()]
+        raise ConfigError(name_or_path, [_explain(details) for details in found]) from error
+
+
 def dump_config(config: Config) -> str:
     """The whole configuration as YAML that `load_config` reads back unchanged."""
     text: str = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=120)
     return text
+
+
+def read_yaml(path: str) -> dict[Any, Any]:
+    """The mapping that a YAML file holds, read by the rules above; raises `ConfigError`."""
+    return _mapping(_read(path)[0], path)
+
+
+def _tree(name_or_path: str, above: tuple[str, ...] = ()) -> tuple[dict[Any, Any], str]:
+    """The keys of the preset or file on top of those of its base, and its stem."""
+    text, stem = _read(name_or_path)
+    tree = _mapping(text, name_or_path)
+    tree = {key: {} if value is None and key in section_names() else value for key, value in tree.items()}
+    base = tree.pop("base", None)
+    if base is None:
+        return tree, stem
+    if not isinstance(base, str):
+        raise ConfigError(name_or_path, [f"base: {_shown(base)} is not the name of a preset or the path of a file"])
+    if name_or_path not in presets() and base not in presets():
+        base = str(Path(name_or_path).parent / base)
+    if base in (*above, name_or_path):
+        raise ConfigError(name_or_path, [f"base: {' -> '.join((*above, name_or_path, base))} comes back to itself"])
+    return _merged(_tree(base, (*above, name_or_path))[0], tree), stem
+
+
+def _mapping(text: str, origin: str) -> dict[Any, Any]:
+    tree = _parsed(text, origin)
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ConfigError(origin, [f"holds {_shown(tree)}, not sections such as `model:` and `data:`"])
+    return tree
+
+
+def _merged(base: dict[Any, Any], tree: dict[Any, Any]) -> dict[Any, Any]:
+    """The base with the keys of the tree in place of its own, section by section."""
+    both = {key: _merged(base[key], value) for key, value in tree.items() if _sections_both(base.get(key), value)}
+    return base | tree | both
+
+
+def _sections_both(one: Any, other: Any) -> bool:
+    return isinstance(one, dict) and isinstance(other, dict)
 
 
 def _read(name_or_path: str) -> tuple[str, str]:
@@ -134,12 +179,23 @@ def _read(name_or_path: str) -> tuple[str, str]:
         near = _nearest(name_or_path.removesuffix(".yaml").removesuffix(".yml"), presets())
         known = f"did you mean the preset {near}?" if near else f"presets: {', '.join(presets()) or 'none'}"
         raise ConfigError(name_or_path, [f"is neither a file nor a preset; {known}"])
+    return _file_text(path), path.stem
+
+
+def _file_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8"), path.stem
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(name_or_path, [f"is not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
+        raise ConfigError(str(path), [f"is not UTF-8 text (byte {error.start}); save it as UTF-8"]) from error
     except OSError as error:
-        raise ConfigError(name_or_path, [f"cannot be read: {error.strerror}"]) from error
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
+
+
+def _parsed(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(origin, [f"is not YAML: {_one_line(error)}"]) from error
 
 
 def _apply(tree: dict[Any, Any], override: str) -> str | None:

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from configs.algorithms import ALGORITHMS, GRPO, SOURCES
 from configs.keys import Key, sections
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
@@ -31,6 +32,8 @@ def render() -> str:
             *(_row(key) for key in section.keys),
         ]
         parts.append("\n".join([f"## {title}", "", section.doc, "", *table, ""]))
+        if section.name == "algorithm":
+            parts.append("\n".join([*_algorithms(), ""]))
     return "\n".join(parts)
 
 
@@ -46,6 +49,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     print(f"{options.page} is stale; run `python -m configs.reference`", file=sys.stderr)
     return 1
+
+
+def _algorithms() -> list[str]:
+    """What each `algorithm.name` stands for, as a table."""
+    return [
+        "What `algorithm.name` stands for ([algorithms.md](algorithms.md) has the formulas):",
+        "",
+        f"| name | {' | '.join(f'`{key}`' for key in GRPO)} | source |",
+        "|---" * (len(GRPO) + 2) + "|",
+        *(
+            f"| `{name}` | {' | '.join(f'`{json.dumps(values[key])}`' for key in GRPO)} | {SOURCES[name]} |"
+            for name, values in ALGORITHMS.items()
+        ),
+    ]
 
 
 def _row(key: Key) -> str:

@@ -6,6 +6,7 @@ at once.
 
 from __future__ import annotations
 
+from string import Formatter
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -16,9 +17,14 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
+
+from configs.algorithms import ALGORITHMS, GRPO, Advantage, KlEstimator, Mean, Name, Surrogate
+from configs.prompts import PROMPTS
 
 SAMPLING_REFUSED = (
     "top_p",
@@ -147,21 +153,78 @@ class Model(Section):
         )
 
 
+class Prompt(Section):
+    """How a question is worded. The name of a built-in prompt, `answer` or `think` (R1-AQA's) or `letters`, or the
+    keys of one of your own.
+    """
+
+    text: str = PROMPTS["answer"]["text"]
+    """The user's turn after the clip, with `{question}` and `{choices}`; a brace itself is written twice. A question
+    without choices is asked without the sentence that names them."""
+    choices: Literal["list", "letters", "lines"] = "list"
+    """`list` as Python prints one, `letters` as `(A) dog (B) cat`, `lines` with a dash before each."""
+    form: Literal["answer", "think"] = "answer"
+    """What the reward `format` asks for: the answer alone, or thinking first. Has to be said of a text of your own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, values: Any) -> Any:
+        if isinstance(values, str):
+            if values not in PROMPTS:
+                raise ValueError(
+                    f"data.prompt: {values!r} is not known; use one of {', '.join(PROMPTS)}, or a section with text "
+                    "and form"
+                )
+            return dict(PROMPTS[values])
+        if isinstance(values, dict) and "text" in values and "form" not in values:
+            raise ValueError("data.prompt.form: missing; say what data.prompt.text asks for, answer or think")
+        return values
+
+    @field_validator("text")
+    @classmethod
+    def _known_fields(cls, value: str) -> str:
+        try:
+            fields = [parts for parts in Formatter().parse(value) if parts[1] is not None]
+        except ValueError as error:
+            raise ValueError(f"data.prompt.text: {error}; write {{{{ or }}}} for a brace that is text") from error
+        for _, name, form, conversion in fields:
+            if name not in ("question", "choices") or form or conversion:
+                written = f"{name}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}"
+                raise ValueError(
+                    f"data.prompt.text: {{{written}}} is not known; there are {{question}} and {{choices}}, and a "
+                    "brace that is text is written twice"
+                )
+        if "question" not in [name for _, name, _, _ in fields]:
+            raise ValueError(f"data.prompt.text: {value!r} asks nothing; write {{question}} where the question stands")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _as_named(self, written: SerializerFunctionWrapHandler) -> Any:
+        """A built-in prompt is written as its name."""
+        keys = written(self)
+        return next((name for name, built_in in PROMPTS.items() if built_in == keys), keys)
+
+
 class Data(Section):
     """The questions."""
 
     train: str
-    """File of training questions (Auricle Parquet, JSONL, AVQA or MMAU JSON)."""
+    """Training questions: a file (Parquet, JSONL, AVQA, MMAU), or a directory that save_to_disk of `datasets` wrote."""
     validation: str | None = None
-    """File of questions for `evaluate.every_steps`; everything may be tuned on it."""
+    """Questions for `evaluate.every_steps`; everything may be tuned on it."""
     test: str | None = None
     """Held-out questions, read before and after the run only."""
     audio_dir: str | None = None
     """Directory that relative clip paths start from; default: the directory of the file that names them."""
-    format: Literal["auto", "auricle", "jsonl", "avqa", "mmau"] = "auto"
-    """Format of the files; `auto` tells it from the name and the first row."""
-    prompt: Literal["answer", "think"] = "answer"
-    """Prompt template: the answer alone, or thinking first (both R1-AQA's). The reward `format` asks for its form."""
+    format: Literal["auto", "auricle", "jsonl", "avqa", "mmau", "huggingface"] = "auto"
+    """Format of the files; `auto` tells it from the first bytes and the first row."""
+    prompt: Prompt = Prompt()
+    """How a question is worded."""
+    shuffle_choices: bool = False
+    """Ask the choices in another order every epoch, in training only; the rollout log has them as they were asked."""
+    silent: bool = False
+    """Train on silence of each clip's length, a control: what is learned then is not learned by listening. Questions of
+    evaluations are about their clips all the same."""
     min_seconds: PositiveFloat = 0.05
     """Shorter clips are dropped and counted."""
     max_seconds: PositiveFloat = Field(default=30.0, le=30.0)
@@ -234,11 +297,17 @@ class Reward(Section):
     """One term of the reward."""
 
     use: str
-    """Built-in name (`accuracy`, `format`) or plug-in `module:function`."""
+    """Built-in name (docs/rewards.md), name of an installed plug-in, or plug-in `module:function`."""
+    name: str = ""
+    """Name in metrics and rollout log; `use` when empty. Two terms with one function need two names."""
     weight: float = 1.0
     """Weight in the sum."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
+    timeout_seconds: PositiveFloat = 60.0
+    """A group that the function has not scored by then is dropped as `reward_timeout`."""
+    concurrency: PositiveInt = 8
+    """Groups that an `async def` scores at a time; any other function scores one."""
 
 
 class Learner(Section):
@@ -307,16 +376,36 @@ class Correction(Section):
 
 
 class Algorithm(Section):
-    """The objective."""
+    """The objective. `name` stands for a paper's values of the keys below; each can be set by itself."""
 
-    name: Literal["grpo"] = "grpo"
-    """`grpo` as in arXiv 2503.11197."""
-    beta: NonNegativeFloat = 0.04
-    """Weight of the k3 KL to the reference; 0 skips the reference."""
+    name: Name = "grpo"
+    """Which values `beta`, `kl`, `kl_in`, `advantage`, `surrogate`, `clip`, `mean`, `dynamic_sampling` and
+    `overlong_share` have where they are not given: see the table below. `sft` trains on the gold answers."""
+    beta: NonNegativeFloat = GRPO["beta"]
+    """Weight of the KL to the reference; 0 skips the reference."""
+    kl: KlEstimator = GRPO["kl"]
+    """Estimator of the KL: log-ratio, half its square, or ratio - 1 - log-ratio, which is never negative."""
+    kl_in: Literal["loss", "reward"] = GRPO["kl_in"]
+    """Whether the KL is a term of the loss, or taken off each completion's reward before the advantage."""
+    advantage: Advantage = GRPO["advantage"]
+    """What a completion's reward is compared with: the group's mean, over its deviation (`standardised`) or not
+    (`centred`), the mean of the others (`leave_one_out`), or the group's mean over the step's deviation."""
+    surrogate: Surrogate = GRPO["surrogate"]
+    """What the advantage multiplies: each token's ratio, clipped as in PPO; the whole `sequence`'s; or the log-prob,
+    `weighted` by the truncated ratio."""
+    mean: Mean = GRPO["mean"]
+    """Over tokens: within a completion first, then over completions (`sequence`); over all tokens of the step; over
+    completions of their sum, or of their sum over the `constant` `rollout.max_completion_tokens`."""
     group_size: int = Field(default=8, ge=2)
     """Completions a prompt (G)."""
     prompts_per_step: PositiveInt = 16
     """Prompts of one step."""
+    dynamic_sampling: bool = GRPO["dynamic_sampling"]
+    """Drop groups whose completions all have the same reward, and sample others in their place."""
+    overlong_share: float = Field(default=GRPO["overlong_share"], ge=0, lt=1)
+    """The last share of `rollout.max_completion_tokens` in which a completion loses reward, up to 1; 0 none."""
+    mask_truncated: bool = False
+    """Completions that ended at the token limit count in their group's mean, and are not trained."""
     max_staleness: NonNegativeInt = 0
     """Versions that a token may lag behind; 0 is exact on-policy training, above it engines sample while the learner
     trains."""
@@ -326,12 +415,37 @@ class Algorithm(Section):
     updates_per_step: PositiveInt = 1
     """Optimizer updates from the groups of a step (mu of arXiv 2402.03300). From the second on the ratio of `current`
     is to the policy before the first, clipped by `algorithm.clip` as in decoupled PPO (arXiv 2110.00641)."""
-    clip: tuple[NonNegativeFloat, NonNegativeFloat] = (0.2, 0.2)
+    clip: tuple[NonNegativeFloat, NonNegativeFloat] = GRPO["clip"]
     """How far below and above 1 a ratio may gain: to the policy that sampled, or to the one before a step's updates."""
     correction: Correction = Correction()
     """Importance sampling between engine and learner, as in `algorithm.correction`."""
     entropy_coefficient: NonNegativeFloat = 0.0
     """Weight of the mean token entropy that is added to the objective."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_named(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return ALGORITHMS.get(str(values.get("name", "grpo")), {}) | values
+
+    @model_validator(mode="after")
+    def _kl_has_a_gradient(self) -> Self:
+        if self.beta and self.kl == "k1" and self.kl_in == "loss":
+            raise ValueError(
+                "algorithm.kl: k1 in the loss has a gradient of zero in expectation: use k2, whose gradient is the "
+                "KL's, or algorithm.kl_in: reward"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fine_tuning_has_no_policy_gradient(self) -> Self:
+        if self.name == "sft" and (self.beta or self.entropy_coefficient or self.updates_per_step > 1):
+            raise ValueError(
+                "algorithm.name: sft has the answers' log-probs alone in its loss: leave algorithm.beta, "
+                "algorithm.entropy_coefficient and algorithm.updates_per_step at their defaults"
+            )
+        return self
 
     @property
     def correction_level(self) -> str:
@@ -344,7 +458,7 @@ class Algorithm(Section):
     def _corrected_once(self) -> Self:
         level = self.correction_level
         unclipped = self.ratio == "current" and self.updates_per_step == 1
-        if unclipped and self.clip != type(self).model_fields["clip"].default:
+        if unclipped and self.clip != ALGORITHMS[self.name]["clip"]:
             raise ValueError(
                 f"algorithm.clip: {list(self.clip)} clips nothing: it needs algorithm.ratio: sampled, or "
                 "algorithm.updates_per_step above 1"
@@ -380,6 +494,8 @@ class Evaluate(Section):
     """Steps between evaluations on `data.validation`; 0 never."""
     questions: PositiveInt | None = None
     """Questions of the validation file that are asked, from the first; default all."""
+    before: bool = True
+    """Ask the held-out questions before the run too; without it, accuracy before training is unknown."""
     samples: PositiveInt = 8
     """Completions a held-out question at temperature 1 for `accuracy_sampled`."""
     silent: bool = False
@@ -464,6 +580,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _answers_are_all_there_is_to_learn(self) -> Self:
+        if self.algorithm.name == "sft" and self.data.prompt.form == "think":
+            raise ValueError(
+                "data.prompt asks for a thinking process, and the questions hold none to learn from: with "
+                "algorithm.name: sft use data.prompt: answer"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _weights_reach_who_embeds(self) -> Self:
         rollout = self.rollout
         if rollout.weight_transfer == "nccl" and rollout.audio == "auto" and self.model.projector == "trained":
@@ -483,10 +608,10 @@ class Config(Section):
     def _check(self) -> Self:
         if not self.rewards:
             raise ValueError("rewards is empty: name at least one, for example `rewards: [{use: accuracy}]`")
-        names = [reward.use for reward in self.rewards]
+        names = [reward.name or reward.use for reward in self.rewards]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
-            raise ValueError(f"rewards names {sorted(twice)} twice; sum their weights instead")
+            raise ValueError(f"rewards has {sorted(twice)} twice; sum their weights, or give each term a `name`")
         if self.rollout.max_completion_tokens >= self.rollout.max_model_tokens:
             raise ValueError(
                 f"rollout.max_completion_tokens ({self.rollout.max_completion_tokens}) leaves no room for a prompt in "

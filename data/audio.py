@@ -1,7 +1,7 @@
 """Read a clip as the models take it: 16 kHz mono, cut to length, and its log-mel features.
 
 A clip that cannot be used raises `ClipError` with a reason to count it by; nothing is repaired in silence. Encoded
-bytes come from a file, or from one row of a Parquet file (`data.parquet`).
+bytes come from a file, or from one row of a table (`data.parquet`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import stat
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,22 @@ MAX_FRAMES = MAX_SAMPLES // HOP_SAMPLES
 RESAMPLING_TAIL_SECONDS = 0.1
 """Decoded beyond the cut, so that the last samples are resampled as in the middle of the recording."""
 
+TOLERANCE_SECONDS = 0.1
+"""By which a clip may be shorter than its header tells: encoders pad, and MP3 only estimates."""
+
+MAX_ENCODED_BYTES = 512 * 2**20
+"""Of a clip that is held in memory as it is encoded: half an hour of the widest WAV."""
+
+BLOCK_SAMPLES = 2**20
+"""Decoded at a time, over all channels."""
+
+STREAMED_BYTES = 0x7FFF0000
+"""Sizes from here on are written by who did not know the length yet."""
+
+_CUT_CHUNK = re.compile(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_NO_LAST_PAGE = "Last page lacks an end-of-stream bit"
+"""In the log of libsndfile, which goes by what is there of a WAV, AIFF, AU or Ogg file."""
+
 RATES = range(1_000, 768_001)
 """Sample rates that a recording can have; others come from a broken header."""
 
@@ -42,13 +59,38 @@ def read_clip(source: ClipSource, max_seconds: float, min_seconds: float) -> tup
 
     Channels are averaged. Only the part that is used is decoded. Raises `ClipError`.
     """
-    if source.row is not None:
-        encoded = read_clip_bytes(source)
-        return _decode(io.BytesIO(encoded), source, max_seconds, min_seconds), hashlib.sha256(encoded).hexdigest()
-    with _open(source) as file:
+    with _encoded(source) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
-        return _decode(file, source, max_seconds, min_seconds), digest
+        return decode(file, source, max_seconds, min_seconds), digest
+
+
+def check_clip(source: ClipSource, max_seconds: float, min_seconds: float) -> str:
+    """The SHA-256 of a clip whose every second is there and is used.
+
+    Raises `ClipError` where `read_clip` does, and for what that passes over: a clip longer than `max_seconds`, and a
+    file that ends before its header says.
+    """
+    waveform, digest = read_clip(source, max_seconds, min_seconds)
+    read = len(waveform) / SAMPLE_RATE
+    with _encoded(source) as file, _opened(file) as sound:
+        seconds, ends = _claimed_frames(sound) / sound.samplerate, _NO_LAST_PAGE not in sound.extra_info
+    if read + TOLERANCE_SECONDS < min(seconds, max_seconds) or not ends:
+        tells = f"its header tells of {seconds:.3f} s" if ends else "its last page does not end the stream"
+        raise ClipError("truncated", source, f"is cut short: {tells}, and {read:.3f} s are there; fetch it again")
+    if seconds > max_seconds:
+        detail = f"lasts {seconds:.3f} s, and training cuts it to data.max_seconds, {max_seconds:g}; cut it"
+        raise ClipError("too_long", source, detail)
+    return digest
+
+
+def read_encoded(source: ClipSource) -> bytes:
+    """The bytes of a clip as they are stored; raises `ClipError`."""
+    with _encoded(source) as file:
+        encoded = file.read(MAX_ENCODED_BYTES + 1)
+    if len(encoded) > MAX_ENCODED_BYTES:
+        raise ClipError("unreadable", source, f"has more than {MAX_ENCODED_BYTES} bytes; cut it to what counts")
+    return encoded
 
 
 def mel_frames(samples: int) -> int:
@@ -81,13 +123,19 @@ def log_mel(
     return np.ascontiguousarray(mel, dtype=np.float32)
 
 
+def _encoded(source: ClipSource) -> io.BufferedIOBase:
+    """What holds the encoded bytes, open for reading and seeking."""
+    return _open(source) if source.row is None else io.BytesIO(read_clip_bytes(source))
+
+
 def _open(source: ClipSource) -> io.BufferedReader:
     """The clip's file, open for reading and known to be a regular one."""
     try:
         # O_NONBLOCK: opening a FIFO would wait for a writer.
         descriptor = os.open(source.path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError as error:
-        raise ClipError("missing", source, "there is no such file; check data.audio_dir") from error
+        what = "is a link to nothing" if os.path.islink(source.path) else "there is no such file"
+        raise ClipError("missing", source, f"{what}; check data.audio_dir") from error
     except (OSError, ValueError) as error:
         raise ClipError("unreadable", source, f"{error}; the file must be readable by this process") from error
     status = os.fstat(descriptor)
@@ -103,9 +151,10 @@ def _kind(mode: int) -> str:
     return "a directory" if stat.S_ISDIR(mode) else "a FIFO" if stat.S_ISFIFO(mode) else "a device or socket"
 
 
-def _decode(file: io.BufferedIOBase, source: ClipSource, max_seconds: float, min_seconds: float) -> NDArray[np.float32]:
+def decode(file: io.BufferedIOBase, source: ClipSource, max_seconds: float, min_seconds: float) -> NDArray[np.float32]:
+    """The waveform of an encoded clip as `read_clip` gives it; `source` is what errors speak of."""
     try:
-        with soundfile.SoundFile(file) as sound:
+        with _opened(file) as sound:
             rate = sound.samplerate
             if rate not in RATES:
                 raise ClipError("unreadable", source, f"claims {rate} samples a second; encode it again")
@@ -126,16 +175,45 @@ def _decode(file: io.BufferedIOBase, source: ClipSource, max_seconds: float, min
     return np.ascontiguousarray(waveform)
 
 
+def _opened(file: io.BufferedIOBase) -> soundfile.SoundFile:
+    """A clip to be decoded from its start. A file is read by libsndfile itself, without the interpreter's lock."""
+    if isinstance(file, io.BytesIO):
+        return soundfile.SoundFile(_Bytes(file.getvalue()))
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
+    return soundfile.SoundFile(file.fileno(), closefd=False)
+
+
+class _Bytes(io.BytesIO):
+    """Bytes that stay where they are when a broken header sends the reader out of them: an error would be printed."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
 def _mono(sound: soundfile.SoundFile, frames: int) -> NDArray[np.float32]:
-    """The first `frames` frames with the channels averaged, a second at a time: a header may claim 1,024 channels."""
+    """The first `frames` frames with the channels averaged, a few at a time: a header may claim 1,024 channels."""
     blocks = []
+    at_once = max(BLOCK_SAMPLES // sound.channels, 1)
     while frames > 0:
-        block = sound.read(min(frames, sound.samplerate), dtype="float32", always_2d=True)  # (frames, channels)
+        block = sound.read(min(frames, at_once), dtype="float32", always_2d=True)  # (frames, channels)
         if len(block) == 0:
             break
-        blocks.append(block.mean(axis=1))
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told of below
+            blocks.append(block.mean(axis=1))
         frames -= len(block)
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
+def _claimed_frames(sound: soundfile.SoundFile) -> int:
+    """Frames that the header tells of, though fewer may be there."""
+    cut = _CUT_CHUNK.search(sound.extra_info)
+    claimed, there = (int(cut[1]), int(cut[2])) if cut else (1, 1)
+    if claimed >= STREAMED_BYTES or there == 0:
+        return int(sound.frames)
+    return int(sound.frames * claimed / there)
 
 
 def _resampled(mono: NDArray[np.float32], rate: int) -> NDArray[np.float32]:

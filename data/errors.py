@@ -10,12 +10,16 @@ if TYPE_CHECKING:
 ClipFault = Literal["missing", "unreadable", "empty", "too_short", "not_finite"]
 """Why a clip is dropped, as it is counted."""
 
+StrictFault = Literal[ClipFault, "truncated", "too_long"]
+"""Why a check complains of a clip, though training may use what is there."""
+
 
 class ClipError(ValueError):
     """A clip that cannot be used."""
 
-    def __init__(self, reason: ClipFault, source: ClipSource, detail: str) -> None:
-        self.reason: ClipFault = reason
+    def __init__(self, reason: StrictFault, source: ClipSource, detail: str) -> None:
+        self.reason: StrictFault = reason
+        self.detail = detail
         super().__init__(f"{source}: {detail}")
 
 

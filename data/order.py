@@ -1,11 +1,15 @@
-"""In which order the questions are asked, and with which random seed each. Pure and resumable from one integer."""
+"""In which order questions and choices are asked, and with which random seed. Pure, and resumable from one integer."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from data.types import Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,12 @@ class DataOrder:
             self._permutations[epoch] = generator.permutation(self.count).tolist()
             self._permutations.pop(epoch - 2, None)  # an epoch that goes on may be looked beyond
         return Draw(epoch, self._permutations[epoch][place])
+
+
+def shuffle_choices(example: Example, seed: int) -> Example:
+    """The example with its choices in an order that the seed alone decides; its answer is a text and stays."""
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(example.choices))
+    return replace(example, choices=tuple(example.choices[place] for place in order))
 
 
 def hash_seed(*parts: object) -> int:

@@ -8,24 +8,18 @@ cannot end the turn or add a clip.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
+
+from configs.schema import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from data.types import Example
 
-Template = Literal["answer", "think"]
-
-_OPTIONS = "Please choose the answer from the following options: {choices}. "
-
-TEMPLATES: dict[str, str] = {
-    "answer": "{question} " + _OPTIONS + "Output the final answer in <answer> </answer>.",
-    "think": "{question} "
-    + _OPTIONS
-    + "Output the thinking process in <think> </think> and final answer in <answer> </answer>.",
-}
-"""R1-AQA's prompts (arXiv 2503.11197), byte for byte; the choices stand as Python prints a list."""
+Name = Literal["answer", "think", "letters"]
+"""A prompt that comes with Auricle."""
 
 SYSTEM = "You are a helpful assistant."
 AUDIO_TOKEN = "<|AUDIO|>"
@@ -43,13 +37,41 @@ _CHAT_ML = (
 
 _SPECIAL = re.compile(r"<\|\w+\|>")
 
+_OPTIONS = re.compile(r"(?:(?<=\s)|\A)[^.?!\n{}]*\{choices\}[.?!]?\s*")
+"""The sentence or the line of a prompt that names the choices."""
 
-def render_question(example: Example, template: Template) -> str:
+
+def render_question(example: Example, prompt: Name | Prompt) -> str:
     """The text of the user's turn, after the audio; an open question, without choices, names no options."""
-    if template not in TEMPLATES:
-        raise ValueError(f"data.prompt: {template!r} is not known; use one of {', '.join(TEMPLATES)}")
-    text = TEMPLATES[template] if example.choices else TEMPLATES[template].replace(_OPTIONS, "")
-    return text.format(question=example.question, choices=list(example.choices))
+    wording = worded(prompt)
+    text = wording.text if example.choices else _OPTIONS.sub("", wording.text)
+    return text.format(question=example.question, choices=_SHOWN[wording.choices](example.choices))
+
+
+def worded(prompt: Name | Prompt) -> Prompt:
+    """The wording behind a name; raises `ValueError` for an unknown one."""
+    return Prompt.model_validate(prompt)
+
+
+def _with_letters(choices: Sequence[str]) -> str:
+    return " ".join(f"({_letter(number)}) {choice}" for number, choice in enumerate(choices))
+
+
+def _letter(number: int) -> str:
+    """A to Z, then AA, AB, and so on."""
+    first = _letter(number // 26 - 1) if number >= 26 else ""
+    return first + chr(ord("A") + number % 26)
+
+
+def _as_lines(choices: Sequence[str]) -> str:
+    return "\n".join(f"- {choice}" for choice in choices)
+
+
+_SHOWN: dict[str, Callable[[Sequence[str]], str]] = {
+    "list": lambda choices: str(list(choices)),
+    "letters": _with_letters,
+    "lines": _as_lines,
+}
 
 
 class PromptEncoder:
@@ -59,9 +81,9 @@ class PromptEncoder:
     render one audio placeholder and one question, or the tokenizer lacks a special token that the template uses.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None, template: Template) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None, prompt: Name | Prompt) -> None:
         self._tokenizer = tokenizer
-        self._template = template
+        self._prompt = worded(prompt)
         before, after = _around_the_question(tokenizer, chat_template)
         used = sorted({*_SPECIAL.findall(before + after), AUDIO_TOKEN, END_OF_TURN})
         self._check_special(used)
@@ -77,8 +99,12 @@ class PromptEncoder:
 
     def encode(self, example: Example) -> tuple[int, ...]:
         """Token ids of the prompt, with exactly one audio placeholder."""
-        text = self._lead + render_question(example, self._template) + self._trail
+        text = self._lead + render_question(example, self._prompt) + self._trail
         return self._head + self._ids(text, plain=True) + self._tail
+
+    def answer(self, example: Example) -> tuple[int, ...]:
+        """Token ids of the gold answer as the assistant should give it, with the end of its turn."""
+        return (*self._ids(f"<answer>{example.answer}</answer>", plain=True), self.eos_token_id)
 
     def _ids(self, text: str, plain: bool = False) -> tuple[int, ...]:
         """Ids of the text; `plain` reads special tokens in it as the characters that they are written with."""

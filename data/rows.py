@@ -6,11 +6,10 @@ A row comes with its position, as the object that stands there or as the `RowErr
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from data.errors import DataError
+from typing import IO, Any, Literal
 
 RowFault = Literal[
     "invalid_json",
@@ -24,8 +23,18 @@ RowFault = Literal[
     "answer_not_a_choice",
     "duplicate_id",
     "outside_audio_dir",
+    "remote_audio",
+    "no_answer",
+    "row_too_large",
+    "damaged",
 ]
 """Why a row is no example, as it is counted."""
+
+MAX_ROW_BYTES = 16 * 2**20
+"""Longest line that is read: a question with its choices takes a thousandth of it."""
+
+_LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
+_SPACE = re.compile(r"\s*")
 
 
 class RowError(ValueError):
@@ -49,14 +58,25 @@ class Position:
 
 
 def read_json_rows(path: str) -> Iterator[tuple[Position, object]]:
-    """The items of a file that is one JSON list, else the JSON of each line; blank lines are passed over."""
-    rows = _json_list(path)
-    if rows is not None:
-        for row, value in enumerate(rows):
-            yield Position(row=row), value
-        return
+    """The items of a file that is one JSON list, else the JSON of each line; blank lines are passed over.
+
+    Of a list of objects that breaks off, the items before the break are given, and then a `RowError`.
+    """
     with open(path, "rb") as file:
-        for line, encoded in enumerate(file, start=1):
+        start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+        file.seek(0)
+        if start.startswith(b"["):
+            # What is not UTF-8 becomes half a surrogate pair, which costs the row that has it.
+            rows = _list_items(file.read().decode("utf-8-sig", "surrogateescape"))
+            if rows is not None:
+                yield from rows
+                return
+            file.seek(0)
+        for line, encoded in enumerate(_lines(file), start=1):
+            if encoded is None:
+                mend = "write one object a line, and clips into files or Parquet"
+                yield Position(line=line), RowError("row_too_large", f"takes {MAX_ROW_BYTES} bytes or more; {mend}")
+                continue
             if line == 1:
                 encoded = encoded.removeprefix(b"\xef\xbb\xbf")
             if encoded.strip():
@@ -68,43 +88,59 @@ def first_row(path: str) -> Mapping[str, Any] | None:
     return next((row for _, row in read_json_rows(path) if isinstance(row, dict)), None)
 
 
-def read_parquet_rows(path: str) -> Iterator[tuple[Position, object]]:
-    """The rows of a Parquet file without their audio, which must be there as `audio: {bytes, path}`."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if name != "audio"]
-            paths = {file.schema.column(column).path for column in range(len(file.schema))}
-            if "audio.bytes" not in paths:
-                raise DataError(f"{path} has no column audio.bytes; store clips as audio: {{bytes, path}}")
-            table = file.read(columns=names).combine_chunks()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}; write it again or set data.format") from error
-    columns = {name: table.column(name) for name in names}
-    for row in range(table.num_rows):
-        try:
-            yield Position(row=row), {name: column[row].as_py() for name, column in columns.items()}
-        except UnicodeDecodeError as error:
-            yield (
-                Position(row=row),
-                RowError("invalid_utf8", f"has text that is not UTF-8 ({error.reason}); write UTF-8"),
-            )
-
-
-def _json_list(path: str) -> list[Any] | None:
-    """The list that the whole file is; None for anything else, lines among it."""
+def count_lines(path: str) -> int | None:
+    """Lines of a file; None for one that may be a list."""
     with open(path, "rb") as file:
-        start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
-        if not start.startswith(b"["):
+        if file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
             return None
         file.seek(0)
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(2**20), b""))
+
+
+def _list_items(text: str) -> Iterator[tuple[Position, object]] | None:
+    """The items of the list that the whole text is; None where it is something else, lines among it."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return _items_before_the_break(text) if _LIST_OF_OBJECTS.match(text) else None
+    return ((Position(row=row), item) for row, item in enumerate(value)) if isinstance(value, list) else None
+
+
+def _items_before_the_break(text: str) -> Iterator[tuple[Position, object]]:
+    decoder, place, row = json.JSONDecoder(), text.index("[") + 1, 0
+    problem = "neither a comma nor the end of the list follows"
+    while True:
         try:
-            value = json.loads(file.read().decode("utf-8-sig"))
-        except (ValueError, RecursionError):
-            return None  # read as lines, each of which then tells what is wrong with it
-    return value if isinstance(value, list) else None
+            item, place = decoder.raw_decode(text, _beyond_space(text, place))
+        except json.JSONDecodeError as error:
+            problem, place = error.msg, error.pos
+            break
+        except (ValueError, RecursionError) as error:
+            problem = str(error)
+            break
+        yield Position(row=row), item
+        row += 1
+        place = _beyond_space(text, place)
+        if not text.startswith(",", place):
+            break
+        place += 1
+    line, column = text.count("\n", 0, place) + 1, place - text.rfind("\n", 0, place)
+    detail = f"the list breaks at line {line} column {column} ({problem}); what follows is not read"
+    yield Position(row=row), RowError("invalid_json", detail)
+
+
+def _beyond_space(text: str, place: int) -> int:
+    found = _SPACE.match(text, place)
+    return found.end() if found else place
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes | None]:
+    """The lines; None for one that is too long to be held."""
+    while line := file.readline(MAX_ROW_BYTES):
+        part = line
+        while len(part) == MAX_ROW_BYTES and not part.endswith(b"\n"):
+            part = file.readline(MAX_ROW_BYTES)  # passed over
+        yield line if part is line else None
 
 
 def _json_line(encoded: bytes) -> object:

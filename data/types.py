@@ -16,11 +16,13 @@ FinishReason = Literal["stop", "length", "abort"]
 
 @dataclass(frozen=True, slots=True)
 class ClipSource:
-    """Where the bytes of a clip lie: an audio file, or one row of a Parquet file with an `audio` struct column."""
+    """Where the bytes of a clip lie: an audio file, or one row of a Parquet file or an Arrow shard."""
 
     path: str
     row: int | None = None
-    """Row of the Parquet file at `path`; None when `path` is itself an audio file."""
+    """Row of the table at `path`; None when `path` is itself an audio file."""
+    column: str = "audio"
+    """Column of the table: bytes, or a struct with a field `bytes`."""
 
     def __str__(self) -> str:
         return self.path if self.row is None else f"{self.path}, row {self.row}"
@@ -85,6 +87,15 @@ class Prompt:
     def expanded_tokens(self) -> int:
         """Length of the prompt in the language model, in tokens."""
         return len(self.token_ids) - 1 + self.clip.audio_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A prompt with what the assistant should say, as token ids; for supervised fine-tuning."""
+
+    prompt: Prompt
+    answer: tuple[int, ...]
+    """With the end of the turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +168,16 @@ class GroupSummary:
     total: float
     """Mean weighted reward."""
     oldest_version: int
+    spread: float = 0.0
+    """Largest weighted reward less the smallest: 0 where the completions have nothing to be compared by."""
     score_seconds: float = 0.0
-    """What the reward functions took."""
+    """What the slowest reward function took."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Completions without a reward, by reason."""
     problems: tuple[str, ...] = ()
-    """What went wrong in scoring, a line each."""
+    """Why they have none, a line for each reward that gave them none."""
+
+    @property
+    def drop_reason(self) -> str:
+        """Why most completions that have no reward have none."""
+        return max(self.dropped, key=self.dropped.__getitem__)

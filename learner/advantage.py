@@ -1,29 +1,94 @@
-"""Advantages of the completions of one group, from their rewards. Plain numbers in, plain numbers out."""
+"""Advantages of completions, from their rewards. Plain numbers in, plain numbers out.
+
+None stands for a dropped completion: it takes no part in the statistics and keeps None. A group with fewer than two
+rewards has nothing to compare, and keeps None for all; one whose rewards are all equal has advantages of exactly zero.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-STANDARD_DEVIATION_FLOOR = 1e-4
-"""Added to the standard deviation, as in R1-AQA, so that a group without variance has advantages of zero."""
+from configs.algorithms import Advantage
+
+Values = tuple[float | None, ...]
+
+DEVIATION_FLOOR = 1e-4
+"""Added to a standard deviation, as in R1-AQA, so that rewards that hardly differ do not get large advantages."""
 
 
-def grpo(rewards: Sequence[float | None]) -> tuple[float | None, ...]:
-    """GRPO's advantage (r - mean) / (std + 1e-4), with the unbiased standard deviation (arXiv 2402.03300, eq. 3).
+def advantages(groups: Sequence[Sequence[float | None]], kind: Advantage) -> tuple[Values, ...]:
+    """The advantages of a step's groups: one value a completion, in the order given.
 
-    None stands for a dropped completion: it takes no part in the statistics and keeps None.
+    Args:
+        groups: rewards of each group's completions.
+        kind: `algorithm.advantage`.
+    """
+    if kind == "batch_standardised":
+        return batch_standardised(groups)
+    return tuple(_OF_A_GROUP[kind](rewards) for rewards in groups)
 
-    >>> [value and round(value, 4) for value in grpo([1.0, 0.0, None])]
+
+def standardised(rewards: Sequence[float | None]) -> Values:
+    """GRPO's (r - mean) / (std + 1e-4), with the unbiased standard deviation (arXiv 2402.03300, section 4.1.2).
+
+    >>> [value and round(value, 4) for value in standardised([1.0, 0.0, None])]
     [0.707, -0.707, None]
+    """
+    apart = centred(rewards)
+    kept = [value for value in apart if value is not None]
+    if not any(kept):
+        return apart
+    deviation = math.sqrt(math.fsum(value**2 for value in kept) / (len(kept) - 1))
+    return _scaled(apart, deviation)
+
+
+def centred(rewards: Sequence[float | None]) -> Values:
+    """Dr. GRPO's r - mean (arXiv 2503.20783).
+
+    >>> centred([1.0, 0.0, 0.5, None])
+    (0.5, -0.5, 0.0, None)
     """
     kept = [reward for reward in rewards if reward is not None]
     if len(kept) < 2:
-        return tuple(None for _ in rewards)
+        return (None,) * len(rewards)
     if min(kept) == max(kept):
         return tuple(None if reward is None else 0.0 for reward in rewards)  # exactly, whatever the mean rounds to
     mean = math.fsum(kept) / len(kept)
-    deviation = math.sqrt(math.fsum((reward - mean) ** 2 for reward in kept) / (len(kept) - 1))
-    return tuple(
-        None if reward is None else (reward - mean) / (deviation + STANDARD_DEVIATION_FLOOR) for reward in rewards
-    )
+    return tuple(None if reward is None else reward - mean for reward in rewards)
+
+
+def leave_one_out(rewards: Sequence[float | None]) -> Values:
+    """RLOO's r - mean of the other rewards (arXiv 2402.14740).
+
+    >>> leave_one_out([1.0, 0.0, 0.5])
+    (0.75, -0.75, 0.0)
+    """
+    kept = sum(reward is not None for reward in rewards)
+    return tuple(value and value * kept / (kept - 1) for value in centred(rewards))
+
+
+def batch_standardised(groups: Sequence[Sequence[float | None]]) -> tuple[Values, ...]:
+    """REINFORCE++ with baseline: r - mean of the group, then standardised over the step (arXiv 2501.03262).
+
+    >>> [round(value, 3) for value in batch_standardised([[1.0, 0.0], [3.0, 1.0]])[1]]
+    [1.095, -1.095]
+    """
+    apart = [centred(rewards) for rewards in groups]
+    kept = [value for values in apart for value in values if value is not None]
+    if not any(kept):
+        return tuple(apart)
+    mean = math.fsum(kept) / len(kept)  # 0, up to rounding: every group's is
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in kept) / (len(kept) - 1))
+    return tuple(_scaled(values, deviation) for values in apart)
+
+
+_OF_A_GROUP: dict[str, Callable[[Sequence[float | None]], Values]] = {
+    "standardised": standardised,
+    "centred": centred,
+    "leave_one_out": leave_one_out,
+}
+
+
+def _scaled(values: Values, deviation: float) -> Values:
+    return tuple(value and value / (deviation + DEVIATION_FLOOR) for value in values)

@@ -126,14 +126,18 @@ class Engine:
         """Name, type and shape of what `weights` gives, in its order; gathers nothing, so each rank may ask alone."""
         return [(weight.name, weight.dtype, weight.shape) for weight in changed(weights_of(self.policy.model))]
 
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        """Float32 master weights and optimizer moments on CPU, each by `released_name` of the parameter."""
-        state: dict[str, dict[str, Tensor]] = {"master": {}} | {moment: {} for moment in MOMENTS}
-        for key, parameter in self._trained():
-            state["master"][key] = _copy(self._read(parameter, None))
-            for moment in MOMENTS:
-                state[moment][key] = _copy(self._read(parameter, moment))
-        return state
+    def state(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Float32 master weights (`master`) and each of the optimizer's moments, by `released_name` of the parameter.
+
+        On rank 0, on the CPU, one of them at a time; the other ranks take part and get empty ones.
+        """
+        for part in (None, *MOMENTS):
+            tensors = {}
+            for key, parameter in self._trained():
+                value = self._read(parameter, part)
+                if dist.get_rank() == 0:
+                    tensors[key] = _copy(value)
+            yield part or "master", tensors
 
     def load_state(self, state: dict[str, dict[str, Tensor]], updates: int) -> None:
         """Put back what `state` gave after `updates` optimizer steps, on any number of ranks."""

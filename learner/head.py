@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_LOGITS = 2**24
-"""Logits of a chunk, 64 MiB in float32. Of a layer that is whole and in float32, two of that size are held at once."""
+from learner.work import CHUNK_LOGITS
 
 Entropy = Literal["none", "value", "gradient"]
 """What is wanted of the entropy: nothing, its value, or its value with the gradient."""

@@ -26,11 +26,8 @@ from transformers.initialization import no_init_weights
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
 from learner.hf_files import ModelError, read_json, resolve, stored_shapes, stored_tensors, tensor_names, write_shards
-
-HEAD = "language_model.lm_head.weight"
-EMBEDDINGS = "language_model.model.embed_tokens.weight"
-TOWER = "audio_tower."
-PROJECTOR = "multi_modal_projector."
+from learner.memory import SHARD_BYTES
+from learner.sizes import EMBEDDINGS, HEAD, PROJECTOR, TOWER
 
 ENGINE_OVERRIDES = {"tie_word_embeddings": False}
 """vLLM's `hf_overrides`: the engine keeps an `lm_head` apart from the embeddings, as the learner does."""
@@ -192,7 +189,7 @@ def export_checkpoint(
     config: Qwen2AudioConfig,
     named_tensors: Iterable[tuple[str, Tensor]],
     processor_from: str,
-    max_shard_bytes: int = 5_000_000_000,
+    max_shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a checkpoint directory that transformers 5 and vLLM both load, under a temporary name, then renamed.
 

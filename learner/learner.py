@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ from safetensors.torch import load_file, save_file
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from configs.schema import Config
-from data.types import ClipFeatures, Group
+from data.types import ClipFeatures, Group, Lesson
 from learner import attention
 from learner.engine import MOMENTS, Engine, join_ranks
 from learner.hf import export_checkpoint, load_model
-from learner.packing import Sequences, pack
+from learner.packing import Sequences, expand_audio, pack
 from learner.policy import MicroBatch, Policy
-from learner.result import UpdateResult
-from learner.update import Reference, Update, expand_audio
+from learner.result import LessonResult, UpdateResult
+from learner.sft import SupervisedUpdate
+from learner.update import Reference, Update
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ATTENTION = {"auto": None, "sdpa": attention.SDPA, "flex": attention.FLEX}
@@ -51,7 +53,8 @@ class Learner:
         model = trained_as_configured(load_model(model_path, dtype), config, model_path).to(device)
         if config.learner.activation_checkpointing:
             checkpoint_activations(model)
-        policy = Policy(model, config.rollout.temperature, kind)
+        supervised = config.algorithm.name == "sft"
+        policy = Policy(model, 1.0 if supervised else config.rollout.temperature, kind)
         self.model_config = policy.model.config
         self.engine = Engine(policy, config.learner, dtype)
         reference: Reference | None = None
@@ -66,11 +69,18 @@ class Learner:
         self.updates = 0
         """Of the optimizer, in the run so far."""
         self._update = Update(config, self.engine, reference)
+        self._lesson = SupervisedUpdate(self.engine, config.learner, config.run.max_steps)
 
     def update(self, groups: Sequence[Group], fetch: Callable[[Group], ClipFeatures], step: int) -> UpdateResult:
         """Train on the groups of a step; see `learner.update`."""
         result = self._update(groups, fetch, step)
         self.updates += self.config.algorithm.updates_per_step
+        return result
+
+    def teach(self, lessons: Sequence[Lesson], fetch: Callable[[Lesson], ClipFeatures], step: int) -> LessonResult:
+        """Train on the lessons of a step; see `learner.sft`."""
+        result = self._lesson(lessons, fetch, step)
+        self.updates += 1
         return result
 
     @torch.no_grad()
@@ -87,21 +97,25 @@ class Learner:
     def save(self, directory: Path, facts: Mapping[str, Any]) -> None:
         """Write `hf/` (loads in transformers and vLLM) and `trainer/` (master weights, moments, facts, `step` too).
 
-        With LoRA `hf/` holds merged weights, and `adapter/` what peft loads on the base model.
+        With LoRA `hf/` holds merged weights, and `adapter/` what peft loads on the base model. Rank 0 writes, and
+        holds a shard of `hf/` or one part of the state at a time.
         """
         trainer = directory / "trainer"
-        state = self.engine.state()
-        weights = [(name, tensor.to("cpu", copy=True)) for name, tensor in self.engine.weights(trained_only=False)]
+        weights = self.engine.weights(trained_only=False)
         if self.rank == 0:
-            export_checkpoint(directory / "hf", self.model_config, weights, self.model_path)
-            if self.config.model.lora is not None:
-                from learner.lora import export_adapter
-
-                dtype = DTYPES[self.config.model.dtype]
-                export_adapter(directory / "adapter", self.engine.policy.model, state["master"], dtype)
             trainer.mkdir(parents=True)
-            for part, tensors in state.items():
+            copies = ((name, tensor.to("cpu", copy=True)) for name, tensor in weights)
+            export_checkpoint(directory / "hf", self.model_config, copies, self.model_path)
+        deque(weights, maxlen=0)  # the other ranks help to make each tensor whole
+        for part, tensors in self.engine.state():
+            if self.rank == 0:
                 save_file(tensors, trainer / f"{part}.safetensors")
+                if part == "master" and self.config.model.lora is not None:
+                    from learner.lora import export_adapter
+
+                    dtype = DTYPES[self.config.model.dtype]
+                    export_adapter(directory / "adapter", self.engine.policy.model, tensors, dtype)
+        if self.rank == 0:
             save_file({"torch": torch.get_rng_state()}, trainer / "random.safetensors")
             (trainer / "state.json").write_text(json.dumps({"updates": self.updates, **facts}, indent=1))
         dist.barrier()

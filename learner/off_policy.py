@@ -24,29 +24,24 @@ class Importance:
     weights: Tensor
     """(N,): the ratios, truncated, and 0 where they are masked."""
     cut: Tensor
-    """(N,): whether the ratio was truncated, or its gain clipped."""
+    """(N,): whether the ratio was truncated."""
     masked: Tensor
     """(N,): whether the token counts nothing."""
 
 
-def importance(
-    logprobs: Tensor, sampled_logprobs: Tensor, advantages: Tensor, owners: Tensor, algorithm: Algorithm
-) -> Importance:
+def importance(logprobs: Tensor, sampled_logprobs: Tensor, owners: Tensor, algorithm: Algorithm) -> Importance:
     """How far a micro-batch's tokens are from the policy that learns, and what they would count.
 
     Args:
         logprobs: the learner's log-probability of each token, (N,).
         sampled_logprobs: the engine's when it sampled the token, (N,).
-        advantages: of the token's completion, (N,).
         owners: number of the completion that each token belongs to, (N,).
         algorithm: `correction` says at which level ratios are taken, and which are truncated and masked.
     """
     level, correction = algorithm.correction_level, algorithm.correction
     ratios = importance_ratios(logprobs.detach(), sampled_logprobs, owners, level)
     cut = masked = torch.zeros_like(ratios, dtype=torch.bool)
-    if algorithm.ratio == "sampled":
-        cut = losses.gains_nothing(ratios, advantages, algorithm.clip)
-    elif level != "none":
+    if level != "none":
         if correction.mask is not None:
             low, high = correction.mask
             masked = (ratios < low) | (ratios > high)
@@ -66,9 +61,14 @@ def older_policy(sampled_logprobs: Tensor, first_logprobs: Tensor | None, algori
 
 
 def policy_loss(
-    logprobs: Tensor, older_logprobs: Tensor | None, advantages: Tensor, found: Importance, algorithm: Algorithm
-) -> Tensor:
-    """What the advantages come to, (N,), with gradient.
+    logprobs: Tensor,
+    older_logprobs: Tensor | None,
+    advantages: Tensor,
+    owners: Tensor,
+    found: Importance,
+    algorithm: Algorithm,
+) -> tuple[Tensor, Tensor]:
+    """What the advantages come to, (N,), with gradient, and whether the token is clipped, (N,).
 
     The engine's log-prob counts in the weight or in the ratio, or in neither, but never in both.
 
@@ -76,14 +76,13 @@ def policy_loss(
         logprobs: the policy's log-probability of each token, (N,), with gradient.
         older_logprobs: of `older_policy`, (N,).
         advantages: of the token's completion, (N,).
+        owners: number of the completion that each token belongs to, (N,).
         found: what `importance` gave for them before the first update.
-        algorithm: whether they are weighed, and where a ratio is clipped.
+        algorithm: `surrogate`, its bounds, and whether tokens are weighed.
     """
-    if older_logprobs is None:
-        loss = losses.surrogate(logprobs, advantages)
-    else:
-        loss = losses.clipped_surrogate(logprobs, older_logprobs, advantages, algorithm.clip)
-    return loss if algorithm.correction_level == "none" else loss * found.weights
+    older = logprobs.detach() if older_logprobs is None else older_logprobs
+    loss, cut = losses.SURROGATES[algorithm.surrogate](logprobs, older, advantages, owners, algorithm.clip)
+    return (loss if algorithm.correction_level == "none" else loss * found.weights), cut
 
 
 def importance_ratios(logprobs: Tensor, sampled_logprobs: Tensor, owners: Tensor, level: str) -> Tensor:

@@ -100,6 +100,16 @@ def pack(groups: Sequence[Sequences]) -> Packed:
     )
 
 
+def expand_audio(token_ids: Sequence[int], audio_token_id: int, audio_tokens: int) -> list[int]:
+    """The prompt as the language model sees it: the placeholder repeated once for each audio position.
+
+    >>> expand_audio([5, 9, 6], 9, 3)
+    [5, 9, 9, 9, 6]
+    """
+    place = list(token_ids).index(audio_token_id)
+    return [*token_ids[:place], *[audio_token_id] * audio_tokens, *token_ids[place + 1 :]]
+
+
 def with_prompt_targets(packed: Packed, skipped_id: int) -> Packed:
     """Predict the prompts' own tokens too, except `skipped_id` (the audio placeholder); their owner is -1.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Advantages = tuple[float | None, ...]
+from learner.advantage import Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +14,11 @@ class UpdateResult:
     Where a step makes several updates, they tell of the first, but where it is said.
     """
 
-    advantages: tuple[Advantages, ...]
-    """One tuple a group, in the order given; None for a dropped completion."""
+    advantages: tuple[Values, ...]
+    """One tuple a group, in the order given; None for a completion that was dropped or is not trained."""
     loss: float
     kl: float
-    """Mean k3 estimate against the reference, in nats; 0 where beta is 0."""
+    """Mean of `algorithm.kl`'s estimate of a token's KL against the reference, in nats; 0 where beta is 0."""
     entropy: float
     """Mean token entropy, in nats."""
     grad_norm: float
@@ -40,3 +40,19 @@ class UpdateResult:
     `clipped` and `masked`, `effective_sample_size` as a share of the tokens, and the absolute difference of their
     log-probs, `logprob_difference_mean` and `logprob_difference_max`. Of a step's further updates
     `further_clipped`, the share of tokens whose gain was clipped; 0 where there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class LessonResult:
+    """What a supervised step did."""
+
+    loss: float
+    """Mean negative log-prob of an answer's token, in nats."""
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+    answer_tokens: int
+    packed_tokens: int
+    """Positions that went through the policy."""
+    seconds: dict[str, float]
+    """By phase: pack, forward, backward, optimizer."""

@@ -26,15 +26,14 @@ from configs.schema import Learner
 from data.audio import read_clip
 from data.formats import load_examples
 from data.prompts import PromptEncoder, render_question
-from data.types import ClipFeatures, Example
+from data.types import Clip, ClipFeatures, Example, Lesson, Prompt
 from learner.demo_model import build
 from learner.engine import Engine, join_ranks, local_rendezvous
 from learner.feature_cache import FrozenTower
 from learner.hf import export_checkpoint, load_model, load_tower
 from learner.hf_files import load_processor
 from learner.policy import Policy
-from learner.sft import Lesson, fine_tune, greedy_accuracy
-from learner.update import expand_audio
+from learner.sft import fine_tune, greedy_accuracy
 
 STEPS = 270
 """Enough to answer in the format and to hear a little; more of them leave less for GRPO to learn."""
@@ -139,17 +138,17 @@ def fine_tuned(
 def lessons_of(model: Path, examples: Sequence[Example], features: Path, console: Console) -> list[Lesson]:
     """Token ids and tower output of every example, in order; each distinct clip is encoded once, by all CPUs."""
     processor = load_processor(str(model))
-    tokenizer, encoder = processor.tokenizer, PromptEncoder(processor.tokenizer, processor.chat_template, "answer")
+    encoder = PromptEncoder(processor.tokenizer, processor.chat_template, "answer")
     chunks = [examples[start : start + 64] for start in range(0, len(examples), 64)]
     workers = os.cpu_count() or 1
     lessons = []
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_encoder, (str(model), str(features))) as pool:
         encoded = track(pool.map(_encode, chunks), "encoding clips", len(chunks), console=console, transient=True)
-        for chunk, pooled in zip(chunks, encoded, strict=True):
-            for example, clip in zip(chunk, pooled, strict=True):
-                prompt = expand_audio(encoder.encode(example), encoder.audio_token_id, len(clip))
-                answer = tokenizer(f"<answer>{example.answer}</answer>", add_special_tokens=False).input_ids
-                lessons.append(Lesson(tuple(prompt), (*answer, encoder.eos_token_id), ClipFeatures(pooled=clip)))
+        for chunk, clips in zip(chunks, encoded, strict=True):
+            for example, (sha256, pooled) in zip(chunk, clips, strict=True):
+                heard = Clip(sha256, 0.0, len(pooled), ClipFeatures(pooled=pooled))
+                prompt = Prompt(example.id, example, encoder.encode(example), heard, seed=0)
+                lessons.append(Lesson(prompt, encoder.answer(example)))
     return lessons
 
 
@@ -163,9 +162,10 @@ def _start_encoder(model: str, features: str) -> None:
     _frozen = FrozenTower(load_tower(model, torch.float32), load_processor(model).feature_extractor, features)
 
 
-def _encode(examples: Sequence[Example]) -> list[np.ndarray]:
+def _encode(examples: Sequence[Example]) -> list[tuple[str, np.ndarray]]:
+    """Hash and tower output of each example's clip."""
     clips = (read_clip(example.clip, MAX_SECONDS, MIN_SECONDS) for example in examples)
-    pooled = [_frozen.pooled(waveform, sha256) for waveform, sha256 in clips]
+    pooled = [(sha256, _frozen.pooled(waveform, sha256)) for waveform, sha256 in clips]
     _frozen.save()
     return pooled
 

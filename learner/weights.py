@@ -15,21 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from learner.hf import checkpoint_name
+from learner.sizes import engine_layer
 
 ADAPTER = "default"
 """peft's name of the one adapter that a policy has."""
 
 INNER = re.compile(rf"\.(base_layer|modules_to_save\.{ADAPTER}|{ADAPTER})(?=\.)")
 """What peft puts into the name of a parameter."""
-
-FUSED = {
-    "q_proj": "qkv_proj",
-    "k_proj": "qkv_proj",
-    "v_proj": "qkv_proj",
-    "gate_proj": "gate_up_proj",
-    "up_proj": "gate_up_proj",
-}
-"""Layers that an engine keeps as one, by the name of the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +80,6 @@ def changed(weights: Iterable[Weight]) -> list[Weight]:
     weights = list(weights)
     layers = {engine_layer(weight.name) for weight in weights if weight.trained}
     return [weight for weight in weights if engine_layer(weight.name) in layers]
-
-
-def engine_layer(name: str) -> str:
-    """The layer of an engine that a tensor is loaded into.
-
-    >>> engine_layer("language_model.model.layers.0.self_attn.q_proj.weight")
-    'language_model.model.layers.0.self_attn.qkv_proj'
-    """
-    *parents, layer, _ = name.split(".")
-    return ".".join([*parents, FUSED.get(layer, layer)])
 
 
 def released_name(parameter_name: str) -> str:

@@ -21,7 +21,7 @@ _FIRST_ANSWER = re.compile(r"<answer>(.*?)</answer>")
 
 MATH_TIMEOUT_SECONDS = 2
 """Limit of one parse or comparison in the main thread; `9^9^9^9` would take for ever. It rests on SIGALRM, so other
-threads have none: score in a worker's main thread, or with `math: false`."""
+threads have none: a reward's process calls it in its main thread (rewards/worker.py)."""
 
 
 def accuracy(completions: list[str], example: Example, *, math: bool = True) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""The format reward: whether a completion is nothing but the tags that the prompt asked for."""
+"""The format reward of R1-AQA: whether a completion is nothing but the tags that the prompt asked for."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ _FORMS = {
 def format_reward(
     completions: list[str], example: Example, *, template: Literal["answer", "think"] = "answer"
 ) -> list[float | None]:
-    """1 for a completion in the form of the prompt's template, else 0; a run gives its `data.prompt` as `template`.
+    """1 for a completion in the form of the template, else 0; a run gives its `data.prompt.form` as `template`.
 
     The whole completion must match, with no white space around it. A second answer inside does not matter (R1-AQA).
     """
     if template not in _FORMS:
-        raise ValueError(f"rewards.format: args.template is {template!r}; use one of {', '.join(_FORMS)}")
+        raise ValueError(f"args.template is {template!r}; use one of {', '.join(_FORMS)}")
     return [1.0 if _FORMS[template].fullmatch(text) else 0.0 for text in completions]
+
+
+def think_format(completions: list[str], example: Example) -> list[float | None]:
+    """`format_reward` for thoughts and then the answer, whatever the prompt asked for."""
+    return format_reward(completions, example, template="think")

@@ -1,9 +1,20 @@
-"""The rule by which MMAU counts a prediction as right (arXiv 2410.19168, its `evaluation.py`)."""
+"""The rule by which MMAU counts a prediction as right (arXiv 2410.19168, its `evaluation.py`); the reward `mmau`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rewards.answers import extract_answer
+
+if TYPE_CHECKING:
+    from data.types import Example
+
+
+def mmau(completions: list[str], example: Example) -> list[float | None]:
+    """1 for a completion whose prediction MMAU's rule takes, else 0."""
+    return [float(mmau_correct(extract_answer(text), example.answer, example.choices)) for text in completions]
 
 
 def mmau_correct(prediction: str, answer: str, choices: Sequence[str]) -> bool:

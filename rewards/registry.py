@@ -1,27 +1,55 @@
-"""Find a reward function by the name that a configuration uses: a built-in one, or a plug-in `module:function`.
+"""Find a reward function by the name that a configuration uses.
 
-A reward scores the completions of one question, one value each; None drops the completion:
+A name without a colon is a built-in reward, or one that an installed distribution gives under the entry-point group
+`auricle.rewards`; `module:function` is a plug-in wherever Python finds it. A reward scores the completions of one
+question, one value each; None drops the completion:
 
     def my_reward(completions: list[str], example: Example, **args) -> list[float | None]
+
+An `async def` of the same form is awaited, several groups at a time.
 """
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from data.types import ClipSource, Example
 from rewards.accuracy import accuracy
-from rewards.format import format_reward
+from rewards.answers import answer
+from rewards.format import format_reward, think_format
+from rewards.judge import judge
+from rewards.length import length
+from rewards.mmau import mmau
+from rewards.repetition import repetition
+from rewards.well_formed import well_formed
 
-RewardFunction = Callable[..., list[float | None]]
+RewardFunction = Callable[..., Any]
 """Called with the completions, the example and the keyword arguments of the configuration."""
 
-BUILT_IN: dict[str, RewardFunction] = {"accuracy": accuracy, "format": format_reward}
+BUILT_IN: dict[str, RewardFunction] = {
+    "accuracy": accuracy,
+    "format": format_reward,
+    "think_format": think_format,
+    "answer": answer,
+    "mmau": mmau,
+    "well_formed": well_formed,
+    "length": length,
+    "repetition": repetition,
+    "judge": judge,
+}
+"""Each checks its arguments before it looks at a completion, so that it can be tried with none."""
+
+GROUP = "auricle.rewards"
+"""Entry points of this group are rewards of installed distributions."""
 
 _CONTRACT = "def my_reward(completions: list[str], example: Example, **args) -> list[float | None]"
+_NOBODY = Example("", ClipSource(""), "", (), "")
 
 
 class RewardError(ValueError):
@@ -30,17 +58,46 @@ class RewardError(ValueError):
 
 def load_reward(use: str, args: Mapping[str, Any] | None = None) -> RewardFunction:
     """The reward function named `use`, checked to take completions, an example and `args`."""
-    function = _plug_in(use) if ":" in use else BUILT_IN.get(use)
-    if function is None:
-        near = difflib.get_close_matches(use, BUILT_IN, n=1)
-        known = f"did you mean {near[0]}?" if near else f"built-in: {', '.join(BUILT_IN)}; a plug-in is module:function"
-        raise RewardError(f"rewards: {use!r} is not a reward; {known}")
+    function = _plug_in(use, use) if ":" in use else _named(use)
     _check_signature(use, function, args or {})
+    if use in BUILT_IN:
+        _check_arguments(use, function, args or {})
     return function
 
 
-def _plug_in(use: str) -> RewardFunction:
-    module_name, _, name = use.partition(":")
+def is_async(function: RewardFunction) -> bool:
+    """Whether what the function gives is awaited."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _named(use: str) -> RewardFunction:
+    installed = {_origin(point): point for point in entry_points(group=GROUP, name=use)}
+    owners = [*(["Auricle"] if use in BUILT_IN else []), *installed]
+    if len(owners) > 1:
+        raise RewardError(
+            f"rewards: {use!r} is given by {' and by '.join(owners)}: uninstall one, or write module:function for the "
+            "one that is meant"
+        )
+    if use in BUILT_IN:
+        return BUILT_IN[use]
+    if installed:
+        (origin, point), *_ = installed.items()
+        return _plug_in(f"{use} of {origin}", point.value)
+    names = [*BUILT_IN, *sorted({point.name for point in entry_points(group=GROUP)})]
+    near = difflib.get_close_matches(use, names, n=1)
+    known = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}; a plug-in is module:function"
+    raise RewardError(f"rewards: {use!r} is not a reward; {known}")
+
+
+def _origin(point: EntryPoint) -> str:
+    """Who gives an entry point. An editable distribution may be found twice, and is one."""
+    owner = point.dist.name if point.dist is not None else "a distribution without a name"
+    return f"{owner} ({point.value})"
+
+
+def _plug_in(use: str, path: str) -> RewardFunction:
+    """The function at `module:function`; `use` is what errors call it."""
+    module_name, _, name = path.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), name)):
         raise RewardError(f"rewards: {use!r} is not module:function, for example my_rewards:brevity")
     try:
@@ -64,8 +121,8 @@ def _plug_in(use: str) -> RewardFunction:
 
 
 def _check_signature(use: str, function: RewardFunction, args: Mapping[str, Any]) -> None:
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise RewardError(f"rewards: {use!r} is a coroutine or generator; write a plain function, `{_CONTRACT}`")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise RewardError(f"rewards: {use!r} is a generator; give a list, `{_CONTRACT}`")
     try:
         signature = inspect.signature(function)
     except ValueError:  # some functions of compiled modules tell no signature
@@ -75,3 +132,12 @@ def _check_signature(use: str, function: RewardFunction, args: Mapping[str, Any]
     except TypeError as error:
         given = f" with args {dict(args)}" if args else ""
         raise RewardError(f"rewards: {use!r} takes {signature}{given}: {error}; write `{_CONTRACT}`") from error
+
+
+def _check_arguments(use: str, function: RewardFunction, args: Mapping[str, Any]) -> None:
+    try:
+        given = function([], _NOBODY, **args)
+        if is_async(function):
+            asyncio.run(given)
+    except (TypeError, ValueError) as error:
+        raise RewardError(f"rewards: {use!r}: {error}") from error

@@ -1,91 +1,87 @@
-"""Score a group: every reward once for all its completions, and their weighted sum.
+"""Score groups: every reward once for all completions of a group, each in its process, and their weighted sum.
 
-A reward that raises, gives the wrong number of values or a value that is no finite number costs the group its score,
-not the run: all completions get None from it, and the reason is returned to be counted.
+What goes wrong costs a group its score, not the run: the completions are dropped, and the reasons counted.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-import math
-import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rewards.registry import RewardFunction, load_reward
+from rewards.process import RewardProcess
+from rewards.terms import Term
+from rewards.values import Dropped, Outcome
 
 if TYPE_CHECKING:
-    from configs.schema import Reward
     from data.types import Group
 
 
 @dataclass(frozen=True, slots=True)
-class RewardTerm:
-    """One term of the weighted sum."""
+class Scored:
+    """A group with `rewards` and `total` filled, and what became of the completions that have no total."""
 
-    name: str
-    function: RewardFunction
-    weight: float = 1.0
-    args: Mapping[str, Any] = field(default_factory=dict)
+    group: Group
+    dropped: Mapping[str, int]
+    """Completions by reason, such as `reward_none`; of several reasons that of the first term counts."""
+    problems: tuple[str, ...]
+    """One line for each reward that left a completion without a value."""
+    seconds: float
+    """What the slowest reward took."""
 
 
-def load_terms(rewards: Sequence[Reward], prompt: str) -> tuple[RewardTerm, ...]:
-    """The terms that a configuration names; raises `RewardError` for one that cannot be used.
+class Scorer:
+    """All terms of a run. Groups may be scored at once; each function gets as many as it takes.
 
     Args:
-        rewards: `rewards` of the configuration.
-        prompt: `data.prompt`, whose form the built-in `format` asks for where its `args` do not say otherwise.
+        terms: of the configuration.
+        start_seconds: limit of the start of a function's process.
     """
-    terms = []
-    for reward in rewards:
-        args = {"template": prompt, **reward.args} if reward.use == "format" else reward.args
-        terms.append(RewardTerm(reward.use, load_reward(reward.use, args), reward.weight, args))
-    return tuple(terms)
+
+    def __init__(self, terms: Sequence[Term], start_seconds: float) -> None:
+        self._processes = [RewardProcess(term, start_seconds) for term in terms]
+
+    async def start(self) -> None:
+        """Load every function; raises `RewardError` for one that cannot be used."""
+        await asyncio.gather(*(process.start() for process in self._processes))
+
+    async def score(self, group: Group) -> Scored:
+        """The group with its rewards."""
+        texts = [completion.text for completion in group.completions]
+        outcomes = await asyncio.gather(*(process.judge(texts, group.prompt.example) for process in self._processes))
+        return combined(group, [process.term for process in self._processes], outcomes)
+
+    async def end(self) -> None:
+        """End every process."""
+        await asyncio.gather(*(process.end() for process in self._processes))
 
 
-def score_group(group: Group, terms: Sequence[RewardTerm]) -> tuple[Group, tuple[str, ...]]:
-    """The group with `rewards` and `total` filled, and what went wrong, one line a reward."""
-    rewards: dict[str, tuple[float | None, ...]] = {}
-    problems = []
-    for term in terms:
-        try:
-            rewards[term.name] = _values(term, group)
-        except _Refused as refused:
-            rewards[term.name] = (None,) * len(group.completions)
-            problems.append(f"reward {term.name}, example {group.prompt.example.id}: {refused}")
-    total = tuple(_total(terms, values) for values in zip(*(rewards[term.name] for term in terms), strict=True))
-    return dataclasses.replace(group, rewards=rewards, total=total), tuple(problems)
+def combined(group: Group, terms: Sequence[Term], outcomes: Sequence[Outcome]) -> Scored:
+    """What the outcomes of the terms, in their order, make of a group."""
+    columns = tuple(zip(*(outcome.values for outcome in outcomes), strict=True))
+    total = tuple(_total(terms, values) for values in columns)
+    reasons = (next((value.reason for value in values if isinstance(value, Dropped)), None) for values in columns)
+    dropped = Counter(f"reward_{reason}" for reason in reasons if reason is not None)
+    rewards, problems = {}, []
+    for term, outcome in zip(terms, outcomes, strict=True):
+        rewards[term.name] = tuple(None if isinstance(value, Dropped) else value for value in outcome.values)
+        if problem := outcome.problem or _without_value(outcome):
+            problems.append(f"reward {term.name}, example {group.prompt.example.id}: {problem}")
+    slowest = max(outcome.seconds for outcome in outcomes)
+    return Scored(dataclasses.replace(group, rewards=rewards, total=total), dropped, tuple(problems), slowest)
 
 
-class _Refused(Exception):
-    """Why the values of a reward cannot be used."""
-
-
-def _values(term: RewardTerm, group: Group) -> tuple[float | None, ...]:
-    texts = [completion.text for completion in group.completions]
-    try:
-        values = list(term.function(texts, group.prompt.example, **term.args))
-    except Exception as error:  # a plug-in may raise anything
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise _Refused(f"raised {error!r} at {frame.filename}:{frame.lineno}") from error
-    if len(values) != len(group.completions):
-        raise _Refused(f"gave {len(values)} values for {len(group.completions)} completions")
-    return tuple(None if value is None else _finite(value) for value in values)
-
-
-def _finite(value: Any) -> float:
-    if not isinstance(value, str | bytes):
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    raise _Refused(f"gave {value!r}; a reward is a finite number or None")
-
-
-def _total(terms: Sequence[RewardTerm], values: Sequence[float | None]) -> float | None:
-    """Weighted sum over the terms; None where any term gave None."""
-    known = [term.weight * value for term, value in zip(terms, values, strict=True) if value is not None]
+def _total(terms: Sequence[Term], values: Sequence[float | Dropped]) -> float | None:
+    """Weighted sum over the terms; None where any term gave none."""
+    known = [term.weight * value for term, value in zip(terms, values, strict=True) if not isinstance(value, Dropped)]
     return sum(known) if len(known) == len(terms) else None
+
+
+def _without_value(outcome: Outcome) -> str:
+    """How many completions a reward gave no value, and why; empty where each has one."""
+    reasons = Counter(value.reason for value in outcome.values if isinstance(value, Dropped))
+    told = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+    return f"no value for {reasons.total()} of {len(outcome.values)} completions ({told})" if reasons else ""

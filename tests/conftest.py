@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.plug_in_files import PlugIns
+
 TIMEOUT_SECONDS = {"unit": 60, "integration": 300, "faults": 300}
 """Longest time of one test by tier, unless the test carries a `timeout` marker of its own."""
 
@@ -33,3 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(getattr(pytest.mark, tier))
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS[tier]))
+
+
+@pytest.fixture
+def plug_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> PlugIns:
+    """Where a test puts plug-ins of its own."""
+    return PlugIns(tmp_path, monkeypatch, f"plug_in_{abs(hash(request.node.nodeid))}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import WhisperConfig, WhisperModel
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, WhisperConfig, WhisperModel
 
+from data import tokenizer as vocabulary
 from learner import demo_model
 
 TEXTS = (
@@ -49,3 +50,29 @@ def model_directory(path: Path) -> Path:
     """A Qwen2-Audio checkpoint of 2 layers x 64 around that encoder, in `path`/model."""
     demo_model.build(path / "model", TEXTS, seed=0, sizes=LANGUAGE, encoder=whisper_directory(path / "whisper"))
     return path / "model"
+
+
+def text_model_directory(path: Path) -> Path:
+    """A Qwen2 checkpoint of 2 layers x 64 that reads and writes text alone, with a chat template."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=vocabulary.train(TEXTS, LANGUAGE.vocabulary_tokens),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=demo_model.CHAT_TEMPLATE,
+    )
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=LANGUAGE.hidden_size,
+        intermediate_size=LANGUAGE.intermediate_size,
+        num_hidden_layers=2,
+        num_attention_heads=LANGUAGE.num_attention_heads,
+        num_key_value_heads=LANGUAGE.num_key_value_heads,
+        max_position_embeddings=2048,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        Qwen2ForCausalLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path

@@ -9,9 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from data.demo import report as reports
 from data.demo.archives import read_deb
 from data.demo.duplicates import clusters, find_pairs
@@ -19,31 +16,14 @@ from data.demo.packages import PACKAGES
 from data.demo.questions import Question, ask
 from data.demo.recordings import Drops, Recording, encode, load
 from data.demo.split import assign, check_split
+from data.writing import write_questions
 
 COUNTS: Mapping[str, Mapping[str, int]] = {
     "train": {"sound": 1600, "music": 1600, "speech": 1800},
     "validation": {"sound": 160, "music": 160, "speech": 160},
     "test": {"sound": 320, "music": 320, "speech": 320},
 }
-ROW_GROUP_ROWS = 10
-"""A clip is read with its whole row group, in an order that is shuffled."""
 LICENCES = {package.name: package.licence for package in PACKAGES}
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        ("question", pa.string()),
-        ("choices", pa.list_(pa.string())),
-        ("answer", pa.string()),
-        ("task", pa.string()),
-        ("sub_category", pa.string()),
-        ("difficulty", pa.string()),
-        ("source", pa.string()),
-        ("licence", pa.string()),
-        ("sha256", pa.string()),
-    ]
-)
-
 Progress = Callable[[str], None]
 
 
@@ -74,7 +54,9 @@ def build_from(
         rows[split] = [_row(split, place, question, recordings, clips) for place, question in enumerate(questions)]
     out.mkdir(parents=True, exist_ok=True)
     for split, found in rows.items():
-        _write_parquet(found, out / f"{split}.parquet")
+        with write_questions(out / f"{split}.parquet") as file:
+            for row in found:
+                file.add(row)
     report = {
         "seed": seed,
         "packages": sorted({recording.source for recording in recordings}),
@@ -115,13 +97,6 @@ def _row(
         "licence": LICENCES.get(recording.source, ""),
         "sha256": hashlib.sha256(audio).hexdigest(),
     }
-
-
-def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    partial = path.with_suffix(".part")
-    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    pq.write_table(table, partial, row_group_size=ROW_GROUP_ROWS, compression="none")
-    partial.replace(path)
 
 
 def _write_text(path: Path, text: str) -> None:

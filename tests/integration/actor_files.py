@@ -19,9 +19,8 @@ ROOMS = ("configs", "data", "rewards", "learner", "actors", "cluster")
 
 
 def files(*_: Any) -> dict[str, str | None]:
-    """File of every room, and of the plug-in where it is loaded."""
-    found = {room: importlib.import_module(room).__file__ for room in ROOMS}
-    return found | {name: sys.modules[name].__file__ for name in ("my_plugin",) if name in sys.modules}
+    """File of every room."""
+    return {room: importlib.import_module(room).__file__ for room in ROOMS}
 
 
 async def _ask(config: Config, roles: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from torch import Tensor
 from configs.schema import Config
 from data.audio import audio_tokens, log_mel, mel_frames
 from data.prompts import PromptEncoder
-from data.types import Clip, ClipFeatures, ClipSource, Completion, Example, Group, Prompt
+from data.types import Clip, ClipFeatures, ClipSource, Completion, Example, Group, Lesson, Prompt
 from learner import head
 from learner.engine import NotFinite, local_rendezvous
 from learner.head import CHUNK_LOGITS
 from learner.hf_files import load_processor
 from learner.learner import Learner
-from learner.result import UpdateResult
+from learner.result import LessonResult, UpdateResult
 
 SECONDS = (0.5, 1.0, 1.7, 0.8, 2.3, 1.2, 0.6, 1.5)
 """Lengths of the groups' clips."""
@@ -38,6 +38,8 @@ TOTALS = (
     (0.2, 0.9, 0.4), (None, 3.0, 1.0), (0.0, 2.0, 2.0), (0.5, 0.1, 0.3),
 )  # fmt: skip
 """Rewards of the groups' completions; a dropped one and a group without variance among them."""
+LONG = 8
+"""Tokens of a completion that ends of itself, at most."""
 BETA, ENTROPY_COEFFICIENT = 0.04, 0.01
 STALE_LOGPROBS = (-5.0, -7.0, -6.0)
 """Of a completion's tokens in turn: a near-uniform policy's are between the first two."""
@@ -79,6 +81,8 @@ class Job:
     """Level at which the learner weighs completions of an older policy, whose log-probs then differ by token."""
     several: bool = False
     """Make two updates from the groups, the second clipped narrowly."""
+    algorithm: dict[str, Any] = field(default_factory=dict)
+    """Further keys of the section."""
     max_grad_norm: float = 1e9
     broken: bool = False
     """Begin with a weight that is NaN, and keep what the update raises."""
@@ -149,7 +153,13 @@ def fabricate(model: str) -> tuple[list[Group], dict[str, ClipFeatures]]:
         clip = Clip(name, seconds, audio_tokens(frames))
         example = Example(name, ClipSource(name), f"Which animal is heard {number} times?", ("a", "b"), "a")
         completions = [
-            Completion(tuple(random.integers(0, 200, length).tolist()), "", (-5.0,) * length, (0,) * length, "length")
+            Completion(
+                tuple(random.integers(0, 200, length).tolist()),
+                "",
+                (-5.0,) * length,
+                (0,) * length,
+                "length" if length > LONG else "stop",
+            )
             for length in random.integers(1, 12, len(total)).tolist()
         ]
         prompt = Prompt(name, example, encoder.encode(example), clip, seed=number)
@@ -181,6 +191,11 @@ def stale(groups: Sequence[Group]) -> list[Group]:
         )
         for group in groups
     ]
+
+
+def lessons(groups: Sequence[Group]) -> list[Lesson]:
+    """The first completion of each group, as what is to be said."""
+    return [Lesson(group.prompt, group.completions[0].token_ids) for group in groups]
 
 
 def about(group: Group, clip: Clip) -> Group:
@@ -222,6 +237,7 @@ def _rank(folder: Path, rank: int) -> None:
                     "max_staleness": 1 if job.stale else 0,
                     "correction": {"level": job.stale or "none"},
                     **({"updates_per_step": 2, "clip": NARROW} if job.several else {}),
+                    **job.algorithm,
                 },
                 "cluster": {"device": "cpu"},
             }
@@ -235,34 +251,37 @@ def _rank(folder: Path, rank: int) -> None:
         heard: list[int] = []
         convolution = learner.engine.policy.model.get_submodule("model.audio_tower.conv1")
         convolution.register_forward_pre_hook(lambda _, given, seen=heard: seen.append(len(given[0])))
-        results: list[UpdateResult] = []
+        results: list[UpdateResult | LessonResult] = []
         refused = None
         if job.broken:
             next(learner.engine.policy.model.parameters()).data.fill_(torch.nan)
         for _ in range(job.updates):
             try:
                 version = learner.updates // config.algorithm.updates_per_step
-                results.append(
-                    learner.update(groups, lambda group: replace(features[group.prompt.clip.sha256]), version)
-                )
+                work: list[Any] = groups
+                apply: Any = learner.update
+                if config.algorithm.name == "sft":
+                    work, apply = lessons(groups), learner.teach
+                results.append(apply(work, lambda one: replace(features[one.prompt.clip.sha256]), version))
             except NotFinite as error:
                 if not job.broken:
                     raise
                 refused = str(error)
             if job.save and len(results) == 1:
                 learner.save(Path(job.save), {"step": 1})
-        state = {f"{part}/{name}": tensor for part, of in learner.engine.state().items() for name, tensor in of.items()}
+        state = {f"{part}/{name}": tensor for part, of in learner.engine.state() for name, tensor in of.items()}
         if rank == 0:
             save_file(state, folder / f"{job.name}.safetensors")
+            updates = [result for result in results if isinstance(result, UpdateResult)]
             facts = {
                 "grad_norms": [result.grad_norm for result in results],
                 "losses": [result.loss for result in results],
-                "kls": [result.kl for result in results],
+                "kls": [result.kl for result in updates],
                 "micro_batches": (len(forwards) - 1) // max(job.updates, 1),
                 "heard": sum(heard),
                 "packed_tokens": [result.packed_tokens for result in results],
-                "zero_variance_groups": [result.zero_variance_groups for result in results],
-                "clipped_again": [result.off_policy["further_clipped"] for result in results],
+                "zero_variance_groups": [result.zero_variance_groups for result in updates],
+                "clipped_again": [result.off_policy["further_clipped"] for result in updates],
                 "refused": refused,
                 "threads": torch.get_num_threads(),
             }

@@ -11,13 +11,15 @@ from typing import Any
 import pandas as pd
 
 from cluster.asking import Asker
-from cluster.controller import Controller, Questions, state_at
+from cluster.controller import Controller
 from cluster.metrics import Metrics
 from cluster.placement import Node, plan
 from cluster.progress import Reporter
+from cluster.questions import Questions
 from cluster.run_directory import RunDirectory
 from cluster.runs import load
 from cluster.session import workers
+from cluster.training_loop import state_at
 from cluster.workers import Workers
 from configs.schema import Config
 from data.formats import load_examples

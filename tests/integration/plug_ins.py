@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import os
 import time
+from collections.abc import Mapping
 
 from data.types import Example
 
@@ -12,7 +16,25 @@ def vowels(completions: list[str], example: Example, per_letter: float = 0.1) ->
     return [per_letter * sum(letter in "aeiou" for letter in completion) for completion in completions]
 
 
-def hanging(completions: list[str], example: Example) -> list[float | None]:
-    """Never gives a reward."""
-    time.sleep(600)
-    return [None] * len(completions)
+def troubled(completions: list[str], example: Example, troubles: Mapping[str, str]) -> list[float | None]:
+    """The id of its process, or for some questions the trouble that it is told to make."""
+    match troubles.get(example.id):
+        case "sleeps":
+            time.sleep(600)
+        case "loops in C":
+            sum(itertools.repeat(0))
+        case "raises":
+            raise KeyError("trouble")
+        case "gives nothing":
+            return [None] * len(completions)
+        case "gives nothing for one":
+            return [None, *(0.0 for _ in completions[1:])]
+    return [float(os.getpid())] * len(completions)
+
+
+async def patient(
+    completions: list[str], example: Example, seconds: float, waits_for_ever: str = ""
+) -> list[float | None]:
+    """0 after a while, or for one question never."""
+    await asyncio.sleep(600 if example.id == waits_for_ever else seconds)
+    return [0.0] * len(completions)

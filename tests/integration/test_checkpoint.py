@@ -75,4 +75,4 @@ def test_engine_and_learner_load_a_checkpoint_as_the_policy_that_the_run_ended_w
         answers = session.greedy(examples)
         assert session.train(session.sample(session.prompts(examples))).logprob_difference_max < 1e-4
     kept = json.loads((recorded.path / "eval" / "trained.json").read_text())["rows"]
-    assert answers == [row["model_output"] for row in kept]
+    assert answers == [row["completion"] for row in kept]

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import Qwen2AudioForConditionalGeneration
 
 from data.audio import audio_tokens, log_mel, mel_frames
-from learner import audio_tower
+from learner import audio_tower, export
 from learner.hf import (
     ENGINE_OVERRIDES,
     HEAD,
@@ -29,7 +29,8 @@ from learner.hf import (
     load_model,
     load_tensors,
 )
-from learner.hf_files import load_processor
+from learner.hf_files import INDEX_FILE, load_processor
+from tests.integration.models import other_model
 from tests.tiny_models import model_directory
 
 SECONDS = (0.7, 4.0)
@@ -39,6 +40,9 @@ PROMPT = (
 COMPLETION_TOKENS = 16
 COMPARE_SECONDS = 250.0
 """Longest start of an engine with its comparison; 20 s on a quiet machine."""
+
+Said = list[tuple[list[int], list[float]]]
+"""Token ids and log-probs of completions."""
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +64,13 @@ def waveforms() -> list[np.ndarray]:
     return [0.1 * random.standard_normal(int(16_000 * seconds)).astype(np.float32) for seconds in SECONDS]
 
 
-def assert_one_model(engine_path: Path, path: Path, waveforms: list[np.ndarray]) -> None:
+def assert_one_model(engine_path: Path, path: Path, waveforms: list[np.ndarray]) -> Said:
     """Hold vLLM on `engine_path` against transformers on `path`, in a process that holds neither Ray nor an engine."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        pool.submit(_compare, engine_path, path, waveforms).result(timeout=COMPARE_SECONDS)
+        return pool.submit(_compare, engine_path, path, waveforms).result(timeout=COMPARE_SECONDS)
 
 
-def _compare(engine_path: Path, path: Path, waveforms: list[np.ndarray]) -> None:
+def _compare(engine_path: Path, path: Path, waveforms: list[np.ndarray]) -> Said:
     os.environ.update(
         VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind"
     )
@@ -83,7 +87,7 @@ def _compare(engine_path: Path, path: Path, waveforms: list[np.ndarray]) -> None
         max_model_len=1024,
         max_num_seqs=4,
     )
-    assert_agreement(llm, path, waveforms)
+    return assert_agreement(llm, path, waveforms)
 
 
 def embeddings(model: Qwen2AudioForConditionalGeneration, path: Path, waveform: np.ndarray) -> Tensor:
@@ -107,8 +111,9 @@ def logprobs(
     return predicted.gather(1, torch.tensor(completion)[:, None])[:, 0]
 
 
-def assert_agreement(llm: Any, path: Path, waveforms: list[np.ndarray]) -> None:
+def assert_agreement(llm: Any, path: Path, waveforms: list[np.ndarray]) -> Said:
     """Greedy completions by waveform and by embeddings have the log-probs that transformers gives them."""
+    said: Said = []
     from vllm import SamplingParams
 
     model = load_model(str(path), torch.float32)
@@ -127,6 +132,8 @@ def assert_agreement(llm: Any, path: Path, waveforms: list[np.ndarray]) -> None:
         )
         assert len(completion) == COMPLETION_TOKENS
         assert (sampled - logprobs(model, prompt, clip, completion)).abs().max() < 1e-4
+        said.append((completion, sampled.tolist()))
+    return said
 
 
 def test_a_sharded_export_is_one_model_in_vllm_and_transformers(
@@ -141,6 +148,24 @@ def test_a_sharded_export_is_one_model_in_vllm_and_transformers(
     plain = Qwen2AudioForConditionalGeneration.from_pretrained(out)
     for name, parameter in plain.named_parameters():
         assert torch.equal(parameter, learner.get_parameter(name)), name
+
+
+def test_shards_and_one_file_of_an_exported_checkpoint_give_vllm_the_same_log_probs(
+    waveforms: list[np.ndarray], tmp_path: Path
+) -> None:
+    """Of a model with the released one's kinds of tensors: 128 mel bins, as many key-value heads as heads."""
+    model, said = other_model(tmp_path / "built"), []
+    tensors = {
+        name: tensor if "embed_positions" in name else tensor + 0.1 * torch.randn_like(tensor)
+        for name, tensor in load_file(model / "model.safetensors").items()
+    }
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    for name, shard_bytes in (("one", 10**9), ("shards", 60_000)):
+        out = tmp_path / name
+        assert export.main([str(model), "--out", str(out), "--max-shard-bytes", str(shard_bytes)]) == 0
+        assert (out / INDEX_FILE).exists() == (name == "shards")
+        said.append(assert_one_model(out, out, waveforms))
+    assert said[0] == said[1]
 
 
 def test_a_tied_checkpoint_saved_by_transformers_4_is_one_model_in_vllm_and_transformers(

@@ -13,7 +13,16 @@ import pytest
 from tests.integration import actor_files
 from tests.integration.commands import CHECKOUT
 
-PLUG_IN = "def reward(completions, example):\n    return [1.0 for _ in completions]\n"
+PLUG_IN = f"""
+import importlib, json, pathlib
+
+found = {{room: importlib.import_module(room).__file__ for room in {actor_files.ROOMS}}}
+pathlib.Path(__file__).with_suffix(".json").write_text(json.dumps(found))
+
+
+def reward(completions, example):
+    return [1.0 for _ in completions]
+"""
 
 pytestmark = pytest.mark.timeout(600)  # an empty cache has a gigabyte to download
 
@@ -51,7 +60,7 @@ def test_every_actor_of_a_clone_imports_the_clones_files_and_the_plug_in(clone: 
     output = run(str(clone / ".venv" / "bin" / "python"), "-m", "actor_files", str(model), cwd=folder)
     found = json.loads(output.splitlines()[-1])
     assert set(found) == {"driver", "rollout actor", "reward actor", "function"}
+    found["reward function"] = json.loads((folder / "my_plugin.json").read_text())
     for process, files in found.items():
         for room in actor_files.ROOMS:
             assert Path(files[room]) == clone / room / "__init__.py", process
-    assert Path(found["reward actor"]["my_plugin"]) == folder / "my_plugin.py"

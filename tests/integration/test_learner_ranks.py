@@ -6,17 +6,19 @@ import os
 import re
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from data.types import ClipFeatures, Completion, Group
+from configs.algorithms import ALGORITHMS as CONFIGURED
+from data.types import ClipFeatures, Completion, Group, Prompt
 from learner.hf import checkpoint_name, load_model, load_tensors
-from learner.packing import Sequences, pack
+from learner.packing import Sequences, expand_audio, pack
 from learner.policy import MicroBatch, Policy
-from learner.update import expand_audio
 from tests.integration.learner_ranks import (
     BETA,
     ENTROPY_COEFFICIENT,
@@ -25,6 +27,7 @@ from tests.integration.learner_ranks import (
     Job,
     Outcome,
     fabricate,
+    lessons,
     run_ranks,
     stale,
 )
@@ -42,6 +45,15 @@ COARSE = 0.03
 """The same where the model is in bfloat16, which has 8 bits."""
 LEVELS = ("token", "sequence")
 """At which completions of an older policy are weighed."""
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "dr_grpo": {},
+    "dapo": {"mask_truncated": True},
+    "rloo": {"beta": 0.3},
+    "reinforce_plus_plus": {"beta": 0.3},
+    "gspo": {"clip": [0.1, 0.2]},
+    "cispo": {"clip": [0.5, 0.7]},
+}
+"""Names, with keys that make what is theirs show."""
 CLIPPED_NORM = 0.05
 SMALL = 350
 """Tokens of a micro-batch that holds one group, or two of the shortest."""
@@ -57,6 +69,12 @@ def coarsely(name: str, micro_batch_tokens: int, updates: int = 1, load: str | N
     """A job in bfloat16, sharded as the end of its name says."""
     stage, offload = SHARDED[name.partition("ZeRO ")[2]]
     return Job(name, stage, micro_batch_tokens, updates, load, dtype="bfloat16", offload=offload)
+
+
+def named(name: str, stage: int, micro_batch_tokens: int, where: str = "") -> Job:
+    """A job that takes an algorithm's step from groups of an older policy."""
+    keys = {"beta": CONFIGURED[name]["beta"], "name": name, "ratio": "sampled", **ALGORITHMS[name]}
+    return Job(name + where, stage, micro_batch_tokens, stale="none", entropy_coefficient=0.0, algorithm=keys)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +93,8 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         Job("several", 0, 100_000, stale="token", several=True),
         Job("several twice", 0, 100_000, updates=2, save=several, stale="token", several=True),
         Job("uneven", 0, 100_000, uneven=True, threads=None),
+        *(named(name, 0, 100_000) for name in ALGORITHMS),
+        Job("sft", 0, 100_000, beta=0.0, entropy_coefficient=0.0, algorithm={"name": "sft"}),
         Job("saved", 0, SMALL, updates=2, save=saved),
         Job("clipped", 0, 100_000, max_grad_norm=CLIPPED_NORM),
         Job("about one clip", 0, 100_000, one_clip=True),
@@ -90,6 +110,8 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         Job("two ranks about one clip, each group alone", 0, 1, one_clip=True),
         Job("two ranks about one clip, ZeRO 3", 3, SMALL, one_clip=True),
         *(Job(f"stale, {level}, on two ranks", 3, 1, stale=level) for level in LEVELS),
+        *(named(name, 3, SMALL, " on two ranks") for name in ALGORITHMS),
+        Job("sft on two ranks", 3, SMALL, beta=0.0, entropy_coefficient=0.0, algorithm={"name": "sft"}),
         Job("several on two ranks", 3, 1, stale="token", several=True),
         Job("several, resumed", 3, SMALL, load=several, stale="token", several=True),
         Job("bfloat16, ZeRO 0", 0, SMALL, dtype="bfloat16"),
@@ -197,11 +219,7 @@ def test_loss_and_gradient_are_the_papers_written_by_hand(
     loss.backward()
     whole = outcomes["whole"]
     assert whole.losses == pytest.approx([loss.item()], rel=1e-5)
-    largest = max(parameter.grad.abs().max() for parameter in policy.parameters() if parameter.grad is not None)
-    for name, parameter in policy.model.named_parameters():
-        if parameter.grad is not None:
-            found = whole.state[f"exp_avg/{checkpoint_name(name)}"] / 0.1
-            assert (found - parameter.grad).abs().max() < 1e-4 * largest, name
+    assert_gradient(whole, policy)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -233,6 +251,159 @@ def test_an_asynchronous_step_makes_the_gradient_and_the_weights_that_are_writte
     assert_equal(outcomes[f"stale, {level}"], outcomes[f"stale, {level}, on two ranks"])
     unweighed = outcomes["whole"]
     assert outcomes[f"stale, {level}"].grad_norms != pytest.approx(unweighed.grad_norms, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_each_algorithm_makes_the_gradient_of_its_papers_formula(
+    outcomes: dict[str, Outcome], model: Path, reference: Path, name: str
+) -> None:
+    policy, other = policies(model, reference)
+    groups, features = fabricate(str(model))
+    groups = stale(groups)
+    completions = [
+        Seen(
+            number,
+            total,
+            completion.finish_reason,
+            torch.tensor(completion.logprobs).double(),
+            *forward(policy, other, group.prompt, features[group.prompt.clip.sha256], completion.token_ids),
+        )
+        for number, group in enumerate(groups)
+        for completion, total in zip(group.completions, group.total, strict=True)
+        if total is not None
+    ]
+    FORMULAS[name](completions).backward()
+    alone, together = outcomes[name], outcomes[f"{name} on two ranks"]
+    assert_gradient(alone, policy)
+    assert together.grad_norms == pytest.approx(alone.grad_norms, rel=ROUNDING)
+    assert_equal(alone, together, rounding=1e-4)  # Adam's first step is a sign, and clipped gradients are small
+
+
+def test_a_supervised_step_has_the_gradient_of_the_mean_over_the_answers_tokens(
+    outcomes: dict[str, Outcome], model: Path, reference: Path
+) -> None:
+    policy, other = policies(model, reference)
+    groups, features = fabricate(str(model))
+    answers = [
+        forward(policy, other, lesson.prompt, features[lesson.prompt.clip.sha256], lesson.answer)[0]
+        for lesson in lessons(groups)
+    ]
+    loss = -torch.cat(answers).mean()
+    loss.backward()
+    alone, together = outcomes["sft"], outcomes["sft on two ranks"]
+    assert alone.losses == pytest.approx([loss.item()], rel=1e-5)
+    assert_gradient(alone, policy)
+    assert together.losses == pytest.approx(alone.losses, rel=ROUNDING)
+    assert_equal(alone, together)
+
+
+def assert_gradient(outcome: Outcome, policy: Policy) -> None:
+    """The first moment is a tenth of the policy's gradient."""
+    gradients = {name: one.grad for name, one in policy.model.named_parameters() if one.grad is not None}
+    largest = max(gradient.abs().max() for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        found = outcome.state[f"exp_avg/{checkpoint_name(name)}"] / 0.1
+        assert (found - gradient).abs().max() < 1e-4 * largest, name
+
+
+@dataclass
+class Seen:
+    """A completion, its log-probs in float64."""
+
+    group: int
+    reward: float
+    finish_reason: str
+    sampled: Tensor
+    now: Tensor
+    reference: Tensor
+
+    @property
+    def ratio(self) -> Tensor:
+        return (self.now - self.sampled).exp()
+
+    @property
+    def log_ratio_to_reference(self) -> Tensor:
+        return self.now - self.reference
+
+
+def forward(
+    policy: Policy, reference: Policy, prompt: Prompt, clip: ClipFeatures, token_ids: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Log-probs of a completion that is alone with its prompt, of the policy and of the reference."""
+    expanded = expand_audio(prompt.token_ids, policy.audio_token_id, prompt.clip.audio_tokens)
+    batch = MicroBatch(pack([Sequences(expanded, [token_ids])]), [clip])
+    return policy(batch)[0].double(), reference(batch)[0].double()
+
+
+def of_the_group(one: Seen, completions: Sequence[Seen]) -> list[float]:
+    return [other.reward for other in completions if other.group == one.group]
+
+
+def ppo(ratio: Tensor, advantage: float, low: float, high: float) -> Tensor:
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+
+
+def group_standardised(one: Seen, completions: Sequence[Seen]) -> float:
+    rewards = of_the_group(one, completions)
+    return (one.reward - statistics.mean(rewards)) / (statistics.stdev(rewards) + 1e-4)
+
+
+def dr_grpo(completions: Sequence[Seen]) -> Tensor:
+    longest = 256
+    gains = [
+        ppo(one.ratio, one.reward - statistics.mean(of_the_group(one, completions)), 0.2, 0.2).sum() / longest
+        for one in completions
+    ]
+    return -torch.stack(gains).mean()
+
+
+def dapo(completions: Sequence[Seen]) -> Tensor:
+    whole = [one for one in completions if one.finish_reason == "stop"]
+    assert 0 < len(whole) < len(completions)
+    return -torch.cat([ppo(one.ratio, group_standardised(one, completions), 0.2, 0.28) for one in whole]).mean()
+
+
+def rloo(completions: Sequence[Seen]) -> Tensor:
+    def penalised(one: Seen) -> float:
+        return one.reward - 0.3 * (one.sampled - one.reference).sum().item()
+
+    gains = []
+    for one in completions:
+        others = [penalised(other) for other in completions if other.group == one.group and other is not one]
+        gains.append(ppo(one.ratio, penalised(one) - statistics.mean(others), 0.2, 0.2).sum())
+    return -torch.stack(gains).mean()
+
+
+def reinforce_plus_plus(completions: Sequence[Seen]) -> Tensor:
+    apart = [one.reward - statistics.mean(of_the_group(one, completions)) for one in completions]
+    deviation = statistics.stdev(apart) + 1e-4
+    losses = [
+        (-ppo(one.ratio, value / deviation, 0.2, 0.2) + 0.3 * one.log_ratio_to_reference.square() / 2).mean()
+        for one, value in zip(completions, apart, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def gspo(completions: Sequence[Seen]) -> Tensor:
+    gains = [
+        ppo((one.now - one.sampled).mean().exp(), group_standardised(one, completions), 0.1, 0.2) for one in completions
+    ]
+    return -torch.stack(gains).mean()
+
+
+def cispo(completions: Sequence[Seen]) -> Tensor:
+    gains = [one.ratio.detach().clamp(0.5, 1.7) * group_standardised(one, completions) * one.now for one in completions]
+    return -torch.cat(gains).mean()
+
+
+FORMULAS: dict[str, Callable[[Sequence[Seen]], Tensor]] = {
+    "dr_grpo": dr_grpo,
+    "dapo": dapo,
+    "rloo": rloo,
+    "reinforce_plus_plus": reinforce_plus_plus,
+    "gspo": gspo,
+    "cispo": cispo,
+}
 
 
 def test_a_second_update_is_the_clipped_one_that_is_written_by_hand(

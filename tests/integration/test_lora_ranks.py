@@ -12,9 +12,8 @@ from transformers import Qwen2AudioForConditionalGeneration
 
 from learner.hf import load_model, load_tensors
 from learner.losses import kl_k3
-from learner.packing import Sequences, pack
+from learner.packing import Sequences, expand_audio, pack
 from learner.policy import MicroBatch, Policy
-from learner.update import expand_audio
 from tests.integration.learner_ranks import Job, Outcome, fabricate, run_ranks
 from tests.integration.test_learner_ranks import ROUNDING, SMALL, assert_equal
 

@@ -10,18 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
+from cluster.asking import as_asked
+from cluster.compare import main as compare_command
+from cluster.evaluate import main as score_command
 from cluster.placement import Node, plan
+from cluster.runs import load
 from cluster.session import workers
+from configs.load import load_config
 from configs.schema import Config
-from data.types import Clip, Completion, Example, Group, Prompt
+from data.types import Clip, ClipSource, Completion, Example, Group, Prompt
 from learner.hf import load_tensors
+from tests.disk_datasets import save_to_disk
 from tests.integration.commands import command
 from tests.integration.models import hearing_model
 from tests.integration.recordings import Questions
 from tests.integration.runs import RUN_SECONDS, Finished, write_config
+from tests.unit.mmau_script import counted
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
 
@@ -35,11 +43,12 @@ class Evaluated:
 
     output: str
     result: dict[str, Any]
+    folder: Path
 
     def answers(self) -> dict[str, str]:
         """The greedy completion of each question that was answered, by id."""
         rows = self.result["rows"]
-        return {row["id"]: row["model_output"] for row in rows if row["model_output"] is not None}
+        return {row["id"]: row["completion"] for row in rows if row["completion"] is not None}
 
 
 def mmau_rows(questions: Questions) -> list[dict[str, Any]]:
@@ -75,6 +84,15 @@ def avqa_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def on_disk(folder: Path, questions: Questions) -> Path:
+    """The training questions as `datasets` saves them, their clips inside."""
+    rows = [
+        row | {"audio": {"bytes": (questions.folder / row["audio"]).read_bytes(), "path": row["audio"]}}
+        for row in questions.rows("train")
+    ]
+    return save_to_disk(folder, pa.Table.from_pylist(rows))
+
+
 def evaluate(folder: Path, model: Path, questions: Questions, rows: Sequence[dict[str, Any]], *more: str) -> Evaluated:
     """Evaluate the model on rows that are written as one JSON list, far from their clips."""
     (folder / "questions.json").write_text(json.dumps(rows))
@@ -83,18 +101,31 @@ def evaluate(folder: Path, model: Path, questions: Questions, rows: Sequence[dic
     with command("cluster.evaluate", *paths, *options, cwd=folder) as started:
         assert started.wait(RUN_SECONDS) == 0, started.output
     written = folder / "new" / "folder"
-    assert [path.name for path in written.iterdir()] == ["out.json"]
-    return Evaluated(started.output, json.loads((written / "out.json").read_text()))
+    names = {"out.json", *(["predictions.json"] if "--predictions" in more else [])}
+    assert {path.name for path in written.iterdir()} == names
+    return Evaluated(started.output, json.loads((written / "out.json").read_text()), written)
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Questions) -> Evaluated:
-    return evaluate(tmp_path_factory.mktemp("mmau"), model, questions, mmau_rows(questions), "--samples", "2")
+    """What two engines answer, greedily and sampled."""
+    options = ("--samples", "2", "--engines", "2", "--predictions", "new/folder/predictions.json")
+    return evaluate(tmp_path_factory.mktemp("mmau"), model, questions, mmau_rows(questions), *options)
+
+
+@pytest.fixture(scope="module")
+def shuffled(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Questions) -> Evaluated:
+    """What one engine answers to the same questions about each other's clips, the choices in another order."""
+    options = ("--shuffled", "--shuffle-choices", "--engines", "1")
+    return evaluate(tmp_path_factory.mktemp("shuffled"), model, questions, mmau_rows(questions), *options)
 
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory, model: Path, other: Path, questions: Questions) -> Finished:
-    """A run of one step from other weights than `model.path`, where an older run of its name lay."""
+    """A run of one step from other weights than `model.path`, where an older run of its name lay.
+
+    Its questions lie in a dataset on disk with their clips, and are worded and ordered in other ways than by default.
+    """
     folder = tmp_path_factory.mktemp("begun")
     (folder / "runs" / "begun").mkdir(parents=True)
     (folder / "runs" / "begun" / "metrics.jsonl").write_text("of the older run\n")
@@ -102,9 +133,14 @@ def begun(tmp_path_factory: pytest.TempPathFactory, model: Path, other: Path, qu
     config = write_config(
         folder / "begun.yaml",
         model,
-        questions.train,
+        on_disk(folder / "train", questions),
         run={"max_steps": 1, "init_from": str(other)},
-        data={"test": "test.json", "audio_dir": str(questions.folder)},
+        data={
+            "test": "test.json",
+            "audio_dir": str(questions.folder),
+            "prompt": {"text": "{question} ({choices}) <answer> </answer>", "choices": "letters", "form": "answer"},
+            "shuffle_choices": True,
+        },
         learner={"learning_rate": 1e-12},
         evaluate={"samples": 1},
     )
@@ -140,14 +176,73 @@ def test_mmaus_rows_are_all_in_the_denominator_and_the_answered_stand_beside(
     ]
 
 
-def test_the_predictions_stand_where_mmaus_script_reads_them(evaluated: Evaluated, questions: Questions) -> None:
+def test_every_completion_is_kept_with_its_prediction(evaluated: Evaluated, questions: Questions) -> None:
     rows = evaluated.result["rows"]
     assert [row["id"] for row in rows] == [row["id"] for row in questions.rows("test")]
     for number, row in enumerate(rows):
-        assert row.keys() >= {"id", "choices", "answer", "task", "sub-category", "difficulty", "model_prediction"}
-        assert bool(row["model_output"]) == (number != MISSING)
-        assert (row["model_prediction"] == "") == (number == MISSING)
+        assert row.keys() >= {"id", "choices", "answer", "task", "sub-category", "difficulty", "recording"}
+        assert bool(row["completion"]) == (number != MISSING)
+        assert (row["model_prediction"] is None) == (number == MISSING)
         assert len(row["sampled"]) == (0 if number == MISSING else 2)
+
+
+def test_the_written_predictions_score_as_the_evaluation_by_mmaus_script_and_by_ours(
+    evaluated: Evaluated, tmp_path: Path, questions: Questions
+) -> None:
+    path, out = evaluated.folder / "predictions.json", tmp_path / "scores.json"
+    written = json.loads(path.read_text())
+    added = {"recording", "difficulty", "model_output", "model_prediction"}
+    assert [{key: row[key] for key in row if key not in added} for row in written] == mmau_rows(questions)
+    official = counted(written)
+    assert len(official) == evaluated.result["answered"]
+    assert sum(official) / len(official) == evaluated.result["accuracy_mmau_answered"]
+    assert score_command(["--score", str(path), "--out", str(out)]) == 0
+    scores = json.loads(out.read_text())
+    assert scores["accuracy"] == evaluated.result["accuracy_mmau"]
+    assert scores["accuracy_official"] == evaluated.result["accuracy_mmau_answered"]
+
+
+def test_any_number_of_engines_shares_the_questions(evaluated: Evaluated, shuffled: Evaluated) -> None:
+    asked = evaluated.result["questions"] - evaluated.result["bad_rows"]
+    assert f"engines that share {asked} questions: 2\n" in evaluated.output
+    assert f"engines that share {asked} questions: 1\n" in shuffled.output
+
+
+def test_samples_are_worth_more_the_more_of_them_there_are(evaluated: Evaluated) -> None:
+    result = evaluated.result
+    assert result["pass@1"] == result["majority@1"] == result["accuracy_sampled"]
+    assert result["pass@2"] >= result["pass@1"]
+    assert "pass@4" not in result
+
+
+def test_about_each_others_clips_in_another_order_of_choices_questions_are_answered_otherwise(
+    evaluated: Evaluated, shuffled: Evaluated
+) -> None:
+    assert (shuffled.result["shuffled"], shuffled.result["shuffle_choices"]) == (True, True)
+    assert shuffled.result["unusable"] == evaluated.result["unusable"]
+    pairs = list(zip(evaluated.result["rows"], shuffled.result["rows"], strict=True))
+    assert all(one["recording"] == other["recording"] for one, other in pairs)
+    assert all(sorted(one["choices"]) == sorted(other["choices"]) for one, other in pairs)
+    assert any(one["choices"] != other["choices"] for one, other in pairs)
+    heard = {other["recording"]: other["heard"] for _, other in pairs if other["completion"] is not None}
+    assert sorted(heard) == sorted(heard.values())
+    assert all(own != other for own, other in heard.items())
+    assert shuffled.answers().keys() == evaluated.answers().keys()
+    assert shuffled.answers() != evaluated.answers()
+
+
+def test_the_two_evaluations_are_compared_question_by_question(
+    evaluated: Evaluated, shuffled: Evaluated, tmp_path: Path
+) -> None:
+    paths = [str(one.folder / "out.json") for one in (shuffled, evaluated)]
+    assert compare_command([*paths, "--out", str(tmp_path / "compared.json")]) == 0
+    measures = json.loads((tmp_path / "compared.json").read_text())["measures"]
+    assert list(measures) == ["accuracy", "accuracy_mmau"]
+    for measure, figures in measures.items():
+        assert figures["questions"] == evaluated.result["questions"]
+        assert figures["a"] == pytest.approx(shuffled.result[measure])
+        assert figures["b"] == pytest.approx(evaluated.result[measure])
+        assert 0 <= figures["p_value"] <= 1
 
 
 def test_the_table_says_how_many_rows_were_bad(evaluated: Evaluated, questions: Questions) -> None:
@@ -205,6 +300,23 @@ def test_a_fresh_run_moves_the_older_one_aside(begun: Finished) -> None:
     [older] = [path for path in begun.path.parent.iterdir() if path.name.startswith("begun.")]
     assert (older / "metrics.jsonl").read_text() == "of the older run\n"
     assert [line["step"] for line in begun.lines()] == [1]
+
+
+def test_the_rollout_log_has_the_choices_in_the_order_in_which_they_were_asked(
+    begun: Finished, questions: Questions
+) -> None:
+    filed = {row["id"]: row for row in questions.rows("train")}
+    config = load_config(str(begun.path / "config.yaml"))
+    asked = load(begun.path).rollouts
+    assert len(asked) == config.algorithm.prompts_per_step
+    shuffled = 0
+    for row in asked.itertuples():
+        choices = filed[row.example_id]["choices"]
+        example = Example(row.example_id, ClipSource(""), row.question, tuple(choices), row.answer)
+        assert tuple(row.choices) == as_asked(config, example, epoch=0).choices
+        assert row.answer == filed[row.example_id]["answer"]
+        shuffled += list(row.choices) != choices
+    assert shuffled > 0
 
 
 def test_a_run_keeps_its_bad_rows_and_counts_those_held_out_as_wrong(begun: Finished, questions: Questions) -> None:

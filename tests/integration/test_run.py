@@ -148,7 +148,7 @@ def test_evaluations_keep_every_answer(recorded: Finished, questions: Questions)
     for name in ("base", "trained"):
         rows = evaluations[name]
         assert list(rows.id) == [row["id"] for row in questions.rows("test")]
-        assert all(isinstance(output, str) for output in rows.model_output)
+        assert all(isinstance(text, str) for text in rows.completion)
         assert all(len(sampled) == 2 for sampled in rows.sampled)
     assert len(evaluations["validation_step_2"]) == 3
     validated = {line["step"]: line["validation_accuracy"] for line in recorded.lines()}

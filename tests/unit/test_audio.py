@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
 from data import parquet
-from data.audio import MAX_SAMPLES, SAMPLE_RATE, audio_tokens, log_mel, mel_frames, read_clip
+from data.audio import MAX_SAMPLES, SAMPLE_RATE, audio_tokens, check_clip, log_mel, mel_frames, read_clip
 from data.errors import ClipError
 from data.types import ClipSource
 
@@ -232,6 +232,106 @@ def test_a_file_that_is_no_parquet_of_clips_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ClipError, match=message) as caught:
             read(ClipSource(str(path), 0))
         assert caught.value.reason == reason
+
+
+def write_shard(path: Path, audio: pa.Array) -> str:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, pa.schema([("context", audio.type)])) as writer:
+        writer.write_table(pa.table({"context": audio}), max_chunksize=2)
+    return str(path)
+
+
+@pytest.mark.parametrize("in_struct", [True, False])
+def test_a_row_of_an_arrow_shard_is_read_from_its_column(tmp_path: Path, in_struct: bool) -> None:
+    clips = [wav(tone(0.1 * (row + 1))) for row in range(5)]
+    cells = [{"path": "x", "bytes": clip} for clip in clips] if in_struct else clips
+    path = write_shard(tmp_path / "data.arrow", pa.array(cells))
+    for row in (4, 0, 3):
+        waveform, sha256 = read(ClipSource(path, row, "context"))
+        assert (len(waveform), sha256) == (1_600 * (row + 1), hashlib.sha256(clips[row]).hexdigest())
+    with pytest.raises(ClipError, match=r"has no column audio\.bytes") as caught:
+        read(ClipSource(path, 0))
+    assert caught.value.reason == "unreadable"
+
+
+def test_a_row_of_an_arrow_shard_without_a_clip_is_refused(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "data.arrow", pa.array([{"bytes": b""}, {"bytes": None}, None]))
+    for row, reason in enumerate(["empty", "missing", "missing"]):
+        with pytest.raises(ClipError, match=rf"row {row}: context\.bytes") as caught:
+            read(ClipSource(path, row, "context"))
+        assert caught.value.reason == reason
+
+
+def check(source: ClipSource, max_seconds: float = 30.0) -> str:
+    return check_clip(source, max_seconds, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("form", "subtype", "reason"),
+    [
+        ("WAV", "PCM_16", "truncated"),
+        ("WAV", "FLOAT", "truncated"),
+        ("AIFF", "PCM_16", "truncated"),
+        ("AU", "PCM_16", "truncated"),
+        ("FLAC", "PCM_16", "unreadable"),
+        ("OGG", "VORBIS", "unreadable"),
+        ("OGG", "OPUS", "truncated"),
+        ("MP3", "MPEG_LAYER_III", "truncated"),
+    ],
+)
+@pytest.mark.parametrize("stored", ["in a file", "in a row"])
+def test_a_check_finds_a_clip_that_is_cut_short(
+    tmp_path: Path, form: str, subtype: str, reason: str, stored: str
+) -> None:
+    encoded = wav(tone(3.0), form=form, subtype=subtype)
+    for clip, expected in ((encoded, None), (encoded[: len(encoded) // 2], reason)):
+        if stored == "in a file":
+            source = write(tmp_path, clip)
+        else:
+            source = ClipSource(write_parquet(tmp_path / f"{expected}.parquet", [clip]), 0)
+        if expected is None:
+            assert check(source) == hashlib.sha256(clip).hexdigest()
+            continue
+        with pytest.raises(ClipError) as caught:
+            check(source)
+        assert caught.value.reason == expected
+
+
+def test_a_check_refuses_what_training_would_cut(tmp_path: Path) -> None:
+    source = write(tmp_path, wav(tone(2.001)))
+    assert len(read(source, max_seconds=2.0)[0]) == 2 * SAMPLE_RATE
+    with pytest.raises(ClipError, match=r"lasts 2\.001 s, and training cuts it to data\.max_seconds, 2") as caught:
+        check(source, max_seconds=2.0)
+    assert caught.value.reason == "too_long"
+    assert check(write(tmp_path, encoded := wav(tone(2.0))), 2.0) == hashlib.sha256(encoded).hexdigest()
+
+
+def test_a_stream_whose_length_was_not_known_when_it_was_begun_is_whole(tmp_path: Path) -> None:
+    encoded = bytearray(wav(tone(1.0), subtype="PCM_16"))
+    size = encoded.index(b"data") + 4
+    encoded[size : size + 4] = b"\xff" * 4
+    assert check(write(tmp_path, bytes(encoded))) == hashlib.sha256(encoded).hexdigest()
+
+
+def test_a_link_to_nothing_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "link.wav").symlink_to("nowhere.wav")
+    with pytest.raises(ClipError, match="is a link to nothing") as caught:
+        read(ClipSource(str(tmp_path / "link.wav")))
+    assert caught.value.reason == "missing"
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_header_that_sends_the_reader_out_of_the_file_prints_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], in_file: bool
+) -> None:
+    broken = bytearray(wav(tone(0.1), form="AIFF", subtype="PCM_16"))
+    offset = broken.index(b"SSND") + 8
+    broken[offset : offset + 4] = b"\xff\xff\xff\x00"
+    source = write(tmp_path, bytes(broken))
+    if not in_file:
+        source = ClipSource(write_parquet(tmp_path / "rows.parquet", [bytes(broken)]), 0)
+    with pytest.raises(ClipError):
+        read(source)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("seconds", "tokens"), [(30.0, 750), (10.0, 250), (1.0, 25), (0.05, 1), (0.02, 0)])

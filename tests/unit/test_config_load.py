@@ -1,5 +1,6 @@
 """Reading a configuration: presets, files, overrides and what is said when they are wrong."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import reference
-from configs.load import ConfigError, dump_config, load_config, presets
+from configs.load import ConfigError, dump_config, load_config, load_prompt, presets
 from configs.schema import Config, Data, Model
 
 MINIMAL = "model: {path: m}\ndata: {train: t.jsonl}\n"
@@ -102,8 +103,8 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         ("learner.ranks=many", "learner.ranks: 'many' is not an integer above 0"),
         ("learner.ranks=true", "learner.ranks: true is not an integer above 0"),
         ("rollout.gpu_memory_utilization=2", "rollout.gpu_memory_utilization: 2 is not a number above 0 and at most 1"),
-        ("data.format=awqa", "data.format: 'awqa' is not `auto` or `auricle` or `jsonl` or `avqa` or `mmau`; "
-         "did you mean avqa?"),
+        ("data.format=awqa", "data.format: 'awqa' is not `auto` or `auricle` or `jsonl` or `avqa` or `mmau` or "
+         "`huggingface`; did you mean avqa?"),
         ("learner.betas=[0.1]", "learner.betas[1]: missing"),
         ("learner.betas=[a, 0.1]", "learner.betas[0]: 'a' is not a list of 2, each a number"),
         ("learner=3", "learner: 3 is not a section of keys"),
@@ -117,6 +118,8 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         ("rewards.use=accuracy", "rewards.use: rewards is not a section"),
         ("run.max_steps.x=1", "run.max_steps.x: run.max_steps is not a section"),
         ("learner.learning_rate=1e400", "learner.learning_rate: inf is not finite"),
+        ("rewards=[{use: length}, {use: length}]", "rewards has ['length'] twice; sum their weights, or give "),
+        ("rewards=[{use: judge, timeout_seconds: 0}]", "rewards[0].timeout_seconds: 0 is not a number above 0"),
         ("rewards=[{use: accuracy, weight: nan}]", "rewards[0].weight: 'nan' is not finite; give a number"),
         ("learner.betas=[nan, 0.1]", "learner.betas[0]: 'nan' is not finite; give a list of 2, each a number"),
         ("run.name=a/b", "run.name: 'a/b' is not the name of a directory"),
@@ -124,6 +127,18 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         ("rollout.on_update=recompute", "rollout.on_update: recompute lets completions cross versions"),
         ("rollout={on_update: keep_kv, audio: waveform}", "rollout.on_update: keep_kv lets completions cross versions"),
         ("algorithm.correction={level: none, mask: [0.5, 2]}", "algorithm.correction.mask needs"),
+        ("data.prompt=thnk", "data.prompt: 'thnk' is not known; use one of answer, think, letters, or a section"),
+        ("data.prompt=5", "data.prompt: 5 is not a section of keys"),
+        ("data.prompt={text: 'Say {answer} to {question}', form: answer}",
+         "data.prompt.text: {answer} is not known; there are {question} and {choices}"),
+        ("data.prompt={text: '{question!r}', form: answer}", "data.prompt.text: {question!r} is not known"),
+        ("data.prompt={text: '{question} {', form: answer}", "data.prompt.text: Single '{' encountered"),
+        ("data.prompt={text: 'Choose {choices}', form: answer}", "data.prompt.text: 'Choose {choices}' asks nothing"),
+        ("data.prompt={text: '{question}'}", "data.prompt.form: missing; say what data.prompt.text asks for"),
+        ("data.prompt={choices: leters}", "data.prompt.choices: 'leters' is not `list` or `letters` or `lines`; did "
+         "you mean letters?"),
+        ("data.prompt={choces: letters}", "data.prompt.choces: unknown key (value 'letters'); did you mean "
+         "data.prompt.choices?"),
         ("run.dir=s3://bucket/runs", "run.dir is a directory; mount the storage"),
         ("run.max_steps", "override 'run.max_steps' is not KEY=VALUE"),
         ("data.test={", "data.test: '{' is not YAML"),
@@ -197,6 +212,46 @@ def test_a_dumped_configuration_loads_unchanged(
     assert load_config(write(folder, dump_config(config))) == config
 
 
+def test_a_file_changes_its_base_key_by_key(tmp_path: Path) -> None:
+    write(tmp_path, MINIMAL + "run: {max_steps: 7, seed: 3}\nrewards: [{use: format}]\n", "base.yaml")
+    path = write(tmp_path, "base: base.yaml\nrun: {seed: 4}\nrewards: [{use: accuracy}]\n", "child.yaml")
+    config = load_config(path, ["run.max_steps=8"])
+    assert (config.run.name, config.run.max_steps, config.run.seed) == ("child", 8, 4)
+    assert [reward.use for reward in config.rewards] == ["accuracy"]
+    assert load_config(write(tmp_path, "base: tiny\n", "of_a_preset.yaml")).model.path == "demo:model"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: nowhere.yaml\n", "is neither a file nor a preset"),
+        ("base: child.yaml\n", "comes back to itself"),
+        ("base: [a, b]\n", "is not the name of a preset or the path of a file"),
+    ],
+)
+def test_a_base_that_cannot_be_read_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text, "child.yaml")
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+def test_an_algorithms_name_sets_what_is_not_given_and_a_dump_shows_it(tmp_path: Path) -> None:
+    dapo = load_config(write(tmp_path, MINIMAL), ["algorithm.name=dapo", "algorithm.dynamic_sampling=false"]).algorithm
+    assert (dapo.clip, dapo.mean, dapo.beta, dapo.dynamic_sampling) == ((0.2, 0.28), "token", 0.0, False)
+    again = load_config(write(tmp_path, dump_config(load_config(write(tmp_path, MINIMAL), ["algorithm.name=rloo"]))))
+    assert (again.algorithm.advantage, again.algorithm.kl_in) == ("leave_one_out", "reward")
+
+
+def test_an_algorithm_that_does_not_exist_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    [problem] = problems_of(tmp_path, "algorithm.name=dpao")
+    assert "did you mean dapo?" in problem
+
+
+def test_k1_in_the_loss_is_refused_since_it_has_no_gradient(tmp_path: Path) -> None:
+    [problem] = problems_of(tmp_path, "algorithm.kl=k1")
+    assert "use k2" in problem
+
+
 def test_a_dump_reads_the_same_under_yaml_1_1() -> None:
     config = Config(model=Model(path="no"), data=Data(train="1e-6"))
     assert yaml.safe_load(dump_config(config))["model"]["path"] == "no"
@@ -224,3 +279,33 @@ def test_loading_a_configuration_imports_no_heavy_package() -> None:
     )
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert output.stdout.strip() == "[]"
+
+
+def test_a_prompt_is_a_name_or_its_own_keys_and_is_written_back_as_it_was(tmp_path: Path) -> None:
+    own = {"text": "{question}: {choices}", "choices": "lines", "form": "think"}
+    for written, form in (("think", "think"), ("letters", "answer"), (own, "think")):
+        config = load_config(write(tmp_path, MINIMAL), [f"data.prompt={json.dumps(written)}"])
+        assert config.data.prompt.form == form
+        assert yaml.safe_load(dump_config(config))["data"]["prompt"] == written
+        assert load_config(write(tmp_path, dump_config(config))) == config
+
+
+def test_a_key_of_the_prompt_changes_the_papers(tmp_path: Path) -> None:
+    changed = load_config(write(tmp_path, MINIMAL), ["data.prompt.choices=letters"]).data.prompt
+    paper = load_config(write(tmp_path, MINIMAL)).data.prompt
+    assert (changed.text, changed.form, changed.choices) == (paper.text, paper.form, "letters")
+
+
+def test_a_prompt_is_read_from_a_file_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "prompt.yaml"
+    file.write_text("text: 'Listen. {question} {choices}'\nform: answer\n")
+    assert load_prompt(str(file)).text == "Listen. {question} {choices}"
+    assert load_prompt("think").form == "think"
+    file.write_text("text: 'Listen.'\nform: answr\n")
+    for name, message in (
+        (str(file), "data.prompt.form: 'answr' is not `answer` or `think`; did you mean answer?"),
+        ("thnk", "data.prompt: 'thnk' is not known"),
+        (str(tmp_path / "absent.yaml"), "cannot be read: No such file"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_prompt(name)

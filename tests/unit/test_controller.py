@@ -10,148 +10,12 @@ from typing import Any
 
 import pytest
 
-from actors.weights.buckets import Layout
-from cluster.asking import Unusable
-from cluster.controller import MOST_ISSUES, Controller, NothingToTrain, Questions
-from cluster.metrics import OFF_POLICY, Metrics
-from cluster.progress import Reporter
-from cluster.rollout_pool import EngineLost
-from cluster.run_directory import RunDirectory
-from cluster.transports import Buckets
+from cluster.asking import Unusable, as_asked
+from cluster.controller import MOST_ISSUES
+from cluster.training_loop import NothingToTrain
 from cluster.waiting import WorkerError
-from configs.schema import Config
-from data.types import Clip, ClipSource, Completion, Example, Group, GroupSummary, Prompt
-from learner.result import UpdateResult
-
-STEPS = 2
-EXAMPLES = tuple(Example(str(n), ClipSource(f"{n}.wav"), "What is heard?", ("a", "b"), "a") for n in range(4))
-
-
-class Actors:
-    """Every pool of a run in one; notes what it was asked."""
-
-    def __init__(self) -> None:
-        self.audio = self.rollout = self.learner = self.log = self.weights = self
-        self.actors: dict[str, Any] = {}
-        self.asked: list[str] = []
-        self.difference = {"engine-0": 1e-5, "engine-1": 2e-5}
-        """How far each engine is from the learner, when they are compared."""
-        self.replaced: list[tuple[str, str]] = []
-        self.version = 0
-        self.places = 100
-        self.sampling = 0
-        self.busy_seconds = 0.0
-        self.lost = 0
-        self.reports = {"engine-0": None}
-        self.scored = 2
-        self.unusable = ""
-        self.issues: list[tuple[str, int]] = []
-        self.losses = 0
-        """How many groups are still to be lost with their engine."""
-        self.training = asyncio.Event()
-        self.sampled_while_training: list[str] = []
-
-    async def prompt(
-        self, example: Example, group_id: str, epoch: int, issue: int = 0, silent: bool = False
-    ) -> Prompt | Unusable:
-        self.issues.append((group_id, issue))
-        if self.unusable:
-            return Unusable(self.unusable, "no such clip")
-        return Prompt(group_id, example, (1,), Clip("c", 1.0, 25), seed=0)
-
-    def prefetch(self, source: ClipSource) -> None:
-        self.asked.append("prefetch")
-
-    async def sample(self, prompt: Prompt, sampling: Any) -> Group:
-        self.asked.append(f"sample {prompt.group_id}")
-        text = "<answer>a</answer>"
-        return Group(prompt, (Completion((1,), text, (0.0,), (0,), "stop"),) * sampling.completions)
-
-    async def sample_and_score(self, prompt: Prompt, sampling: Any) -> tuple[str, GroupSummary]:
-        if self.losses:
-            self.losses -= 1
-            raise EngineLost("engine-0 has died")
-        if self.training.is_set():
-            self.sampled_while_training.append(prompt.group_id)
-        problems = () if self.scored else ("reward mine:score, example 0: it raised KeyError",)
-        return "group", GroupSummary(prompt.group_id, self.scored, 2, 0, {}, 1.0, self.version, problems=problems)
-
-    async def step(self, groups: Any, step: int) -> UpdateResult:
-        self.asked.append("step")
-        self.training.set()
-        await asyncio.sleep(0.01)
-        self.training.clear()
-        off_policy = dict.fromkeys(OFF_POLICY, 0.0)
-        return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 2, 2, {}, off_policy)
-
-    async def sample_from_each(self, prompt: Prompt, sampling: Any) -> dict[str, str]:
-        self.asked.append(f"check {prompt.group_id}")
-        return {name: f"{name}'s group" for name in self.difference}
-
-    async def differences(self, groups: list[str]) -> list[float]:
-        return [self.difference[group.removesuffix("'s group")] for group in groups]
-
-    def replace(self, name: str, why: str) -> None:
-        self.replaced.append((name, why))
-
-    async def begin(self, version: int, engines: Any) -> Buckets:
-        return Buckets(version, Layout(()))
-
-    async def publish(self, update: Buckets) -> None:
-        self.asked.append("publish")
-
-    async def update(self, update: Buckets) -> None:
-        self.version = update.version
-
-    async def save(self, directory: str, facts: dict[str, Any]) -> None:
-        for name, content in (("hf/config.json", {}), ("trainer/state.json", {"updates": facts["step"], **facts})):
-            (Path(directory) / name).parent.mkdir()
-            (Path(directory) / name).write_text(json.dumps(content))
-
-    async def write(self, *_: Any) -> None:
-        self.asked.append("write")
-
-    async def written(self) -> None:
-        self.asked.append("written")
-
-
-class Launch:
-    """A controller on a run directory that a test may look at."""
-
-    def __init__(self, folder: Path, test: tuple[Example, ...] = (), staleness: int = 0) -> None:
-        self.actors = Actors()
-        self.said: list[str] = []
-        self.test = test
-        self.config = Config.model_validate(
-            {
-                "run": {"name": "r", "dir": str(folder), "max_steps": STEPS},
-                "model": {"path": "m"},
-                "data": {"train": "t.jsonl"},
-                "algorithm": {"group_size": 2, "prompts_per_step": 1, "max_staleness": staleness},
-                "evaluate": {"samples": 1},
-            }
-        )
-        self.run_directory = RunDirectory.create(self.config, fresh=False)
-
-    def change(self, **sections: dict[str, Any]) -> None:
-        """Change keys of the configuration."""
-        changed = {name: getattr(self.config, name).model_copy(update=keys) for name, keys in sections.items()}
-        self.config = self.config.model_copy(update=changed)
-
-    def controller(self, state: dict[str, Any] | None = None) -> Controller:
-        reporter = Reporter()
-        reporter.say = self.said.append  # type: ignore[method-assign]
-        questions = Questions(train=EXAMPLES, test=self.test)
-        actors: Any = self.actors
-        return Controller(self.config, self.run_directory, actors, actors, questions, reporter, Metrics("r"), state)
-
-    def run(self, state: dict[str, Any] | None = None) -> dict[str, Any]:
-        return asyncio.run(self.controller(state).run())
-
-    def state(self) -> dict[str, Any]:
-        checkpoint = self.run_directory.latest_checkpoint()
-        assert checkpoint is not None
-        return json.loads((checkpoint / "trainer" / "state.json").read_text())
+from data.types import Example, GroupSummary, Prompt
+from tests.unit.run_stand_ins import EXAMPLES, STEPS, Launch
 
 
 @pytest.fixture
@@ -184,7 +48,7 @@ def test_no_clip_is_prepared_for_a_step_after_the_last(launch: Launch) -> None:
     [
         ("clip_missing", 2, r"4 of them for clip_missing: data\.audio_dir may name the wrong directory"),
         ("prompt_too_long", 2, r"4 of them for prompt_too_long: raise rollout\.max_model_tokens"),
-        ("", 0, r"4 of them for unscored: the functions of `rewards` .*mine:score, example 0: it raised KeyError"),
+        ("", 0, r"4 of them for reward_raised: try the functions of `rewards` .*mine:score, example 0: it raised KeyE"),
     ],
 )
 def test_where_no_question_can_be_used_the_most_frequent_reason_is_blamed(
@@ -194,6 +58,47 @@ def test_where_no_question_can_be_used_the_most_frequent_reason_is_blamed(
     with pytest.raises(NothingToTrain, match=message) as refused:
         launch.run()
     assert ("audio_dir" in str(refused.value)) == unusable.startswith("clip_")
+
+
+def test_a_group_without_rewards_is_counted_under_the_reason_and_the_run_goes_on(launch: Launch) -> None:
+    sample = launch.actors.sample_and_score
+
+    async def mended_at_the_third(*arguments: Any) -> tuple[str, GroupSummary]:
+        launch.actors.scored = 2 if controller.ledger.admitted > 2 else 1
+        return await sample(*arguments)
+
+    launch.actors.sample_and_score = mended_at_the_third  # type: ignore[method-assign]
+    controller = launch.controller()
+    asyncio.run(controller.run())
+    assert controller.ledger.dropped == {"reward_raised": 2}
+    assert controller.ledger.trained == STEPS
+    assert any("(reward_raised): reward mine:score, example 0: it raised" in said for said in launch.said)
+
+
+def test_completions_without_a_reward_are_counted_in_the_line_of_the_step_that_trains_the_others(
+    launch: Launch,
+) -> None:
+    launch.change(algorithm={"group_size": 4})
+    launch.actors.scored = 3
+    launch.run()
+    lines = [json.loads(line) for line in launch.run_directory.metrics.read_text().splitlines()]
+    assert [line["completions_dropped"] for line in lines] == [{"reward_raised": 1}] * STEPS
+    assert lines[-1]["dropped_by_reason"] == {}
+
+
+def test_dynamic_sampling_draws_another_question_for_a_group_without_a_signal(launch: Launch) -> None:
+    launch.change(algorithm={"dynamic_sampling": True})
+    launch.actors.alike = 2
+    launch.run()
+    line = launch.run_directory.metrics.read_text().splitlines()[-1]
+    counts = json.loads(line)
+    assert (counts["trained"], counts["dropped_by_reason"]) == (STEPS, {"zero_variance": 2})
+
+
+def test_without_dynamic_sampling_a_group_without_a_signal_is_trained(launch: Launch) -> None:
+    launch.actors.alike = 2
+    launch.run()
+    assert launch.state()["ledger"]["dropped"] == {}
 
 
 def test_training_time_goes_on_where_the_checkpoint_stood(launch: Launch) -> None:
@@ -346,3 +251,20 @@ def test_bad_questions_are_no_end_while_good_ones_are_being_sampled(launch: Laun
     asyncio.run(controller.run())
     assert controller.ledger.trained == 16 * STEPS
     assert controller.ledger.dropped["clip_missing"] > len(EXAMPLES)
+
+
+def test_a_dropped_question_is_logged_with_its_choices_as_they_would_have_been_asked(launch: Launch) -> None:
+    launch.change(algorithm={"prompts_per_step": 16}, data={"shuffle_choices": True})
+    actors, ask, logged = launch.actors, launch.actors.prompt, []
+
+    async def prompt(example: Example, *arguments: Any, **named: Any) -> Prompt | Unusable:
+        return Unusable("clip_missing", "gone") if example.id == "3" else await ask(example, *arguments, **named)
+
+    async def write(directory: str, step: int, groups: Any, advantages: Any, dropped: Any) -> None:
+        logged.extend(dropped)
+
+    actors.prompt, actors.write = prompt, write  # type: ignore[method-assign, assignment]
+    launch.run()
+    epochs = [int(group_id.split("-")[0]) for group_id, _, _ in logged]
+    assert [example for _, example, _ in logged] == [as_asked(launch.config, EXAMPLES[3], epoch) for epoch in epochs]
+    assert {example.choices for _, example, _ in logged} == {("a", "b"), ("b", "a")}

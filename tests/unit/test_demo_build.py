@@ -15,12 +15,13 @@ import soundfile
 from scipy.stats import chisquare
 
 from data.cache import cache_directory
-from data.demo.build import SCHEMA, build_from
+from data.demo.build import build_from
 from data.demo.duplicates import find_pairs
 from data.demo.packages import PACKAGES
 from data.demo.recordings import MAX_SECONDS, SAMPLE_RATE, Drops, RawFile, Recording, decode, encode, trim
 from data.demo.report import credits, text_baseline
 from data.demo.split import check_split
+from data.writing import SCHEMA
 from tests.unit.demo_recordings import noise_burst, zoo
 
 SPLITS = ("train", "validation", "test")

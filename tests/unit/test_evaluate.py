@@ -48,6 +48,24 @@ def test_a_count_that_makes_no_sense_is_refused_by_name(
     assert f"argument {option}: '{value}' is not an integer of at least" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--silent", "--shuffled"], "argument --shuffled: not allowed with argument --silent"),
+        (["--predictions", "out.json"], "--predictions and --out name one file"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    options: list[str], message: str, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(command(questions, Path("out.json"), *options))
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_limit_that_leaves_no_question_is_refused(
     questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,8 +1,8 @@
-"""Files of questions: the four formats, broken rows, and files that hold nothing."""
+"""Files of questions: the formats, broken rows, and files that hold nothing."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,9 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.schema import Data
 from data.errors import DataError
-from data.formats import BadRow, load_examples
-from data.types import ClipSource
+from data.examples import COLUMNS
+from data.formats import BadRow, Format, load_examples
+from data.rows import MAX_ROW_BYTES
+from data.types import ClipSource, Example
+from tests.disk_datasets import save_to_disk
 
 JSONL: dict[str, Any] = {
     "id": "a1",
@@ -192,10 +196,10 @@ def without(row: dict[str, Any], key: str) -> dict[str, Any]:
         ({**JSONL, "answer": 1}, "wrong_type", "answer is a number, not text"),
         ({**JSONL, "id": True}, "wrong_type", "id is true or false, not text"),
         ({**JSONL, "choices": "Dog, Cat"}, "wrong_type", "choices is text, not a list"),
-        ({**JSONL, "choices": ["Dog", 3]}, "wrong_type", "choices is a number, not text"),
+        ({**JSONL, "choices": ["Dog", 3]}, "wrong_type", "choices[1] is a number, not text"),
         ({**JSONL, "task": {}}, "wrong_type", "task is an object, not text"),
         ({**JSONL, "question": "  "}, "empty_text", "question is empty"),
-        ({**JSONL, "choices": ["", "Cat"]}, "empty_text", "choices is empty"),
+        ({**JSONL, "choices": ["", "Cat"]}, "empty_text", "choices[0] is empty"),
         ({**JSONL, "question": "half \ud800"}, "invalid_utf8", "question has half a surrogate pair at character 5"),
         ({**JSONL, "choices": []}, "too_few_choices", "choices has 0 of at least 2"),
         ({**JSONL, "choices": ["Cat"]}, "too_few_choices", "choices has 1 of at least 2"),
@@ -270,7 +274,7 @@ def test_the_detail_of_a_huge_row_is_short(tmp_path: Path) -> None:
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*JSONL, *AVQA, *MMAU]), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(sorted(COLUMNS)), inner),
     max_leaves=8,
 )
 
@@ -278,7 +282,7 @@ json_values = st.recursive(
 @settings(deadline=None)
 @given(
     base=st.sampled_from([JSONL, AVQA, MMAU]),
-    change=st.dictionaries(st.sampled_from([*JSONL, *AVQA, *MMAU]), json_values, max_size=3),
+    change=st.dictionaries(st.sampled_from(sorted(COLUMNS)), json_values, max_size=3),
 )
 def test_whatever_a_row_holds_it_is_an_example_or_a_bad_row(
     base: dict[str, Any], change: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
@@ -318,5 +322,264 @@ def test_a_directory_and_parquet_without_audio_are_refused(tmp_path: Path) -> No
     with pytest.raises(DataError, match="is not a regular file"):
         load_examples(tmp_path)
     pq.write_table(pa.table({"id": ["1"]}), tmp_path / "rows.parquet")
-    with pytest.raises(DataError, match=r"has no column audio\.bytes"):
+    with pytest.raises(DataError, match=r"has no good row as auricle; the first: row 0 \(id 1\): has no audio"):
         load_examples(tmp_path / "rows.parquet")
+
+
+def test_the_configuration_names_the_formats_that_are_read() -> None:
+    assert get_args(Data.model_fields["format"].annotation) == get_args(Format)
+
+
+def test_a_line_that_is_too_long_is_a_bad_row_and_the_next_is_read(tmp_path: Path) -> None:
+    huge = b'{"id": "' + b"x" * (2 * MAX_ROW_BYTES) + b'"}'
+    loaded = load_examples(write_lines(tmp_path, JSONL, huge, {**JSONL, "id": "after"}))
+    assert [example.id for example in loaded.examples] == ["a1", "after"]
+    assert [(bad.line, bad.reason) for bad in loaded.bad] == [(2, "row_too_large")]
+
+
+def test_a_list_that_breaks_off_gives_the_rows_before_the_break(tmp_path: Path) -> None:
+    path = write_list(tmp_path, MMAU, {**MMAU, "id": "m2"}, {**MMAU, "id": "m3"})
+    text = Path(path).read_text()
+    Path(path).write_text(text[: text.index("m3")])
+    loaded = load_examples(path)
+    assert [example.id for example in loaded.examples] == ["m1", "m2"]
+    (bad,) = loaded.bad
+    assert (bad.row, bad.reason) == (2, "invalid_json")
+    assert "the list breaks at line " in bad.detail
+
+
+def test_bytes_in_a_list_that_are_not_utf8_cost_their_row_alone(tmp_path: Path) -> None:
+    path = write_list(tmp_path, MMAU, {**MMAU, "id": "m2", "question": "zzzz"})
+    Path(path).write_bytes(Path(path).read_bytes().replace(b"zzzz", b"z\xffz"))
+    loaded = load_examples(path)
+    assert ([example.id for example in loaded.examples], [bad.reason for bad in loaded.bad]) == (
+        ["m1"],
+        ["invalid_utf8"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "mend"),
+    [
+        ("cat", "write it as it stands there, 'Cat'"),
+        (" Cat ", "write it as it stands there, 'Cat'"),
+        ("B", "write the choice and not its letter, 'Cat'"),
+        ("(b)", "write the choice and not its letter, 'Cat'"),
+        ("Cow", "write one of them"),
+        (1, "write the text of the choice, not its index"),
+    ],
+)
+def test_an_answer_that_is_no_choice_is_told_what_to_write(tmp_path: Path, answer: object, mend: str) -> None:
+    assert only_bad(write_lines(tmp_path, JSONL, {**JSONL, "id": "a2", "answer": answer})).detail.endswith(mend)
+
+
+@pytest.mark.parametrize("address", ["https://example.org/a.wav", "s3://bucket/a.wav"])
+def test_an_address_is_no_path_of_a_clip(tmp_path: Path, address: str) -> None:
+    bad = only_bad(write_lines(tmp_path, JSONL, {**JSONL, "id": "a2", "audio": address}))
+    assert (bad.reason, "fetch the clip" in bad.detail) == ("remote_audio", True)
+
+
+CLIP = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def table(audio: pa.Array, **columns: pa.Array) -> pa.Table:
+    rows = len(audio)
+    plain = {key: pa.array([JSONL[key]] * rows) for key in ("question", "choices", "answer")}
+    return pa.table({"id": [f"t{row}" for row in range(rows)], **plain, "audio": audio, **columns})
+
+
+def read_table(folder: Path, content: pa.Table, **options: Any) -> tuple[Example, ...]:
+    pq.write_table(content, folder / "rows.parquet", **options)
+    return load_examples(folder / "rows.parquet", audio_dir=str(folder / "sounds")).examples
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_a_parquet_row_without_bytes_names_the_file_of_its_clip(tmp_path: Path, statistics: bool) -> None:
+    cells = [
+        {"bytes": b"RIFF", "path": "a.wav"},
+        {"bytes": None, "path": "b.wav"},
+        None,
+        {"bytes": None, "path": None},
+        {"bytes": None, "path": "c.wav"},
+        {"bytes": None, "path": "d.wav"},
+    ]
+    examples = read_table(tmp_path, table(pa.array(cells, CLIP)), row_group_size=2, write_statistics=statistics)
+    path, sounds = str(tmp_path / "rows.parquet"), tmp_path / "sounds"
+    assert [example.clip for example in examples] == [
+        ClipSource(path, 0),
+        ClipSource(str(sounds / "b.wav")),
+        ClipSource(path, 2),  # reading it says that nothing is there
+        ClipSource(path, 3),
+        ClipSource(str(sounds / "c.wav")),
+        ClipSource(str(sounds / "d.wav")),
+    ]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.struct([("path", pa.string())])], ids=str)
+def test_a_parquet_column_of_paths_names_files(tmp_path: Path, kind: pa.DataType) -> None:
+    cell: Any = {"path": "a.wav"} if pa.types.is_struct(kind) else "a.wav"
+    (example,) = read_table(tmp_path, table(pa.array([cell], kind)))
+    assert example.clip == ClipSource(str(tmp_path / "sounds/a.wav"))
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct([("bytes", pa.large_binary())])], ids=str)
+def test_a_parquet_column_of_bytes_holds_the_clips(tmp_path: Path, kind: pa.DataType) -> None:
+    cell: Any = {"bytes": b"RIFF"} if pa.types.is_struct(kind) else b"RIFF"
+    (example,) = read_table(tmp_path, table(pa.array([cell], kind)))
+    assert example.clip == ClipSource(str(tmp_path / "rows.parquet"), 0)
+
+
+def test_a_damaged_row_group_costs_its_own_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    marks = pa.array(["zzzzzzzz" * 20 if row == 2 else f"mark {row}" for row in range(6)])
+    content = table(pa.array([{"bytes": b"RIFF", "path": ""}] * 6, CLIP), source=marks)
+    pq.write_table(content, path, row_group_size=2, compression="zstd", use_dictionary=False)
+    group = pq.ParquetFile(path).metadata.row_group(1)
+    column = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == "source")
+    encoded = bytearray(path.read_bytes())
+    start = column.data_page_offset
+    encoded[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(encoded)
+    loaded = load_examples(path)
+    assert [example.id for example in loaded.examples] == ["t0", "t1", "t4", "t5"]
+    assert [(bad.row, bad.reason) for bad in loaded.bad] == [(2, "damaged"), (3, "damaged")]
+
+
+def test_a_dataset_on_disk_is_read_shard_after_shard(tmp_path: Path) -> None:
+    cells = [{"bytes": b"RIFF", "path": None}, None, {"bytes": None, "path": "b.wav"}, {"bytes": b"x", "path": "c.wav"}]
+    folder = save_to_disk(tmp_path / "set", table(pa.array([*cells, cells[0]], CLIP)))
+    examples = load_examples(folder).examples
+    first, second = (str(folder / f"data-0000{number}-of-00002.arrow") for number in range(2))
+    assert [example.id for example in examples] == ["t0", "t1", "t2", "t3", "t4"]
+    assert [example.clip for example in examples] == [
+        ClipSource(first, 0),
+        ClipSource(first, 1),
+        ClipSource(str(folder / "b.wav")),
+        ClipSource(second, 0),
+        ClipSource(second, 1),
+    ]
+
+
+def test_bad_rows_of_a_dataset_on_disk_are_counted_over_its_shards(tmp_path: Path) -> None:
+    content = table(pa.array([{"bytes": b"RIFF", "path": None}] * 5, CLIP))
+    answers = pa.array(["Cat", "Cat", "Cat", "Cow", "Cat"])
+    content = content.set_column(content.schema.get_field_index("answer"), "answer", answers)
+    bad = only_bad(str(save_to_disk(tmp_path / "set", content)))
+    assert (bad.row, bad.id, bad.reason) == (3, "t3", "answer_not_a_choice")
+
+
+def test_a_dataset_of_several_splits_is_refused_with_their_names(tmp_path: Path) -> None:
+    save_to_disk(tmp_path / "train", table(pa.array(["a.wav"])), 1)
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(DataError, match="holds the splits train, test; name the directory of one of them"):
+        load_examples(tmp_path)
+    assert len(load_examples(tmp_path / "train", format="huggingface").examples) == 1
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "data-00001-of-00002.arrow").unlink(), "data-00001-of-00002.arrow is missing"),
+        (lambda folder: cut(folder / "data-00001-of-00002.arrow"), "is damaged after"),
+        (lambda folder: (folder / "data-00000-of-00002.arrow").write_bytes(b"junk" * 9), "cannot be read as Arrow"),
+        (lambda folder: (folder / "state.json").write_text("{"), "state.json cannot be read"),
+        (lambda folder: (folder / "state.json").write_text("{}"), "does not list _data_files"),
+        (
+            lambda folder: (folder / "state.json").write_text('{"_indices_data_files": [{}]}'),
+            r"save flatten_indices\(\) of it",
+        ),
+    ],
+)
+def test_a_dataset_that_lacks_a_part_is_refused_with_the_mend(tmp_path: Path, damage: Any, message: str) -> None:
+    folder = save_to_disk(tmp_path / "set", table(pa.array([{"bytes": b"RIFF", "path": None}] * 5, CLIP)))
+    damage(folder)
+    with pytest.raises(DataError, match=message):
+        load_examples(folder)
+
+
+def hub_row(number: int, **change: Any) -> dict[str, Any]:
+    """A row of the Parquet files that MMAU is published in since v05.15.25."""
+    more = {"id": f"m{number}", "dataset": "made up", "task": "music", "sub-category": "Instruments"}
+    return {
+        "context": {"bytes": b"RIFF", "path": None},
+        "instruction": "Which instrument leads?",
+        "choices": ["(A) Oboe", "(B) A (B) harp"],
+        "answer": "(B) A (B) harp",
+        "other_attributes": json.dumps({**more, "category": ["Reasoning"], "difficulty": "hard"}),
+        **change,
+    }
+
+
+def write_hub(folder: Path, *rows: dict[str, Any]) -> str:
+    pq.write_table(pa.Table.from_pylist(list(rows)), folder / "test_mini.parquet")
+    return str(folder / "test_mini.parquet")
+
+
+def test_mmau_as_parquet_is_read_with_its_attributes_and_without_letters_before_choices(tmp_path: Path) -> None:
+    path = write_hub(tmp_path, hub_row(0))
+    (example,) = load_examples(path).examples
+    assert (example.id, example.clip) == ("m0", ClipSource(path, 0, "context"))
+    assert (example.question, example.choices, example.answer) == (
+        "Which instrument leads?",
+        ("Oboe", "A (B) harp"),
+        "A (B) harp",
+    )
+    assert (example.task, example.sub_category, example.difficulty, example.source) == (
+        "music",
+        "Instruments",
+        "hard",
+        "made up",
+    )
+
+
+def test_letters_that_do_not_stand_before_every_choice_in_order_are_text(tmp_path: Path) -> None:
+    choices = ["(B) Oboe", "(A) Harp"]
+    (example,) = load_examples(write_hub(tmp_path, hub_row(0, choices=choices, answer="(A) Harp"))).examples
+    assert (example.choices, example.answer) == (tuple(choices), "(A) Harp")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"audio_id": None, "audio_url": "test-mini-audios/m1.wav"},
+        {"audio_id": None, "audio": {"bytes": None, "path": "test-mini-audios/m1.wav"}},
+        {"sub-category": None, "sub_category": "Instruments"},
+    ],
+    ids=["audio_url", "audio", "sub_category"],
+)
+def test_mmau_is_read_under_the_keys_of_its_copies(tmp_path: Path, change: dict[str, Any]) -> None:
+    (example,) = load_examples(write_list(tmp_path, {**MMAU, **change}), format="mmau").examples
+    assert example.clip.path == str(tmp_path / "test-mini-audios/m1.wav")
+    assert example.sub_category == "Instruments"
+
+
+@pytest.mark.parametrize("answer", [None, "", " "])
+def test_a_row_of_mmaus_test_split_is_an_example_only_where_no_answer_is_needed(tmp_path: Path, answer: Any) -> None:
+    path = write_list(tmp_path, MMAU, {**MMAU, "id": "m2", "answer": answer})
+    bad = only_bad(path)
+    assert (bad.id, bad.reason) == ("m2", "no_answer")
+    assert [example.answer for example in load_examples(path, unanswered=True).examples] == ["Oboe", ""]
+
+
+def test_a_row_of_another_format_needs_an_answer_all_the_same(tmp_path: Path) -> None:
+    path = write_lines(tmp_path, JSONL, {**JSONL, "id": "a2", "answer": None})
+    assert [bad.reason for bad in load_examples(path, unanswered=True).bad] == ["missing_key"]
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "message"),
+    [
+        ("rows.parquet", "jsonl", "is Parquet, and data.format is jsonl; use auricle or auto"),
+        ("rows.parquet", "huggingface", "is a file, and data.format: huggingface reads directories"),
+        ("set", "auricle", "is not a regular file, and data.format is auricle; use huggingface or auto"),
+    ],
+)
+def test_a_format_that_the_file_cannot_have_is_refused(tmp_path: Path, name: str, format: str, message: str) -> None:
+    pq.write_table(table(pa.array(["a.wav"])), tmp_path / "rows.parquet")
+    save_to_disk(tmp_path / "set", table(pa.array(["a.wav"])), 1)
+    with pytest.raises(DataError, match=message):
+        load_examples(tmp_path / name, format=format)

@@ -28,6 +28,7 @@ def line(**values: Any) -> dict[str, Any]:
     ones = dict.fromkeys((*GAUGES, *COUNTERS), 1.0)
     labelled = {
         "dropped_by_reason": {"clip_missing": 2},
+        "completions_dropped": {"reward_none": 3},
         "seconds": {"sample": 0.5},
         "staleness": {"0": 3},
         "off_policy": dict.fromkeys(OFF_POLICY, 0.5),
@@ -51,7 +52,8 @@ def scraped(metrics: Metrics) -> dict[str, list[tuple[dict[str, str], float]]]:
 def samples() -> dict[str, list[tuple[dict[str, str], float]]]:
     metrics = Metrics("my run")
     metrics.record(line(admitted=4, trained=2, validation_accuracy=0.25))
-    metrics.record(line(admitted=7, trained=4, validation_accuracy=None, dropped_by_reason={"clip_missing": 3}))
+    changed = {"dropped_by_reason": {"clip_missing": 3}, "completions_dropped": {"reward_none": 1}}
+    metrics.record(line(admitted=7, trained=4, validation_accuracy=None, **changed))
     return scraped(metrics)
 
 
@@ -59,6 +61,10 @@ def test_counters_hold_the_totals_of_the_last_line(samples: dict[str, Any]) -> N
     assert samples["auricle_groups_admitted_total"] == [({"run": "my run"}, 7.0)]
     assert samples["auricle_groups_trained_total"] == [({"run": "my run"}, 4.0)]
     assert samples["auricle_groups_dropped_total"] == [({"run": "my run", "reason": "clip_missing"}, 3.0)]
+
+
+def test_completions_that_were_dropped_are_added_up_over_the_steps(samples: dict[str, Any]) -> None:
+    assert samples["auricle_completions_dropped_total"] == [({"run": "my run", "reason": "reward_none"}, 4.0)]
 
 
 def test_a_gauge_keeps_its_value_where_a_line_has_none(samples: dict[str, Any]) -> None:

@@ -1,9 +1,12 @@
+from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.order import DataOrder, hash_seed
+from data.order import DataOrder, hash_seed, shuffle_choices
+from data.types import ClipSource, Example
 
 
 @given(st.integers(1, 20), st.integers(0, 3), st.integers(0, 60))
@@ -41,3 +44,20 @@ def test_request_seeds_of_neighbours_are_far_apart_and_fit_63_bits() -> None:
     seeds = sorted(hash_seed(0, 0, f"q{number}", 0) for number in range(1000))
     assert seeds[-1] < 2**63
     assert min(b - a for a, b in pairwise(seeds)) > 64
+
+
+@given(st.lists(st.text(), min_size=2, max_size=6), st.integers(0, 2**63 - 1))
+def test_shuffled_choices_are_the_same_ones_and_the_seed_alone_orders_them(choices: list[str], seed: int) -> None:
+    example = Example("1", ClipSource("a.wav"), "?", tuple(choices), choices[0])
+    shuffled = shuffle_choices(example, seed)
+    assert sorted(shuffled.choices) == sorted(choices)
+    assert replace(shuffled, choices=example.choices) == example
+    assert shuffle_choices(example, seed) == shuffled
+
+
+def test_the_gold_choice_comes_to_stand_in_every_place_about_as_often() -> None:
+    example = Example("1", ClipSource("a.wav"), "?", ("a", "b", "c", "d"), "a")
+    places = Counter(
+        shuffle_choices(example, hash_seed(0, "choices", epoch, "1")).choices.index("a") for epoch in range(400)
+    )
+    assert all(70 < places[place] < 130 for place in range(4))

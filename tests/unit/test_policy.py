@@ -120,12 +120,13 @@ def test_the_gradient_of_grpo_is_that_of_completions_that_are_alone_with_their_p
 
     batch = MicroBatch(pack(groups), clips)
     owners = torch.from_numpy(batch.packed.owners)
-    weights = torch.tensor([losses.sequence_mean_weight(max(len(one), 1), len(completions)) for one in completions])
+    weights = torch.tensor([1 / (max(len(one), 1) * len(completions)) for one in completions])
     with torch.no_grad():
         reference = other(batch)[0] if beta else None
     logprobs, entropy = policy(batch, entropy="gradient" if coefficient else "value")
-    surrogate = losses.surrogate(logprobs, advantages[owners])
-    loss = losses.grpo(surrogate, logprobs, entropy, weights[owners], reference, beta, coefficient)
+    gained, _ = losses.clipped(logprobs, logprobs.detach(), advantages[owners], owners, (0.2, 0.2))
+    kl = None if reference is None else losses.kl_k3(logprobs, reference)
+    loss = losses.objective(gained, kl, entropy, weights[owners], beta, coefficient)
     packed = gradients(policy, loss)
 
     alone = []

@@ -7,17 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cluster import evaluate
+from cluster import evaluate, prediction_file
+from cluster.errors import UsageError
 from cluster.predictions import score_rows
 from data.rows import Position
+from tests.unit.mmau_script import counted, is_right
 
 DOGS = {"choices": ["Dog barking", "Cat", "A bird", "dog BARKING!"], "answer": "Dog barking", "task": "sound"}
 
+WORDS = st.sampled_from(
+    ["dog", "Dog", "DOG!", "a", "cat", "CAT", "barking", "7", "seven_7", "naïve", "İ", "ß", "犬", "—", ""]
+)
+TEXTS = st.lists(WORDS, max_size=4).map(" ".join) | st.text(max_size=12)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = ("id", "answer", "choices", "model_output", "model_prediction", "task", "difficulty", "audio_id")
+
+
+def scored(*rows: Any) -> dict[str, Any]:
+    return score_rows((Position(row=number), row) for number, row in enumerate(rows))
+
 
 def matches(*rows: Any) -> list[bool]:
-    scored = score_rows((Position(row=number), row) for number, row in enumerate(rows))
-    return [row["match"] for row in scored["rows"]]
+    return [row["match"] for row in scored(*rows)["rows"]]
 
 
 @pytest.mark.parametrize(
@@ -57,12 +75,110 @@ def test_rows_without_a_prediction_are_wrong_and_stand_beside_the_official_denom
         DOGS | {"id": "3", "task": "music"},
         DOGS | {"id": "4", "task": "music", "model_output": "Dog barking"},
     ]
-    scored = score_rows((Position(row=number), row) for number, row in enumerate(rows))
-    assert (scored["questions"], scored["predicted"], scored["problems"]) == (4, 3, 0)
-    assert (scored["accuracy"], scored["accuracy_official"]) == (0.5, pytest.approx(2 / 3))
-    assert scored["by_task"]["music"]["accuracy"] == 0.5
-    assert scored["by_task"]["music"]["accuracy_official"] == 1.0
-    assert [row["id"] for row in scored["rows"]] == ["1", "2", "3", "4"]
+    figures = scored(*rows)
+    assert (figures["questions"], figures["predicted"], figures["problems"]) == (4, 3, 0)
+    assert (figures["accuracy"], figures["accuracy_official"]) == (0.5, pytest.approx(2 / 3))
+    assert figures["by_task"]["music"]["accuracy"] == 0.5
+    assert figures["by_task"]["music"]["accuracy_official"] == 1.0
+    assert [row["id"] for row in figures["rows"]] == ["1", "2", "3", "4"]
+
+
+@given(TEXTS, TEXTS, st.lists(TEXTS, max_size=4))
+def test_any_text_is_matched_as_by_the_published_rule(prediction: str, answer: str, wrong: list[str]) -> None:
+    row = {"answer": answer, "choices": [*wrong, answer], "model_output": prediction}
+    assert matches(row) == [is_right(prediction, answer, row["choices"])]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(TEXTS, TEXTS, st.lists(TEXTS, max_size=3), st.booleans()), min_size=1, max_size=8))
+def test_a_file_is_counted_as_by_the_published_script(drawn: list[tuple[str, str, list[str], bool]]) -> None:
+    rows = [
+        {"answer": answer, "choices": [answer, *wrong], **({"model_output": prediction} if given else {})}
+        for prediction, answer, wrong, given in drawn
+    ]
+    official, figures = counted(rows), scored(*rows)
+    assert figures["predicted"] == len(official)
+    assert figures["accuracy"] == pytest.approx(sum(official) / len(rows))
+    assert figures["accuracy_official"] == (pytest.approx(sum(official) / len(official)) if official else None)
+
+
+@settings(max_examples=50)
+@given(st.lists(ANYTHING | st.dictionaries(st.sampled_from(FIELDS), ANYTHING | TEXTS), max_size=6))
+def test_no_row_whatever_it_is_breaks_the_scoring(rows: list[Any]) -> None:
+    figures = scored(*rows)
+    assert len(figures["rows"]) == figures["questions"] == len(rows)
+    assert all(isinstance(row["match"], bool) for row in figures["rows"])
+    assert figures["predicted"] + figures["problems"] <= len(rows)
+
+
+@pytest.mark.parametrize("choice", ["dog barking", "DOG, barking", "barking dog", "dog dog barking"])
+def test_a_wrong_choice_with_the_words_of_the_answer_does_not_count_against_it(choice: str) -> None:
+    assert matches({"answer": "Dog barking", "choices": [choice, "Cat"], "model_output": "the dog is barking"}) == [
+        True
+    ]
+
+
+def test_a_prediction_that_pandas_writes_as_nan_is_missing_and_not_wrong_text() -> None:
+    rows = [DOGS | {"model_output": float("nan")}, DOGS | {"model_output": float("nan"), "model_prediction": "Cat"}]
+    figures = scored(*rows)
+    assert (figures["predicted"], figures["problems"]) == (1, 0)
+
+
+def test_rows_with_one_id_count_each_and_are_told() -> None:
+    row = DOGS | {"id": "1", "model_output": "Dog barking"}
+    figures = scored(row, row | {"model_output": "Cat"}, row | {"id": 2})
+    assert (figures["accuracy"], figures["repeated_ids"]) == (pytest.approx(2 / 3), 1)
+
+
+def test_questions_about_one_recording_are_resampled_together() -> None:
+    rows = [DOGS | {"model_output": "Dog barking" if number < 20 else "Cat"} for number in range(40)]
+    alone = scored(*(row | {"audio_id": f"{number}.wav"} for number, row in enumerate(rows)))
+    together = scored(*(row | {"audio_id": f"{number // 10}.wav"} for number, row in enumerate(rows)))
+    widths = [figures["accuracy_interval"][1] - figures["accuracy_interval"][0] for figures in (alone, together)]
+    assert widths[1] > 2 * widths[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([DOGS | {"id": "1"}, DOGS | {"id": "2"}], indent=2),
+        "\ufeff" + "\n\n".join(json.dumps(DOGS | {"id": name}) for name in "12"),
+        json.dumps({"1": DOGS, "2": DOGS}, indent=1),
+        json.dumps({"accuracy": 0.5, "rows": [DOGS | {"id": "1"}, DOGS | {"id": "2"}]}),
+    ],
+    ids=["a list", "lines", "an object by id", "what --out writes"],
+)
+def test_rows_are_read_from_every_shape_of_file(text: str, tmp_path: Path) -> None:
+    (tmp_path / "predictions.json").write_text(text, encoding="utf-8")
+    rows = [row for _, row in prediction_file.read(str(tmp_path / "predictions.json"))]
+    assert rows == [{"id": "1", **DOGS}, {"id": "2", **DOGS}]
+
+
+@pytest.mark.parametrize(
+    "content", [b"id,answer\n1,Dog\n", b"\x89PNG\r\n\x1a\n\x00\xff\n", '{"id": 1}'.encode("utf-16")]
+)
+def test_a_file_that_is_not_json_is_refused_by_name_and_place(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "predictions.json").write_bytes(content)
+    with pytest.raises(UsageError, match=r"predictions\.json is no file of predictions: line 1 is not "):
+        prediction_file.read(str(tmp_path / "predictions.json"))
+
+
+def test_what_is_written_is_json_for_every_reader(tmp_path: Path) -> None:
+    file, out = tmp_path / "predictions.json", tmp_path / "scores.json"
+    row = DOGS | {
+        "model_output": "Dog barking",
+        "seconds": float("inf"),
+        "note": "\ud83d half a pair",
+        "clip": [float("nan")],
+    }
+    file.write_text(json.dumps([row]))
+    assert evaluate.main(["--score", str(file), "--out", str(out)]) == 0
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    [kept] = json.loads(out.read_bytes(), parse_constant=refuse)["rows"]
+    assert (kept["seconds"], kept["clip"], kept["match"]) == (None, [None], True)
 
 
 def test_the_command_writes_figures_and_rows_and_tells_what_it_could_not_score(
@@ -89,6 +205,9 @@ def test_the_command_writes_figures_and_rows_and_tells_what_it_could_not_score(
     [
         (["--score", "absent.json"], "--score absent.json cannot be read: No such file"),
         (["--score", "empty.json"], "empty.json: no row has an answer, choices and a prediction"),
+        (["--score", "nothing.json"], "nothing.json: no row has an answer, choices and a prediction"),
+        (["--score", "test.json"], "in model_output or model_prediction; the first: row 0: answer is None"),
+        (["--score", "."], "--score . cannot be read: Is a directory"),
     ],
 )
 def test_a_file_that_cannot_be_scored_is_refused(
@@ -100,12 +219,16 @@ def test_a_file_that_cannot_be_scored_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty.json").write_text("[]")
+    Path("nothing.json").write_text("")
+    Path("test.json").write_text(json.dumps([{"id": "1", "choices": ["a", "b"], "model_output": "a"}]))
     assert evaluate.main([*arguments, "--out", "scores.json"]) == 2
     assert message in capsys.readouterr().err
     assert not Path("scores.json").exists()
 
 
-@pytest.mark.parametrize("arguments", [["--score", "a", "--model", "b"], ["--model", "b"], []])
+@pytest.mark.parametrize(
+    "arguments", [["--score", "a", "--model", "b"], ["--score", "a", "--predictions", "b"], ["--model", "b"], []]
+)
 def test_either_a_model_is_asked_or_predictions_are_scored(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         evaluate.main([*arguments, "--out", "scores.json"])

@@ -8,8 +8,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_audio.processing_qwen2_audio import Qwen2AudioProcessor
 
-from data.prompts import PromptEncoder, Template, render_question
+from configs.schema import Prompt
+from data.prompts import Name, PromptEncoder, render_question
 from data.types import ClipSource, Example
+from rewards.answers import is_correct
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
 QWEN_TEMPLATE: str = Qwen2AudioProcessor.default_chat_template.fget(None)  # type: ignore[attr-defined]
@@ -69,7 +71,7 @@ def test_the_question_is_worded_as_in_the_paper() -> None:
 
 
 @pytest.mark.parametrize("template", ["answer", "think"])
-def test_an_open_question_speaks_of_no_options(template: Template) -> None:
+def test_an_open_question_speaks_of_no_options(template: Name) -> None:
     rendered = render_question(example("Which animal?", ()), template)
     assert rendered.startswith("Which animal? Output the ")
     assert rendered.endswith("final answer in <answer> </answer>.")
@@ -145,3 +147,47 @@ def test_a_chat_template_without_one_clip_and_one_question_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="the chat template renders"):
         PromptEncoder(tokenizer, chat_template, "answer")
+
+
+def test_choices_may_have_letters_or_lines_of_their_own() -> None:
+    shown = {
+        form: render_question(example(), Prompt(text="{question}\n{choices}", choices=form, form="answer"))
+        for form in ("list", "letters", "lines")
+    }
+    assert shown == {
+        "list": "Which animal?\n['Dog', \"Cat's\"]",
+        "letters": "Which animal?\n(A) Dog (B) Cat's",
+        "lines": "Which animal?\n- Dog\n- Cat's",
+    }
+
+
+def test_there_are_letters_for_any_number_of_choices() -> None:
+    choices = tuple(f"c{number}" for number in range(60))
+    text = render_question(example("?", choices), Prompt(text="{question}{choices}", choices="letters", form="answer"))
+    assert "(Z) c25 (AA) c26 (AB) c27" in text
+    assert "(AZ) c51 (BA) c52" in text
+
+
+def test_the_prompt_with_letters_asks_for_the_text_of_a_choice_which_is_scored() -> None:
+    asked = example()
+    text = render_question(asked, "letters")
+    assert "following options: (A) Dog (B) Cat's. Output the text of the right option, without its letter" in text
+    assert is_correct(f"<answer>{asked.choices[0]}</answer>", asked.answer)
+
+
+def test_a_prompt_of_ones_own_is_worded_as_it_is_written() -> None:
+    own = Prompt(text="Listen: {question} {{one of}} {choices}", choices="letters", form="think")
+    assert render_question(example("What is {0}?"), own) == "Listen: What is {0}? {one of} (A) Dog (B) Cat's"
+
+
+@pytest.mark.parametrize(
+    ("text", "rendered"),
+    [
+        ("{question} Choose from {choices}. Answer.", "Which animal? Answer."),
+        ("{question}\n{choices}\nAnswer.", "Which animal?\nAnswer."),
+        ("Options: {choices}\n{question}", "Which animal?"),
+        ("{question}", "Which animal?"),
+    ],
+)
+def test_an_open_question_leaves_out_the_sentence_or_line_of_the_choices(text: str, rendered: str) -> None:
+    assert render_question(example("Which animal?", ()), Prompt(text=text, form="answer")) == rendered

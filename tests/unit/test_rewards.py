@@ -1,5 +1,6 @@
 """The built-in rewards, the parser of answers and MMAU's rule."""
 
+import dataclasses
 import signal
 import threading
 from types import FrameType
@@ -10,20 +11,35 @@ from hypothesis import strategies as st
 
 from data.types import ClipSource, Example
 from rewards.accuracy import accuracy
-from rewards.answers import extract_answer, is_correct
-from rewards.format import format_reward
-from rewards.mmau import mmau_correct
+from rewards.answers import answer, extract_answer, extract_thoughts, is_correct
+from rewards.format import format_reward, think_format
+from rewards.length import length
+from rewards.mmau import mmau, mmau_correct
+from rewards.repetition import repetition
+from rewards.well_formed import well_formed
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<>$\\"), max_size=30)
 
 
-def example(answer: str = "Dog") -> Example:
-    return Example("1", ClipSource("a.wav"), "Which animal?", (answer, "Something else"), answer)
+def example(gold: str = "Dog") -> Example:
+    return Example("1", ClipSource("a.wav"), "Which animal?", (gold, "Something else"), gold)
 
 
-def scores(completion: str, answer: str = "Dog") -> tuple[float | None, float | None]:
-    row = example(answer)
+def scores(completion: str, gold: str = "Dog") -> tuple[float | None, float | None]:
+    row = example(gold)
     return accuracy([completion], row)[0], format_reward([completion], row)[0]
+
+
+def test_a_newline_inside_the_tag_is_inaccurate_and_in_form_as_in_the_paper() -> None:
+    assert scores("<answer>Dog\n</answer>") == (0.0, 1.0)
+
+
+def test_the_right_text_without_tags_is_accurate_and_out_of_form_as_in_the_paper() -> None:
+    assert scores("Dog") == (1.0, 0.0)
+
+
+def test_of_two_answers_the_first_counts_and_the_form_is_kept_as_in_the_paper() -> None:
+    assert scores("<answer>Dog</answer><answer>Cat</answer>") == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -34,9 +50,7 @@ def scores(completion: str, answer: str = "Dog") -> tuple[float | None, float | 
         ("<answer>dog</answer>", (0.0, 1.0)),
         ("<answer>Cat</answer>", (0.0, 1.0)),
         ("<answer>\nDog</answer>", (0.0, 1.0)),
-        ("Dog", (1.0, 0.0)),
         (" Dog\n", (1.0, 0.0)),
-        ("<answer>Dog</answer><answer>Cat</answer>", (1.0, 1.0)),
         ("<answer>Cat</answer><answer>Dog</answer>", (0.0, 1.0)),
         ("I say <answer>Dog</answer>", (1.0, 0.0)),
         ("<answer>Dog</answer>\n", (1.0, 0.0)),
@@ -102,6 +116,7 @@ def test_the_gold_choice_in_tags_always_earns_both_rewards(answer: str, other: s
 )
 def test_the_think_form_wants_thoughts_and_then_the_answer(completion: str, expected: float) -> None:
     assert format_reward([completion], example(), template="think") == [expected]
+    assert think_format([completion], example()) == [expected]
 
 
 def test_an_unknown_form_is_refused_with_the_known_ones() -> None:
@@ -128,9 +143,94 @@ def test_a_prediction_is_right_whatever_its_white_space_and_case() -> None:
     assert not is_correct("<answer>A dog</answer>", "A dog barks")
 
 
-@given(before=TEXT, wrong=TEXT, answer=TEXT)
-def test_only_the_last_answer_counts(before: str, wrong: str, answer: str) -> None:
-    assert is_correct(f"{before}<answer>{wrong}</answer>{before}<answer>{answer}</answer>{before}", answer)
+@given(before=TEXT, wrong=TEXT, gold=TEXT)
+def test_only_the_last_answer_counts(before: str, wrong: str, gold: str) -> None:
+    completion = f"{before}<answer>{wrong}</answer>{before}<answer>{gold}</answer>{before}"
+    assert is_correct(completion, gold)
+    assert answer([completion], example(gold)) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ("<answer>\n dog </answer>", 1.0),
+        ("DOG", 1.0),
+        ("<answer>Cat</answer><answer>Dog</answer>", 1.0),
+        ("<answer>Dog</answer><answer>Cat</answer>", 0.0),
+        ("<answer>Dog Dog</answer>", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_the_robust_accuracy_takes_the_last_answer_whatever_its_white_space_and_case(
+    completion: str, expected: float
+) -> None:
+    assert answer([completion], example()) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("completion", "thoughts"),
+    [
+        ("<think> It barks.\n</think><answer>Dog</answer>", "It barks."),
+        ("It barks. <answer>Cat</answer> No: <answer>Dog</answer>", "It barks. <answer>Cat</answer> No:"),
+        ("<answer>Dog</answer>", ""),
+        ("Dog", ""),
+    ],
+)
+def test_thoughts_are_in_their_tag_or_else_before_the_last_answer(completion: str, thoughts: str) -> None:
+    assert extract_thoughts(completion) == thoughts
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer_form", "think_form"),
+    [
+        ("<answer>Dog</answer>", 1.0, 0.0),
+        (" \n<answer>\nDog\n</answer>\n", 1.0, 0.0),
+        ("<answer>Dog</answer><answer>Cat</answer>", 0.0, 0.0),
+        ("<answer> - </answer>", 0.0, 0.0),
+        ("<answer></answer>", 0.0, 0.0),
+        ("I say <answer>Dog</answer>", 0.0, 0.0),
+        ("<answer><think>Dog</think></answer>", 0.0, 0.0),
+        ("<think>It barks.</think>\n<answer>Dog</answer>\n", 0.0, 1.0),
+        ("<think></think><answer>Dog</answer>", 0.0, 0.0),
+        ("<think>a</think><think>b</think><answer>Dog</answer>", 0.0, 0.0),
+        ("<think>It is <answer>Cat</answer></think><answer>Dog</answer>", 0.0, 0.0),
+    ],
+)
+def test_a_well_formed_completion_has_each_tag_once_with_a_word_in_it(
+    completion: str, answer_form: float, think_form: float
+) -> None:
+    assert well_formed([completion], example()) == [answer_form]
+    assert well_formed([completion], example(), template="think") == [think_form]
+
+
+def test_a_long_completion_without_an_end_is_found_malformed_at_once() -> None:
+    assert well_formed(["<answer>" + "a " * 50_000], example()) == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("words", "above", "both"),
+    [(0, 0.0, -1.0), (8, 0.0, -0.4), (10, 0.0, 0.0), (12, -0.4, -0.4), (15, -1.0, -1.0), (99, -1.0, -1.0)],
+)
+def test_length_costs_nothing_at_the_target_and_everything_a_slope_away(words: int, above: float, both: float) -> None:
+    texts = ["word\n " * words]
+    assert length(texts, example(), target_words=10, slope_words=5) == [above]
+    assert length(texts, example(), target_words=10, slope_words=5, side="both") == [both]
+
+
+@pytest.mark.parametrize(
+    ("completion", "size", "expected"),
+    [
+        ("a dog barks and a cat meows", 2, 0.0),
+        ("a dog A  dog a dog", 2, -3 / 5),  # a dog, dog a, a dog, dog a, a dog
+        ("no " * 101, 3, -98 / 99),
+        ("too short", 3, 0.0),
+        ("", 1, 0.0),
+    ],
+)
+def test_repetition_costs_the_share_of_n_grams_that_were_there_before(
+    completion: str, size: int, expected: float
+) -> None:
+    assert repetition([completion], example(), ngram_words=size) == pytest.approx([expected])
 
 
 CHOICES = ("Dog barking", "Cat meowing", "Dog and cat")
@@ -151,6 +251,12 @@ CHOICES = ("Dog barking", "Cat meowing", "Dog and cat")
 )
 def test_mmau_wants_all_words_of_the_answer_and_none_of_the_wrong_choices_alone(prediction: str, right: bool) -> None:
     assert mmau_correct(prediction, "Dog barking", CHOICES) is right
+
+
+def test_the_mmau_reward_applies_the_rule_to_the_prediction_alone() -> None:
+    row = dataclasses.replace(example("Dog barking"), choices=CHOICES)
+    completions = ["Not a cat meowing. <answer>It is a dog barking</answer>", "<answer>cat meowing</answer>"]
+    assert mmau(completions, row) == [1.0, 0.0]
 
 
 def test_mmau_forgives_words_that_right_and_wrong_choices_share() -> None:

@@ -93,12 +93,25 @@ class Engine:
 
 
 class Reward:
+    """Scores at once, unless a test keeps it from that or from answering at all."""
+
     def __init__(self) -> None:
         self.score = Method(self._score)
+        self.ready = Method(self._ready)
         self.error: Exception | None = None
+        self.free = asyncio.Event()
+        self.free.set()
+        self.there = asyncio.Event()
+        self.there.set()
+        self.pings = 0
+
+    async def _ready(self) -> bool:
+        self.pings += 1
+        return await self.there.wait()
 
     def _score(self, group: Reference) -> tuple[str, Awaitable[GroupSummary]]:
         async def summary() -> GroupSummary:
+            await self.free.wait()
             if self.error is not None:
                 raise self.error
             return GroupSummary(await group, 4, 4, 0, {}, 0.0, 0)
@@ -367,6 +380,33 @@ def test_a_group_that_was_lost_before_it_was_scored_is_told_as_lost() -> None:
         with pytest.raises(EngineLost, match="group 0-0 was lost with its node"):
             await held.pool.sample_and_score(prompt(), SAMPLING)
         assert len(held.pool.actors) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_group_may_wait_for_its_turn_with_the_rewards_as_long_as_their_actor_is_there() -> None:
+    async def scenario() -> None:
+        held = Pool()
+        held.pool.answer_seconds = 0.01
+        held.reward.free.clear()
+        scored = asyncio.create_task(held.pool.sample_and_score(prompt(), SAMPLING))
+        async with asyncio.timeout(5):
+            while held.reward.pings < 3:
+                await asyncio.sleep(0.001)
+        held.reward.free.set()
+        assert (await scored)[1].group_id == "0-0"
+
+    asyncio.run(scenario())
+
+
+def test_a_reward_actor_that_does_not_answer_ends_the_wait() -> None:
+    async def scenario() -> None:
+        held = Pool()
+        held.pool.answer_seconds = 0.01
+        held.reward.free.clear()
+        held.reward.there.clear()
+        with pytest.raises(WorkerError, match=r"the reward actor does not answer within cluster.actor_timeout_seconds"):
+            await held.pool.sample_and_score(prompt(), SAMPLING)
 
     asyncio.run(scenario())
 

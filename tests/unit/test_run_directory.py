@@ -129,6 +129,28 @@ def test_a_resume_with_another_learning_rate_is_refused_with_the_key(tmp_path: P
         RunDirectory.resume(config(tmp_path, learner={"learning_rate": 0.1}))
 
 
+def test_a_resume_takes_other_limits_of_a_reward_and_no_other_reward(tmp_path: Path) -> None:
+    terms = [{"use": "accuracy"}, {"use": "format", "weight": 0.5}]
+    RunDirectory.create(config(tmp_path, rewards=terms), fresh=False).close()
+    slower = [terms[0] | {"timeout_seconds": 90, "concurrency": 2}, terms[1]]
+    run, changed = RunDirectory.resume(config(tmp_path, rewards=slower))
+    assert changed == {"rewards[0].timeout_seconds": (60.0, 90.0), "rewards[0].concurrency": (8, 2)}
+    run.close()
+    with pytest.raises(RunError, match=r"rewards\[1\]\.weight: 0\.5 in the run, 1\.0 now"):
+        RunDirectory.resume(config(tmp_path, rewards=[slower[0], {"use": "format"}]))
+    with pytest.raises(RunError, match=r"rewards\[1\]\.use: 'format' in the run, None now"):
+        RunDirectory.resume(config(tmp_path, rewards=slower[:1]))
+
+
+def test_a_key_of_a_reward_that_is_newer_than_the_run_has_its_default_there(tmp_path: Path) -> None:
+    run = RunDirectory.create(config(tmp_path), fresh=False)
+    run.close()
+    path = run.path / "config.yaml"
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if "concurrency" not in line))
+    _, changed = RunDirectory.resume(config(tmp_path))
+    assert changed == {}
+
+
 def test_a_key_that_is_newer_than_the_run_has_its_default_there(tmp_path: Path) -> None:
     run = RunDirectory.create(config(tmp_path), fresh=False)
     run.close()
@@ -140,6 +162,20 @@ def test_a_key_that_is_newer_than_the_run_has_its_default_there(tmp_path: Path) 
     path.write_text("\n".join(older))
     with pytest.raises(RunError, match=r"algorithm\.updates_per_step: 1 in the run, 2 now"):
         RunDirectory.resume(config(tmp_path, algorithm={"updates_per_step": 2}))
+
+
+OWN_PROMPT = {"text": "{question} {choices}", "form": "answer"}
+
+
+@pytest.mark.parametrize("prompt", ["answer", "letters", OWN_PROMPT])
+def test_a_resume_keeps_its_prompt_and_is_refused_with_another(tmp_path: Path, prompt: object) -> None:
+    before = config(tmp_path, data={"train": "t.jsonl", "prompt": prompt})
+    RunDirectory.create(before, fresh=False).close()
+    run, changed = RunDirectory.resume(before)
+    run.close()
+    assert changed == {}
+    with pytest.raises(RunError, match=r"data\.prompt: .* in the run, 'think' now"):
+        RunDirectory.resume(config(tmp_path, data={"train": "t.jsonl", "prompt": "think"}))
 
 
 def test_a_resume_of_nothing_says_so(tmp_path: Path) -> None:

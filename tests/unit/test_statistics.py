@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from cluster.statistics import cluster_bootstrap
+from cluster import statistics
+from cluster.statistics import cluster_bootstrap, estimated
 
 
 def test_the_interval_of_independent_answers_is_the_binomials() -> None:
@@ -20,5 +21,28 @@ def test_questions_about_one_recording_widen_the_interval() -> None:
     assert (together[1] - together[0]) > 2.5 * (alone[1] - alone[0])
 
 
-def test_no_answers_have_no_interval() -> None:
-    assert all(math.isnan(end) for end in cluster_bootstrap([], []))
+def test_recordings_count_by_their_number_of_questions_in_every_resample() -> None:
+    parts = [[float(number % 3 == 0)] * (1 + number % 5) for number in range(12)]
+    clusters = [str(number).zfill(2) for number, part in enumerate(parts) for _ in part]
+    drawn = np.random.default_rng(statistics.CHANCE_SEED).integers(0, 12, (statistics.RESAMPLES, 12))
+    means = [np.mean([value for cluster in draw for value in parts[cluster]]) for draw in drawn]
+    interval = cluster_bootstrap([value for part in parts for value in part], clusters)
+    assert interval == pytest.approx(np.quantile(means, [0.025, 0.975]))
+
+
+def test_measures_that_are_estimated_together_have_the_intervals_of_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(1)
+    columns = {name: generator.random(90).tolist() for name in "ab"}
+    clusters = [str(number) for number in generator.integers(0, 40, 90)]
+    monkeypatch.setattr(statistics, "MOST_DRAWS", 700)  # in many parts
+    figures = estimated(columns, clusters)
+    monkeypatch.undo()
+    for name, values in columns.items():
+        assert figures[name] == pytest.approx(np.mean(values))
+        assert figures[f"{name}_interval"] == pytest.approx(cluster_bootstrap(values, clusters))
+
+
+def test_what_is_a_share_of_nothing_is_none() -> None:
+    assert estimated({"accuracy": [], "gain": []}, []) == dict.fromkeys(
+        ("accuracy", "accuracy_interval", "gain", "gain_interval")
+    )

@@ -1,0 +1,187 @@
+"""A study's findings as Markdown and figures. What is said of them follows from the intervals alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Figures = Mapping[str, Any]
+
+LEVEL = "95%"
+
+
+def markdown(found: Figures) -> str:
+    """The page: what was trained on what, accuracies, comparisons in words, and where to look on."""
+    parts = [_head(found), _accuracy_table(found), _task_table(found), _cost_table(found), _comparisons(found)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(found: Figures) -> str:
+    arms = found["arms"].values()
+    first = next(iter(arms))
+    questions = sorted({round(arm["questions_trained"]) for arm in arms})
+    seen = f"{questions[0]:,}" if len(questions) == 1 else ", ".join(f"{count:,}" for count in questions)
+    lines = [
+        f"# {found['title']}",
+        "",
+        f"Each run saw {seen} questions, repetitions counted. Accuracy is on {first['questions']} held-out questions "
+        f"about {_recordings(first)} recordings, over all seeds; intervals are {LEVEL} and resample recordings, so "
+        "they speak of the questions and not of the luck of a seed. The accuracy of each seed stands beside.",
+    ]
+    for arm, why in found["untestable"].items():
+        lines += ["", f"`{arm}` is not in the tables: {why}."]
+    return "\n".join(lines)
+
+
+def _recordings(arm: Figures) -> int:
+    return int(arm["recordings"])
+
+
+def _accuracy_table(found: Figures) -> str:
+    rows = []
+    for name, part in found["before"].items():
+        rows.append([f"before training ({name})", *_accuracy_cells(part), "-"])
+    for arm in found["arms"].values():
+        silent = "-" if arm["silent_accuracy"] is None else _share(arm["silent_accuracy"])
+        rows.append([arm["title"], *_accuracy_cells(arm), silent])
+    header = ["", "greedy", "each seed", "sampled", "format", "greedy, about silence"]
+    return "## Accuracy\n\n" + _table(header, rows)
+
+
+def _accuracy_cells(part: Figures) -> list[str]:
+    return [
+        _with_interval(part, "accuracy"),
+        ", ".join(_share(value) for value in part["seeds"].values()),
+        _with_interval(part, "accuracy_sampled"),
+        _share(part["format_rate"]),
+    ]
+
+
+def _task_table(found: Figures) -> str:
+    parts = {f"before training ({name})": part for name, part in found["before"].items()}
+    parts |= {arm["title"]: arm for arm in found["arms"].values()}
+    tasks = sorted({task for part in parts.values() for task in part["by_task"]})
+    rows = [
+        [
+            title,
+            *(_with_interval(part["by_task"][task], "accuracy") if task in part["by_task"] else "-" for task in tasks),
+        ]
+        for title, part in parts.items()
+    ]
+    return "## By task, greedy\n\n" + _table(["", *tasks], rows)
+
+
+def _cost_table(found: Figures) -> str:
+    rows = [
+        [
+            arm["title"],
+            f"{arm['steps']:,}",
+            f"{arm['questions_trained']:,.0f}",
+            f"{arm['completions']:,.0f}",
+            f"{arm['tokens']:,.0f}",
+            f"{arm['train_seconds']:,.0f}",
+        ]
+        for arm in found["arms"].values()
+    ]
+    header = ["", "steps", "questions", "completions", "positions through the policy", "seconds"]
+    return "## What it took, a run\n\n" + _table(header, rows)
+
+
+def _comparisons(found: Figures) -> str:
+    lines = ["## Side by side", "", "The same question after either, over all seeds; McNemar's test is exact."]
+    for pair in found["comparisons"]:
+        lines.append("")
+        lines += [f"- {sentence(pair, measure, found)}" for measure in ("accuracy", "accuracy_sampled")]
+    return "\n".join(lines) if found["comparisons"] else ""
+
+
+def sentence(pair: Figures, measure: str, found: Figures) -> str:
+    """What one comparison shows, in words that its interval supports."""
+    figures = pair["measures"][measure]
+    low, high = figures["difference_interval"]
+    first, second = (title_of(name, found) for name in (pair["first"], pair["second"]))
+    points = f"{100 * figures['difference']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+    how = "Greedily" if measure == "accuracy" else "Sampled"
+    seeds = [part["difference"] for part in pair["by_seed"].values()]
+    if low > 0:
+        verdict = f"{first} answers better than {second}"
+    elif high < 0:
+        verdict = f"{first} answers worse than {second}"
+    else:
+        verdict = f"no difference between {first} and {second} is shown"
+    tested = f", p = {figures['p_value']:.2g}" if "p_value" in figures else ""
+    agree = ""
+    if measure == "accuracy" and len(seeds) > 1:
+        above = sum(value > 0 for value in seeds)
+        agree = f"; {above} of {len(seeds)} seeds are above"
+    return f"{how}, {verdict}: {points}{tested}{agree}."
+
+
+def title_of(name: str, found: Figures) -> str:
+    """How an arm is called."""
+    return "the model before training" if name == "base" else str(found["arms"][name]["title"])
+
+
+def plot_learning(found: Figures, path: Path) -> None:
+    """Greedy validation accuracy over questions seen: the mean of the seeds, in a band from lowest to highest."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    for arm in found["arms"].values():
+        curves = [dict(points) for points in arm["validation"].values()]
+        shared = sorted(set.intersection(*(set(curve) for curve in curves)))
+        if not shared:
+            continue
+        values = np.array([[curve[seen] for seen in shared] for curve in curves])  # (seeds, points)
+        [line] = axis.plot(shared, values.mean(0), "o-", markersize=3, label=arm["title"])
+        axis.fill_between(shared, values.min(0), values.max(0), color=line.get_color(), alpha=0.15)
+    axis.set(xlabel="questions seen", ylabel="greedy accuracy, validation")
+    _finish(figure, axis, path)
+
+
+def plot_tasks(found: Figures, path: Path) -> None:
+    """Greedy held-out accuracy by task, with intervals."""
+    import matplotlib.pyplot as plt
+
+    parts = {f"before ({name})": part for name, part in found["before"].items()}
+    parts |= {arm["title"]: arm for arm in found["arms"].values()}
+    tasks = sorted({task for part in parts.values() for task in part["by_task"]})
+    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+    width = 0.8 / len(parts)
+    for number, (title, part) in enumerate(parts.items()):
+        shown = [(place, part["by_task"][task]) for place, task in enumerate(tasks) if task in part["by_task"]]
+        places = [place + width * (number - (len(parts) - 1) / 2) for place, _ in shown]
+        means = [one["accuracy"] for _, one in shown]
+        ends = np.array([one["accuracy_interval"] for _, one in shown]).T  # (2, tasks)
+        errors = np.abs(ends - means)
+        axis.bar(places, means, width, yerr=errors, capsize=2, label=title)
+    axis.set_xticks(range(len(tasks)), tasks)
+    axis.set(ylabel="greedy accuracy, held out")
+    _finish(figure, axis, path)
+
+
+def _finish(figure: Any, axis: Any, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    axis.grid(alpha=0.3, axis="y")
+    axis.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _with_interval(part: Figures, measure: str) -> str:
+    low, high = part[f"{measure}_interval"]
+    return f"{_share(part[measure])} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f}%"

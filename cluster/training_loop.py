@@ -1,0 +1,278 @@
+"""What every kind of training shares: steps with their lines, checkpoints, and evaluations around and between them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from cluster.asking import Asker
+from cluster.delivery import Delivery
+from cluster.evaluation import ask_all
+from cluster.ledger import Ledger
+from cluster.metrics import Metrics
+from cluster.phases import PROFILED_STEPS, Profile
+from cluster.progress import Reporter
+from cluster.questions import Questions
+from cluster.run_directory import RunDirectory, RunError
+from cluster.scoring import score, without_rows
+from cluster.workers import Workers
+from configs.schema import Config
+from data.order import DataOrder, Draw
+from data.types import Example
+
+MENDS = {
+    "clip_": "data.audio_dir may name the wrong directory",
+    "prompt_": "raise rollout.max_model_tokens or lower rollout.max_completion_tokens",
+    "engine_lost": "the engines die of these questions, or rollout.request_timeout_seconds is too short",
+    "zero_variance": "the questions are all too easy or too hard for algorithm.dynamic_sampling",
+    "reward_": "try the functions of `rewards` on a run's rollouts with python -m rewards.check",
+}
+"""What to look at, by how the most frequent reason of drops begins."""
+
+
+class NothingToTrain(ValueError):
+    """No question of the training file could be used."""
+
+    def __init__(self, reasons: Counter[str], last: str) -> None:
+        reason, count = reasons.most_common(1)[0]
+        mend = next((mend for start, mend in MENDS.items() if reason.startswith(start)), "")
+        super().__init__(
+            f"{reasons.total()} questions in a row could not be used, {count} of them for {reason}"
+            f"{f': {mend}' if mend else ''}. All reasons: {dict(reasons)}; the last: {last}"
+        )
+
+
+def state_at(version: int, prompts_per_step: int) -> dict[str, Any]:
+    """What a checkpoint would tell of a run that begins at a version and has nothing behind it."""
+    return {
+        "step": version,
+        "position": version * prompts_per_step,
+        "outstanding": [],
+        "dropped_since": [],
+        "ledger": Ledger().to_json(),
+        "train_seconds": 0.0,
+    }
+
+
+def group_name(draw: Draw) -> str:
+    """The id of the group that a draw asks for, the only one in the run."""
+    return f"{draw.epoch}-{draw.index}"
+
+
+class TrainingLoop:
+    """One run, from its state at a step to `run.max_steps`."""
+
+    _tasks: asyncio.TaskGroup
+    """What goes on beside the steps, while they are taken."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: RunDirectory,
+        workers: Workers,
+        asker: Asker,
+        questions: Questions,
+        reporter: Reporter,
+        metrics: Metrics,
+        state: dict[str, Any] | None = None,
+        profile: Profile | None = None,
+    ) -> None:
+        self.config = config
+        self.run_directory = run
+        self.workers = workers
+        self.asker = asker
+        self.questions = questions
+        self.reporter = reporter
+        self.metrics = metrics
+        state = state or state_at(0, config.algorithm.prompts_per_step)
+        self.version = int(state["step"])
+        """Steps applied."""
+        self.ledger = Ledger.from_json(state["ledger"])
+        self.order = DataOrder(len(questions.train), config.run.seed, int(state["position"]))
+        self._again = deque(Draw(*draw) for draw in state["outstanding"])
+        """Draws that were begun before a resume; they come first."""
+        self._prefetched = self.order.position
+        self._delivery = Delivery(workers, self._delivered)
+        self._dropped = [(Draw(epoch, index), reason) for epoch, index, reason in state["dropped_since"]]
+        """Questions that were dropped since the last step, and why."""
+        self._train_seconds = float(state["train_seconds"])
+        self._started = time.monotonic()
+        self._profile = profile
+        self._ended_at = 0.0
+        """Time of day when the last step was over."""
+
+    async def _step(self) -> dict[str, Any]:
+        """Take one step; gives its line of `metrics.jsonl`."""
+        raise NotImplementedError
+
+    def _beside(self) -> None:
+        """Start what goes on beside the steps."""
+
+    def _delivered(self) -> None:
+        """The engines have new weights."""
+
+    def _outstanding(self) -> Iterable[Draw]:
+        """Draws that are begun and neither trained nor dropped."""
+        return self._again
+
+    async def _engines_are_current(self) -> None:
+        """Wait until the engines have the newest weights."""
+        await self._delivery.over()
+
+    async def run(self) -> dict[str, Any]:
+        """Train to the end; returns what `summary.json` holds."""
+        base = await self.evaluate_test("base") if self.config.evaluate.before else None
+        self._started = time.monotonic()
+        with self.reporter.steps(self.version, self.config.run.max_steps) as lines:
+            await self.train(self.config.run.max_steps, lines.show)
+        if self._profile is not None:
+            self.reporter.say("no profile: it begins after the first step of a launch, and there was no other")
+        train_seconds = self.train_seconds
+        await self.workers.log.written()
+        trained = await self.evaluate_test("trained")
+        silent = await self.evaluate_test("silent") if self.config.evaluate.silent else None
+        figures = {"base": base, "trained": trained, "silent": silent}
+        return figures | {"train_seconds": train_seconds, "bad_rows": self.questions.bad_rows()}
+
+    async def train(self, until: int, show: Callable[[dict[str, Any]], None]) -> None:
+        """Take the steps up to that one, each with its line, its checkpoint and what else is due.
+
+        Afterwards no group is outstanding.
+
+        Args:
+            until: number of the last step, at most `run.max_steps`.
+            show: called with each line of `metrics.jsonl`.
+        """
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._beside()
+                while self.version < until:
+                    line = await self._step()
+                    self.run_directory.append_metrics(line)
+                    self.metrics.record(line)
+                    show(line)
+                    await self._profiled(line)
+                    if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
+                        await self.checkpoint()
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None  # the others are what it took with it
+
+    async def _profiled(self, line: Mapping[str, Any]) -> None:
+        """Note a step in the trace, which begins after the first and ends with the last that it has room for."""
+        profile = self._profile
+        if profile is None:
+            return
+        if profile.recording:
+            profile.step(line["step"], line["seconds"], self._ended_at)
+        last = profile.steps == PROFILED_STEPS or (profile.recording and self.version == self.config.run.max_steps)
+        if profile.steps == 0:
+            await self.workers.learner.start_profile()
+        elif last:
+            await self.workers.learner.stop_profile(str(profile.learner_path.absolute()))
+            self.reporter.say(f"profile: {profile.write()} opens in Perfetto")
+            self._profile = None
+        profile.steps += 1
+
+    async def evaluate_test(self, name: str) -> dict[str, Any] | None:
+        """Figures on the held-out questions: `base`, `trained` or `silent`; asked once, kept in `eval/NAME.json`."""
+        if not self.questions.test:
+            return None
+        try:
+            kept = self.run_directory.read_evaluation(name)
+        except RunError as error:
+            self.reporter.say(f"what it told is lost: {error}")
+            kept = None
+        if kept is None and name == "base" and self.version > 0:
+            self.reporter.say(f"accuracy before training is unknown: the run goes on from step {self.version}")
+            return None
+        if kept is None:
+            silent = name == "silent"
+            samples = 0 if silent else self.config.evaluate.samples
+            bad_rows = self.questions.bad_rows()["test"]
+            kept = await self._evaluate(name, self.questions.test, samples, silent, bad_rows)
+        return without_rows(kept)
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds spent on training so far, before a resume and after it."""
+        return self._train_seconds + time.monotonic() - self._started
+
+    async def checkpoint(self) -> None:
+        """Write `checkpoints/step_N`, with every step up to it in the rollout log."""
+        temporary = self.run_directory.begin_checkpoint(self.version)
+        facts = {
+            "step": self.version,
+            "position": self.order.position,
+            "outstanding": [(draw.epoch, draw.index) for draw in self._outstanding()],
+            "dropped_since": [(draw.epoch, draw.index, reason) for draw, reason in self._dropped],
+            "ledger": self.ledger.to_json(),
+            "train_seconds": self.train_seconds,
+            "questions": self.questions.digests(),
+        }
+        await self.workers.learner.save(str(temporary.absolute()), facts)
+        await self.workers.log.written()
+        self.run_directory.finish_checkpoint(temporary, self.config.checkpoint.keep)
+
+    def _next_draw(self) -> Draw:
+        """The next question's turn."""
+        return self._again.popleft() if self._again else self.order.take()
+
+    def _prefetch(self, needed: int) -> None:
+        """Have the clips of up to a step's questions prepared that are drawn next.
+
+        Args:
+            needed: questions that the rest of the run will draw.
+        """
+        if self.config.data.silent:
+            return
+        self._prefetched = max(self._prefetched, self.order.position)
+        while self._prefetched < self.order.position + min(self.config.algorithm.prompts_per_step, needed):
+            draw = self.order.at(self._prefetched)
+            self.workers.audio.prefetch(self.questions.train[draw.index].clip)
+            self._prefetched += 1
+
+    def _count_drop(self, draw: Draw, reason: str, detail: str) -> None:
+        """A question is dropped: for the ledger, and the first of a reason for the user."""
+        self.ledger.drop(group_name(draw), reason)
+        self._dropped.append((draw, f"{reason}: {detail}"))
+        if self.ledger.dropped[reason] == 1:
+            example = self.questions.train[draw.index]
+            self.reporter.say(f"dropped {example.id} ({reason}): {detail} [further ones are counted in metrics.jsonl]")
+
+    def _counts(self) -> dict[str, Any]:
+        """The ledger's, for a line."""
+        self.ledger.check()
+        return self.ledger.counts() | {"dropped_by_reason": dict(self.ledger.dropped)}
+
+    async def _validation(self) -> float | None:
+        """Greedy accuracy of the newest weights on the validation questions, where that is due."""
+        if not self.questions.validation or not self._due(self.config.evaluate.every_steps):
+            return None
+        questions = self.questions.validation[: self.config.evaluate.questions]
+        result = await self._evaluate(f"validation_step_{self.version}", questions, samples=0)
+        return float(result["accuracy"])
+
+    async def _evaluate(
+        self, name: str, examples: tuple[Example, ...], samples: int, silent: bool = False, bad_rows: int = 0
+    ) -> dict[str, Any]:
+        await self._engines_are_current()
+        with self.reporter.questions(name, len(examples)) as advance:
+            answers = await ask_all(
+                self.asker,
+                self.workers.rollout,
+                examples,
+                samples,
+                self.config.rollout.max_completion_tokens,
+                silent=silent,
+                advance=advance,
+            )
+        result = {"step": self.version, **score(answers, self.config.data.prompt.form, bad_rows)}
+        self.run_directory.write_evaluation(name, result)
+        self.reporter.say(f"{name}: accuracy {result['accuracy']:.1%} on {result['questions']} questions")
+        return result
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.version % every == 0

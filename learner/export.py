@@ -1,0 +1,216 @@
+"""`python -m learner.export CHECKPOINT --out DIR`: a checkpoint as a model that transformers and vLLM load elsewhere.
+
+CHECKPOINT is a run's directory (its newest checkpoint is taken), a checkpoint, or its hf/. Of a run with adapters
+(`model.lora`) the adapter alone is written, in peft's format, or with --merge-lora the whole model. What was written is
+read back, and every tensor has to be the one that was meant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from learner.hf import PROCESSOR_FILES, check_model, export_checkpoint, load_config, load_tensors
+from learner.hf_files import ModelError, load_processor, read_json, stored_tensors, weight_files
+from learner.memory import SHARD_BYTES
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+EXAMPLES = """examples:
+  python -m learner.export runs/mine --out mine                        the newest checkpoint
+  python -m learner.export runs/mine/checkpoints/step_100 --out mine --dtype bfloat16
+  python -m learner.export runs/adapted --out adapter                  the adapter alone, for peft
+  python -m learner.export runs/adapted --out whole --merge-lora
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an export is made of."""
+
+    model: Path
+    """The whole model: a checkpoint's hf/, or any model directory."""
+    adapter: Path | None
+    """In peft's format, where the run trained one."""
+
+
+@dataclass(slots=True)
+class Digests:
+    """SHA-256 of tensors by name: type, shape and bytes."""
+
+    by_name: dict[str, str] = field(default_factory=dict)
+
+    def noted(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors, each noted as it passes."""
+        for name, tensor in tensors:
+            self.by_name[name] = digest(tensor)
+            yield name, tensor
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m learner.export",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("checkpoint", help="a run's directory, a checkpoint (step_N), or its hf/")
+    arguments.add_argument("--out", required=True, type=Path, metavar="DIR", help="directory to write; a new one")
+    arguments.add_argument("--merge-lora", action="store_true", help="of a run with adapters write the whole model")
+    arguments.add_argument("--dtype", choices=DTYPES, help="type to cast the stored weights to; default as stored")
+    arguments.add_argument(
+        "--max-shard-bytes",
+        type=_bytes,
+        default=SHARD_BYTES,
+        metavar="N",
+        help=f"of a file of weights ({SHARD_BYTES:,}), but for a tensor that is larger; a smaller model is one file",
+    )
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = parser().parse_args(argv)
+    try:
+        source = find_source(options.checkpoint)
+        if options.merge_lora and source.adapter is None:
+            raise ModelError(f"{options.checkpoint} has no adapter to merge: leave --merge-lora out")
+        dtype = DTYPES.get(options.dtype)
+        if source.adapter is None or options.merge_lora:
+            told = export_model(source.model, options.out, dtype, options.max_shard_bytes)
+        else:
+            told = export_adapter(source, options.out, dtype)
+    except (ModelError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(told))
+    return 0
+
+
+def find_source(path: str) -> Source:
+    """The model, and the adapter if there is one, that a path on the command line means."""
+    given = Path(path).expanduser()
+    if not given.is_dir():
+        raise ModelError(f"{given} is no directory; name a run, a checkpoint (runs/NAME/checkpoints/step_N) or its hf/")
+    checkpoint = given
+    if (given / "checkpoints").is_dir():
+        checkpoint = _newest(given / "checkpoints")
+    elif given.name == "hf":
+        checkpoint = given.parent
+    model = checkpoint / "hf" if (checkpoint / "hf").is_dir() else given
+    if not (model / "config.json").is_file():
+        raise ModelError(f"{given} holds neither a model (config.json) nor a checkpoint of one (hf/config.json)")
+    adapter = checkpoint / "adapter"
+    return Source(model, adapter if adapter.is_dir() else None)
+
+
+def export_model(source: Path, out: Path, dtype: torch.dtype | None, max_shard_bytes: int) -> list[str]:
+    """Write the whole model, and read it back; gives what to tell.
+
+    Raises:
+        ModelError: the source is no model, `out` is there, or what was read back is not what was written.
+    """
+    load_processor(str(source))  # an export that cannot be asked anything is refused before it is written
+    digests = Digests()
+    tensors = digests.noted((name, tensor.to(dtype or tensor.dtype)) for name, tensor in load_tensors(str(source)))
+    export_checkpoint(out, load_config(str(source)), tensors, str(source), max_shard_bytes)
+    check_model(str(out))
+    load_processor(str(out))
+    _verify(out, digests.by_name, stored_tensors(out))
+    files = weight_files(out)
+    size = sum(file.stat().st_size for file in files)
+    return [
+        f"wrote {source} to {out}: {len(digests.by_name):,} tensors, {size / 1e9:,.3f} GB in {len(files)} file(s)",
+        "verified: names and shapes are those of config.json, and every tensor read back has the SHA-256 that was "
+        "written",
+        f"load it with transformers, vLLM, or as model.path={out}",
+    ]
+
+
+def export_adapter(source: Source, out: Path, dtype: torch.dtype | None) -> list[str]:
+    """Write the adapter alone with tokenizer and processor, and read it back; gives what to tell."""
+    assert source.adapter is not None
+    missing = [name for name in ADAPTER_FILES if not (source.adapter / name).is_file()]
+    if missing:
+        raise ModelError(
+            f"{source.adapter} lacks {', '.join(missing)}; export with --merge-lora, or another checkpoint"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ModelError(f"{out} exists already; export to a new directory or move it away")
+    digests = Digests()
+    stored = load_file(source.adapter / "adapter_model.safetensors")
+    tensors = dict(digests.noted((name, tensor.to(dtype or tensor.dtype)) for name, tensor in stored.items()))
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+        shutil.copyfile(source.adapter / "adapter_config.json", partial / "adapter_config.json")
+        for name in PROCESSOR_FILES:
+            if (source.model / name).is_file():
+                shutil.copyfile(source.model / name, partial / name)
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _verify(out, digests.by_name, load_file(out / "adapter_model.safetensors").items())
+    base = read_json(out / "adapter_config.json").get("base_model_name_or_path")
+    here = "" if base is None or Path(str(base)).is_dir() or not os.path.isabs(str(base)) else ", which is not here"
+    return [
+        f"wrote the adapter of {source.adapter} to {out}: {len(tensors):,} tensors",
+        "verified: every tensor read back has the SHA-256 that was written",
+        f"it needs its base model, {base}{here}: peft.PeftModel.from_pretrained(base, {json.dumps(str(out))}); "
+        f"--merge-lora writes a model that needs none",
+    ]
+
+
+def digest(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's type, shape and bytes."""
+    found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _verify(out: Path, written: Mapping[str, str], read: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise unless what is read are the tensors that were written, all of them; what is wrong is removed."""
+    found = {name: digest(tensor) for name, tensor in read}
+    differing = sorted(name for name in {*written, *found} if written.get(name) != found.get(name))
+    if differing:
+        shutil.rmtree(out)
+        raise ModelError(
+            f"{out}: {len(differing)} tensor(s) read back are not what was written, {differing[0]} first; the storage "
+            f"or the memory of this machine is at fault, and the directory is removed"
+        )
+
+
+def _newest(checkpoints: Path) -> Path:
+    """The newest complete checkpoint."""
+    complete = [path for path in checkpoints.glob("step_*") if (path / "hf" / "config.json").is_file()]
+    if not complete:
+        raise ModelError(f"{checkpoints} holds no complete checkpoint yet")
+    return max(complete, key=lambda path: int(path.name.removeprefix("step_")))
+
+
+def _bytes(text: str) -> int:
+    try:
+        value = int(text.replace("_", ""))
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes, for example 5000000000")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

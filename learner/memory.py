@@ -1,0 +1,369 @@
+"""What a learner rank holds in memory, line by line, from sizes and settings alone.
+
+The lines follow the learner's own code and DeepSpeed 0.19.8 as `learner.engine` configures it. `bench.forecast` holds
+them against what is allocated on CPUs. Bytes are of the device that the rank computes on, unless they are the host's;
+on a CPU the two are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import prod
+
+from configs.schema import LANGUAGE_LAYERS, TOWER_LAYERS, Config, Model
+from learner.figure import Figure, figure, total
+from learner.sizes import HEAD, POSITIONS, PROJECTOR, TOWER, Sizes, engine_layer
+from learner.work import CHUNK_LOGITS, Work
+
+BYTES = {"float32": 4, "bfloat16": 2}
+FULL = 4
+"""Bytes of a number in float32, which optimizer and sums of gradients use whatever the weights' type."""
+
+BUCKET_NUMBERS = 500_000_000
+"""DeepSpeed's `reduce_bucket_size`: gradients that are reduced at a time."""
+LIVE_NUMBERS = 1_000_000_000
+"""DeepSpeed's `stage3_max_live_parameters`: weights that a rank keeps whole under ZeRO-3."""
+SUB_GROUP_NUMBERS = 1_000_000_000
+"""DeepSpeed's `sub_group_size`: what a rank steps on at a time under ZeRO-3."""
+ON_THEIR_WAY = "gradients on their way to the ranks"
+SHARD_BYTES = 5_000_000_000
+"""Of an exported checkpoint, which rank 0 writes a shard at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Numbers in the parts of a policy."""
+
+    parameters: int
+    """All that a rank holds of the policy, adapters and what peft copies among them."""
+    trained: int
+    largest: int
+    """Of the largest tensor."""
+    largest_trained: int
+    tower: int
+    projector: int
+    stored: int
+    """Of the model as it is exported: adapters are merged."""
+    sent: int
+    """What engines need after an update."""
+    head_trained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RankMemory:
+    """Lines of one learner rank."""
+
+    starting: tuple[Figure, ...]
+    """Before the weights are sharded."""
+    held: tuple[Figure, ...]
+    """From the first update on, at every moment."""
+    backward: tuple[Figure, ...]
+    """At the backward's largest, beyond what is held."""
+    sending: tuple[Figure, ...]
+    """After the backward, where one bucket holds all gradients; several are sent while it goes on."""
+    step: tuple[Figure, ...]
+    """At the optimizer's step, beyond what is held."""
+    host: tuple[Figure, ...]
+    """In the memory of the rank's machine."""
+
+    @property
+    def peak(self) -> float:
+        """Most bytes on the device at any moment."""
+        moments = (self.backward, self.sending, self.step)
+        return max(total(self.starting), total(self.held) + max(map(total, moments)))
+
+
+def parts_of(sizes: Sizes, model: Model) -> Parts:
+    """The parts of a policy of these sizes, trained as `model` says."""
+    numbers = {name: prod(shape) for name, shape in sizes.shapes().items()}
+    projector = sizes.count(lambda name: name.startswith(PROJECTOR))
+    trained = _trained_in_full(numbers, model)
+    adapters = 0
+    if model.lora is not None:
+        adapted = _adapted(model)
+        shapes = {name: shape for name, shape in sizes.shapes().items() if adapted(name)}
+        adapters = sum(model.lora.rank * sum(shape) for shape in shapes.values())
+        changed = [*shapes, *trained]
+    else:
+        changed = trained
+    layers = {engine_layer(name) for name in changed}
+    copied = projector if model.lora is not None and model.projector == "trained" else 0
+    return Parts(
+        parameters=sum(numbers.values()) + adapters + copied,
+        trained=adapters + sum(numbers[name] for name in trained),
+        largest=max(numbers.values()),
+        largest_trained=max((numbers[name] for name in trained), default=0),
+        tower=sizes.count(lambda name: name.startswith(TOWER)),
+        projector=projector,
+        stored=sum(numbers.values()),
+        sent=sizes.count(lambda name: engine_layer(name) in layers),
+        head_trained=HEAD in trained,
+    )
+
+
+def rank_memory(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> RankMemory:
+    """The lines of the rank that has most to do; the layers' activations are those of `work`."""
+    parts, learner = parts_of(sizes, config.model), config.learner
+    held = [_weights(config, parts, on_gpu)] if learner.offload != "all" else []
+    if config.algorithm.beta and config.model.lora is None:
+        held.append(_reference(config, parts))
+    states = _states(config, parts)
+    offloaded = learner.offload != "none"
+    if not offloaded:
+        held += states
+    held += _gradients(config, parts)
+    bucket, sending = _bucket(config, parts, on_gpu), _sending(config, parts)
+    if learner.zero_stage != 2:  # which gives it back when the backward ends
+        held += bucket
+        bucket = ()
+    several = parts.trained > BUCKET_NUMBERS
+    host = [figure("reading the model", "parameters * bytes", parameters=parts.stored, bytes=_width(config))]
+    if offloaded:
+        host = [*states, *_gradients_on_the_host(config, parts)]
+    if learner.offload == "all":
+        host.append(_weights(config, parts, on_gpu))
+    return RankMemory(
+        starting=(figure("the whole model", "parameters * bytes", parameters=parts.stored, bytes=_width(config)),),
+        held=tuple(held),
+        backward=(
+            *activations(config, sizes, work, on_gpu),
+            *_in_flight(config, sizes, work, parts),
+            *bucket,
+            *(sending if several else ()),
+        ),
+        sending=() if several else (*bucket, *sending),
+        step=tuple(_step(config, parts, on_gpu)),
+        host=tuple(host),
+    )
+
+
+def checkpoint_memory(parts: Parts, config: Config) -> tuple[Figure, ...]:
+    """What rank 0 holds on its machine while it writes a checkpoint: one part of the trainer's state, or one shard."""
+    return (
+        figure(
+            "writing a checkpoint",
+            "max(trained * 4, min(shard, parameters * bytes))",
+            trained=parts.trained,
+            shard=SHARD_BYTES,
+            parameters=parts.stored,
+            bytes=_width(config),
+        ),
+    )
+
+
+def activations(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> tuple[Figure, ...]:
+    """What the forward of a micro-batch saves for its backward, and what is computed again.
+
+    A layer of the language model saves, of a token: each norm its input and output before the gain (in float32, then in
+    the weights' type), the inputs of five products of hidden width with queries and attention's output, keys and
+    values, and four rows of the MLP. A layer of the tower saves nine rows of its width and two of its MLP.
+    """
+    language, tower, width = sizes.language, sizes.tower, _width(config)
+    repeated = not on_gpu and language.heads > language.key_value_heads
+    keys = (language.heads if repeated else language.key_value_heads) * language.head_size
+    row = "((2 * (4 + bytes) + 5 * bytes) * hidden + 2 * bytes * keys + 4 * bytes * intermediate)"
+    of_language = {
+        "tokens": work.tokens,
+        "bytes": width,
+        "hidden": language.hidden,
+        "intermediate": language.intermediate,
+        "keys": keys,
+    }
+    hidden = {"tokens": work.tokens, "bytes": width, "hidden": language.hidden, "layers": language.layers}
+    positions = work.groups_of_a_micro_batch * ((work.lengths.frames - 1) // 2 + 1)
+    of_tower = {"positions": positions, "bytes": width, "width": tower.width}
+    again = config.learner.activation_checkpointing
+    if again:
+        lines = [
+            figure("inputs of the language model's layers", "tokens * layers * hidden * bytes", **hidden),
+            figure("one of its layers, computed again", f"tokens * {row}", **of_language),
+        ]
+    else:
+        lines = [
+            figure("the language model's layers", f"tokens * layers * {row}", **of_language, layers=language.layers)
+        ]
+    lines.append(
+        figure("the last norm and the states that predict", "tokens * hidden * (4 + bytes) + targets * hidden * bytes",
+               tokens=work.tokens, hidden=language.hidden, bytes=width, targets=work.targets)
+    )  # fmt: skip
+    if not on_gpu:
+        lines.append(
+            figure(
+                "attention masks",
+                "groups * completions * group_tokens * 4 * layers",
+                groups=work.groups_of_a_micro_batch,
+                completions=work.group_tokens - work.lengths.prompt_tokens,
+                group_tokens=work.group_tokens,
+                layers=1 if again else language.layers,
+            )
+        )
+    if config.model.audio_tower == "trained":
+        kept = "positions * layers * width * bytes"
+        if not again:
+            kept = "positions * layers * (9 * width + 2 * intermediate) * bytes"
+            of_tower["intermediate"] = tower.intermediate
+        lines += [
+            figure("the tower's layers" if not again else "inputs of the tower's layers", kept, **of_tower,
+                   layers=tower.layers),
+            figure("its convolutions", "clips * frames * (3 * width + mel_bins) * bytes",
+                   clips=work.groups_of_a_micro_batch, frames=work.lengths.frames, width=tower.width,
+                   mel_bins=tower.mel_bins, bytes=width),
+        ]  # fmt: skip
+    return tuple(lines)
+
+
+def _in_flight(config: Config, sizes: Sizes, work: Work, parts: Parts) -> tuple[Figure, ...]:
+    """What the backward makes and gives up again, counted as if all at one time."""
+    language, width, learner = sizes.language, _width(config), config.learner
+    logits = work.targets * language.vocabulary
+    lines = [
+        figure("two chunks of logits", "2 * min(targets * vocabulary, chunk) * 4", targets=work.targets,
+               vocabulary=language.vocabulary, chunk=CHUNK_LOGITS),
+        figure("gradients of an MLP's activations", "2 * tokens * intermediate * bytes", tokens=work.tokens,
+               intermediate=language.intermediate, bytes=width),
+    ]  # fmt: skip
+    if parts.head_trained:
+        copies = 2 if learner.zero_stage == 3 and logits > CHUNK_LOGITS else 1
+        lines.append(
+            figure("gradient of lm_head", "copies * vocabulary * hidden * bytes", copies=copies,
+                   vocabulary=language.vocabulary, hidden=language.hidden, bytes=width)
+        )  # fmt: skip
+    if learner.zero_stage == 3 and learner.ranks > 1:
+        lines.append(
+            figure("weights that are whole for now", "min(parameters, live + largest) * bytes",
+                   parameters=parts.parameters, live=LIVE_NUMBERS, largest=parts.largest, bytes=width)
+        )  # fmt: skip
+    return tuple(lines)
+
+
+def _sending(config: Config, parts: Parts) -> tuple[Figure, ...]:
+    """Copies of the gradients that are sent at one time."""
+    learner = config.learner
+    if learner.zero_stage == 3 and learner.ranks > 1 and parts.largest_trained > BUCKET_NUMBERS:
+        # too large for the bucket it goes alone, copied into float32 and then into shares
+        return (figure(ON_THEIR_WAY, "2 * largest * 4", largest=parts.largest_trained),)
+    if (learner.zero_stage == 3 and learner.ranks > 1) or (learner.zero_stage == 2 and _width(config) < FULL):
+        return (figure(ON_THEIR_WAY, "min(bucket, trained) * 4", bucket=BUCKET_NUMBERS, trained=parts.trained),)
+    return ()
+
+
+def _weights(config: Config, parts: Parts, on_gpu: bool) -> Figure:
+    shards = _ranks(config) if config.learner.zero_stage == 3 else 1
+    return _shared("weights", "parameters * bytes", shards, parameters=parts.parameters, bytes=_width(config))
+
+
+def _reference(config: Config, parts: Parts) -> Figure:
+    """A copy of its own, whole on every rank; a frozen tower is the policy's."""
+    if config.model.audio_tower == "frozen":
+        return figure("reference policy, whole, without the frozen tower", "(parameters - tower) * bytes",
+                      parameters=parts.stored, tower=parts.tower, bytes=_width(config))  # fmt: skip
+    return figure("reference policy, whole", "parameters * bytes", parameters=parts.stored, bytes=_width(config))
+
+
+def _states(config: Config, parts: Parts) -> list[Figure]:
+    """AdamW's moments, and master weights unless the weights are their own."""
+    stage = config.learner.zero_stage
+    shards = _ranks(config) if stage else 1
+    lines = [_shared("AdamW's two moments", "trained * 8", shards, trained=parts.trained)]
+    if stage or _width(config) < FULL:
+        lines.insert(0, _shared("master weights", "trained * 4", shards, trained=parts.trained))
+    return lines
+
+
+def _gradients(config: Config, parts: Parts) -> list[Figure]:
+    """Sums of gradients on the device: in the weights' type without ZeRO, else in float32."""
+    learner, what = config.learner, "gradients"
+    if learner.zero_stage == 0:
+        return [figure(what, "trained * bytes", trained=parts.trained, bytes=_width(config))]
+    if learner.zero_stage == 1:
+        return [figure(f"{what}, whole", "trained * 4", trained=parts.trained)]
+    on_the_host = learner.zero_stage == 3 or _width(config) == FULL
+    if learner.offload != "none" and on_the_host:
+        return []
+    return [_shared(what, "trained * 4", _ranks(config), trained=parts.trained)]
+
+
+def _gradients_on_the_host(config: Config, parts: Parts) -> list[Figure]:
+    """With offloaded states: the optimizer's gradients, and beside them the sums or what is copied back."""
+    ranks, stage, width = _ranks(config), config.learner.zero_stage, _width(config)
+    lines = [_shared("the optimizer's gradients", "trained * 4", ranks, trained=parts.trained)]
+    if stage == 3:
+        return [*lines, _shared("sums of gradients", "trained * 4", ranks, trained=parts.trained)]
+    lines.append(_shared("updated weights to copy back", "trained * bytes", ranks, trained=parts.trained, bytes=width))
+    if stage == 2 and width == FULL:
+        lines.append(_shared("sums of gradients", "trained * 4", ranks, trained=parts.trained))
+    return lines
+
+
+def _bucket(config: Config, parts: Parts, on_gpu: bool) -> tuple[Figure, ...]:
+    """DeepSpeed's bucket: reserved whole on a GPU; on a CPU what is never written takes no memory."""
+    learner, width = config.learner, _width(config)
+    if learner.zero_stage == 0 or (learner.zero_stage == 1 and width < FULL and learner.offload == "none"):
+        return ()
+    numbers = BUCKET_NUMBERS if on_gpu else min(BUCKET_NUMBERS, parts.trained)
+    bytes_of_each = width if learner.zero_stage == 2 else FULL
+    return (figure("bucket of gradients", "numbers * bytes", numbers=numbers, bytes=bytes_of_each),)
+
+
+def _step(config: Config, parts: Parts, on_gpu: bool) -> list[Figure]:
+    """Gradients as the optimizer takes them, and on a GPU the roots of the second moments."""
+    learner, width, trained = config.learner, _width(config), parts.trained
+    ranks = _ranks(config)
+    lines: list[Figure] = []
+    shards, stepped = (1, trained) if learner.zero_stage == 0 else (ranks, trained)
+    if learner.zero_stage == 3:
+        stepped = min(trained, SUB_GROUP_NUMBERS * ranks)
+    if learner.zero_stage == 0 and width == FULL:
+        lines.append(figure(ON_THEIR_WAY, "min(bucket, trained) * 4", bucket=BUCKET_NUMBERS, trained=trained))
+    elif learner.zero_stage == 0:
+        lines.append(figure("gradients in float32", "trained * 4", trained=trained))
+    elif learner.offload == "none" and (learner.zero_stage == 3 or width < FULL):
+        lines.append(_shared("gradients, flat", "stepped * 4", shards, stepped=stepped))
+    elif learner.offload == "none":
+        lines.append(_shared("gradients, flat and copied", "stepped * 8", shards, stepped=stepped))
+    elif learner.zero_stage == 1:
+        lines.append(figure("gradients on their way to the host", "trained * (4 + 4 / ranks)", trained=trained,
+                            ranks=ranks))  # fmt: skip
+    if on_gpu and learner.offload == "none":
+        lines.append(_shared("roots of the second moments", "stepped * 4", shards, stepped=stepped))
+    return lines
+
+
+def _trained_in_full(names: Iterable[str], model: Model) -> list[str]:
+    """Released names of the weights that are trained themselves, not through adapters."""
+    if model.lora is not None:
+        return [name for name in names if name.startswith(PROJECTOR) and model.projector == "trained"]
+    frozen = [TOWER] * (model.audio_tower == "frozen") + [PROJECTOR] * (model.projector == "frozen") + [POSITIONS]
+    return [name for name in names if not name.startswith(tuple(frozen))]
+
+
+def _adapted(model: Model) -> Callable[[str], bool]:
+    """Whether a tensor is the matrix of a layer that gets an adapter."""
+    lora = model.lora
+    assert lora is not None
+    targets = lora.targets or (*LANGUAGE_LAYERS, *TOWER_LAYERS)
+
+    def adapted(name: str) -> bool:
+        *parents, layer, kind = name.split(".")
+        if kind != "weight" or "layers" not in parents or layer not in targets:
+            return False
+        in_tower = name.startswith(TOWER)
+        return (lora.tower and layer in TOWER_LAYERS) if in_tower else layer in LANGUAGE_LAYERS
+
+    return adapted
+
+
+def _shared(what: str, expression: str, ranks: int, **terms: float) -> Figure:
+    """A figure that is divided by the ranks, where there are several."""
+    if ranks == 1:
+        return figure(what, expression, **terms)
+    return figure(what, f"{expression} / ranks", **terms, ranks=ranks)
+
+
+def _width(config: Config) -> int:
+    return BYTES[config.model.dtype]
+
+
+def _ranks(config: Config) -> int:
+    return config.learner.ranks

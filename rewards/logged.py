@@ -1,0 +1,57 @@
+"""The groups that a run has logged, without their tokens: `rollouts/step_*.parquet` of its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import yaml
+
+from configs.schema import Prompt
+from data.types import ClipSource, Example
+
+COLUMNS = ("example_id", "question", "choices", "answer", "completions", "rewards")
+
+
+class LogError(ValueError):
+    """A run that has logged no group."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedGroup:
+    """One question with its completions and what each got."""
+
+    example: Example
+    """As far as the log knows it: clip, task and what else is optional are empty."""
+    completions: tuple[str, ...]
+    rewards: Mapping[str, tuple[float | None, ...]]
+
+
+def read_groups(run: Path, most: int) -> tuple[LoggedGroup, ...]:
+    """Trained groups of a run directory, at most so many, spread evenly over its steps."""
+    shards = sorted((run / "rollouts").glob("step_*.parquet"))
+    if not shards:
+        raise LogError(f"{run} has logged no group: there is no rollouts/step_*.parquet in it; name a run's directory")
+    log = ds.dataset([str(shard) for shard in shards], format="parquet")
+    rows = log.to_table(columns=list(COLUMNS), filter=ds.field("drop_reason").is_null())
+    if not rows.num_rows:
+        raise LogError(f"{run} has trained no group: all that its rollouts/ hold were dropped")
+    taken = min(most, rows.num_rows)
+    chosen = rows.take([number * rows.num_rows // taken for number in range(taken)])
+    return tuple(_group(row) for row in chosen.to_pylist())
+
+
+def form_of(run: Path) -> str:
+    """`data.prompt.form` of a run directory; the default where it has no configuration."""
+    file = run / "config.yaml"
+    config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return Prompt.model_validate(config.get("data", {}).get("prompt", "answer")).form
+
+
+def _group(row: Mapping[str, Any]) -> LoggedGroup:
+    example = Example(row["example_id"], ClipSource(""), row["question"], tuple(row["choices"]), row["answer"])
+    rewards = {name: tuple(values) for name, values in row["rewards"]}
+    return LoggedGroup(example, tuple(row["completions"]), rewards)

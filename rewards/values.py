@@ -1,0 +1,72 @@
+"""What a reward gives for a completion: a finite number, or nothing and the reason for that."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Fault = Literal["raised", "timeout", "died", "invalid"]
+"""What may go wrong with a reward; it drops every completion of the group."""
+
+_REASON = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """In place of a number: the completion is dropped, and counted as `reward_REASON`. None counts as `reward_none`."""
+
+    reason: str
+    """A word of lower-case letters, digits and `_`; a few in all, since each is a label in the metrics."""
+
+    def __post_init__(self) -> None:
+        if not _REASON.fullmatch(self.reason):
+            raise ValueError(
+                f"Dropped({self.reason!r}): a reason is a word of at most 40 lower-case letters, digits and _, for "
+                "example unparseable"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one reward made of the completions of a group."""
+
+    values: tuple[float | Dropped, ...]
+    problem: str = ""
+    """What went wrong; empty where nothing did."""
+    seconds: float = 0.0
+    """What it took, without the wait for its turn."""
+
+    @classmethod
+    def failed(cls, fault: Fault, completions: int, problem: str) -> Outcome:
+        """No completion has a value."""
+        return cls((Dropped(fault),) * completions, problem)
+
+
+class InvalidValues(ValueError):
+    """A reward gave what is none."""
+
+
+def checked(given: Iterable[Any], completions: int) -> tuple[float | Dropped, ...]:
+    """The values of a reward, each a finite number or a reason; raises `InvalidValues`."""
+    values = list(given)
+    if len(values) != completions:
+        raise InvalidValues(f"gave {len(values)} values for {completions} completions")
+    return tuple(_value(value) for value in values)
+
+
+def _value(value: Any) -> float | Dropped:
+    if value is None:
+        return Dropped("none")
+    if isinstance(value, Dropped):
+        return value
+    if not isinstance(value, str | bytes):
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise InvalidValues(f"gave {value!r}; a reward is a finite number or None")

@@ -1,0 +1,36 @@
+"""A format reward without the loopholes of the paper's: one answer that holds a word, and no other tag.
+
+`format` is 1 for two answers in a row, of which `accuracy` takes the first, and 0 for a newline at the end.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from data.types import Example
+
+_INSIDE = r"((?:(?!</?(?:think|answer)>).)*)"
+_FORMS = {
+    "answer": re.compile(rf"\s*<answer>{_INSIDE}</answer>\s*", re.DOTALL),
+    "think": re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>{_INSIDE}</answer>\s*", re.DOTALL),
+}
+_WORD = re.compile(r"\w")
+
+
+def well_formed(
+    completions: list[str], example: Example, *, template: Literal["answer", "think"] = "answer"
+) -> list[float | None]:
+    """1 for a completion that is one `<answer>`, with `think` after one `<think>`, each with a word in it; else 0.
+
+    White space around the tags does not matter. A run gives its `data.prompt.form` as `template`.
+    """
+    if template not in _FORMS:
+        raise ValueError(f"args.template is {template!r}; use one of {', '.join(_FORMS)}")
+    return [float(_is_well_formed(text, template)) for text in completions]
+
+
+def _is_well_formed(text: str, template: str) -> bool:
+    found = _FORMS[template].fullmatch(text)
+    return found is not None and all(_WORD.search(part) for part in found.groups())

@@ -1,0 +1,213 @@
+"""What a dry run says that a run will take: lines that add up, warnings with mends that help, and measured steps."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import models
+from cluster.errors import UsageError
+from cluster.estimate import step_time
+from cluster.forecast import Forecast, forecast, lengths_of, report, warnings
+from cluster.hardware import KNOWN, Hardware, HardwareError, hardware
+from cluster.launch import main
+from cluster.placement import Node, plan
+from configs.load import load_config
+from configs.schema import Config
+from learner.figure import total
+from learner.memory import parts_of
+from learner.sizes import find_sizes
+from learner.work import Lengths, work_of
+
+PRESET = "qwen2_audio_7b"
+BASELINES = Path(__file__).resolve().parents[2] / "bench" / "baselines"
+TEXT_TOKENS = 84
+"""Of the benchmarks' questions."""
+
+
+def told(*overrides: str, device: str | None = None, assumed: str | None = None) -> Forecast:
+    config = load_config(PRESET, overrides)
+    sizes = find_sizes(config.model.path)
+    assert sizes is not None
+    roles = plan(config, [Node("any", 1e9, 1e9)])
+    return forecast(config, sizes, hardware(device, on_gpu=True), lengths_of(config, assumed), roles)
+
+
+def text(of: Forecast) -> str:
+    return "\n".join(report(of))
+
+
+def gigabytes(amount: str) -> float:
+    number, unit = amount.split()
+    return float(number.replace(",", "")) * {"GB": 1.0, "MB": 1e-3}[unit]
+
+
+def test_the_papers_preset_fits_the_gpus_that_it_names_and_says_what_it_takes() -> None:
+    lines = text(told(device="a100"))
+    assert "8,397,094,912 parameters, 8,395,174,912 trained" in lines
+    assert "16.8 GB  reference policy, whole = parameters x bytes = 8,397,094,912 x 2" in lines
+    assert "everything fits on A100" in lines
+    assert "warning" not in lines
+
+
+def test_every_line_of_memory_is_its_arithmetic_and_the_peak_their_sum() -> None:
+    of = told()
+    shown = text(of)
+    for line in (*of.rank.held, *of.rank.backward, *of.rank.host, *of.engine.held[:-1]):  # the last is an assumption
+        by_hand = re.sub(r"(?<=\d),(?=\d{3})", "", line.numbers).replace(" x ", " * ")
+        assert eval(by_hand) == pytest.approx(line.value, rel=1e-3)
+        assert line.numbers in shown
+    assert of.rank.peak == total(of.rank.held) + total(of.rank.backward)
+    [peak] = re.findall(r"([\d.]+ GB)  at most", shown)
+    assert gigabytes(peak) == pytest.approx(of.rank.peak / 1e9, abs=0.06)
+
+
+def test_a_rank_that_does_not_fit_is_told_with_mends_that_come_to_what_they_say() -> None:
+    tight = ["learner.zero_stage=2", "learner.offload=none", "learner.activation_checkpointing=false"]
+    of = told(*tight)
+    [warning] = [line for line in warnings(of) if "a learner rank needs" in line]
+    mends = dict(re.findall(r"([^;:]+?: .+?) comes to ([\d.,]+ [GM]B)", warning.partition("reserved: ")[2]))
+    settings = {
+        "learner.zero_stage: 3": ["learner.zero_stage=3"],
+        "learner.activation_checkpointing: true": ["learner.activation_checkpointing=true"],
+        "learner.zero_stage: 2 with learner.offload: optimizer": ["learner.offload=optimizer"],
+        "algorithm.beta: 0 (no reference)": ["algorithm.beta=0"],
+        "model.lora: {rank: 16} with model.audio_tower: frozen": ["model.lora={rank: 16}", "model.audio_tower=frozen"],
+    }
+    named = {text.strip(" ;"): amount for text, amount in mends.items()}
+    assert settings.keys() <= named.keys(), warning
+    for mend, overrides in settings.items():
+        changed = told(*tight, *overrides)
+        assert changed.rank.peak < of.rank.peak
+        assert gigabytes(named[mend]) == pytest.approx(changed.rank.peak / 1e9, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["rollout.gpu_memory_utilization=0.2"], ["room for the keys and values of 0 tokens", "tensor_parallel"]),
+        (["rollout.max_running=2000", "algorithm.prompts_per_step=500"], ["waits and computes again", "max_running"]),
+        (["rollout.gpu_memory_utilization=1"], ["vLLM's share and the rollout actor's own weights take 81.3 GB"]),
+        (["cluster.object_store_bytes=1"], ["weights of two versions take 33.6 GB", "--object-store-memory"]),
+        (["learner.micro_batch_tokens=1000"], ["a group has up to 2,890 packed tokens", "taken whole"]),
+        (["rollout.max_model_tokens=1000"], ["a prompt with its completion has up to 1,106 tokens", "raise it"]),
+    ],
+)
+def test_what_else_does_not_fit_is_told_with_the_key(overrides: list[str], named: list[str]) -> None:
+    found = list(warnings(told(*overrides)))
+    assert any(all(part in line for part in named) for line in found), found
+
+
+def test_sharding_an_engine_divides_its_weights_and_its_cache_but_not_the_actors_own() -> None:
+    alone, shared = told().engine, told("rollout.tensor_parallel=2", "rollout.engines=2").engine
+    assert shared.held[0].value == alone.held[0].value / 2
+    assert shared.of_a_token.value == alone.of_a_token.value / 2
+    assert [one.value for one in shared.beside] == [one.value for one in alone.beside]
+
+
+def test_a_frozen_tower_is_neither_sent_nor_held_by_the_rollout_actor() -> None:
+    whole, frozen = told(), told("model.audio_tower=frozen")
+    tower = 636_968_960
+    assert frozen.parts.sent == whole.parts.sent - (tower - 1500 * 1280)
+    assert whole.engine.beside[0].value - frozen.engine.beside[0].value == 2 * tower
+    assert not [one for one in frozen.rank.backward if "tower" in one.what]
+
+
+def test_sampling_and_learning_overlap_only_where_staleness_allows_it() -> None:
+    apart, together = told().time, told("algorithm.max_staleness=1").time
+    assert apart.seconds == pytest.approx(total(apart.sampling) + apart.learning + total(apart.sync))
+    assert together.seconds == pytest.approx(max(total(together.sampling), together.learning) + total(together.sync))
+
+
+def test_supervised_fine_tuning_samples_nothing_and_sends_nothing() -> None:
+    found = told("algorithm.name=sft", "algorithm.beta=0")
+    assert (found.engines, found.time.sampling, found.time.sync) == (0, (), ())
+    assert "a process of an engine" not in text(found)
+
+
+@pytest.mark.parametrize(("seconds", "file"), [(3.0, "step.json"), (10.0, "step_10s.json")])
+def test_a_measured_step_of_the_benchmark_is_forecast_within_a_factor_of_one_and_a_half(
+    seconds: float, file: str, tmp_path: Path
+) -> None:
+    measured = json.loads((BASELINES / file).read_text())
+    rates = {
+        "float32_teraflops": measured["matmul_gflops"] / 1e3,
+        "memory_gigabytes_per_second": measured["copy_gigabytes_per_second"],
+    }
+    here = hardware("cpu," + ",".join(f"{key}={value}" for key, value in rates.items()), on_gpu=False)
+    config = Config.model_validate(
+        {
+            "model": {"path": str(models.build(tmp_path / "model"))},
+            "data": {"train": "t"},
+            "algorithm": {"prompts_per_step": measured["completions"] // 8},
+        }
+    )
+    sizes = find_sizes(config.model.path)
+    assert sizes is not None
+    work = work_of(config, Lengths(seconds, TEXT_TOKENS, measured["completion_tokens"]))
+    time = step_time(config, sizes, parts_of(sizes, config.model), work, here, engines=1, on_gpu=False)
+    phases = {"reference": time.passes[:1], "sample": time.sampling}
+    for phase, lines in phases.items():
+        assert 1 / 2 < total(lines) / measured[f"seconds_{phase}"] < 2
+    passes = measured["seconds_forward"] + measured["seconds_backward"]
+    assert 2 / 3 < time.passes[1].value / passes < 1.5
+    assert 2 / 3 < time.seconds / measured["auricle_step_seconds"] < 1.5
+
+
+def test_hardware_is_a_name_a_file_or_either_with_keys_changed(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: a100\nmemory_gigabytes: 40\n")
+    mine = hardware(f"{tmp_path}/mine.yaml,compute_share=0.5", on_gpu=True)
+    assert (mine.memory_gigabytes, mine.compute_share, mine.bfloat16_teraflops) == (40, 0.5, 312)
+    assert hardware("memory_gigabytes=24", on_gpu=True).bfloat16_teraflops == hardware("h100", True).bfloat16_teraflops
+    assert hardware(None, on_gpu=False).name.startswith("this machine")
+    assert all(isinstance(hardware(name, on_gpu=True), Hardware) for name in KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("named", "parts"),
+    [
+        ("h10", ["'h10' is neither a file nor known hardware", "did you mean h100?"]),
+        ("h100,memory_gigabyte=3", ["unknown key 'memory_gigabyte'", "did you mean memory_gigabytes?"]),
+        ("h100,memory_gigabytes=much", ["memory_gigabytes is 'much'", "valid number"]),
+        ("h100,compute_share=2", ["compute_share is 2", "less than or equal to 1"]),
+        ("h100,fast", ["'fast' is not KEY=VALUE"]),
+        ("{tmp}/half.yaml", ["half.yaml has no memory_gigabytes_per_second", "base: h100"]),
+        ("{tmp}/list.yaml", ["list.yaml holds no keys"]),
+    ],
+)
+def test_hardware_that_cannot_be_made_out_is_named(tmp_path: Path, named: str, parts: list[str]) -> None:
+    (tmp_path / "half.yaml").write_text("memory_gigabytes: 24\nbfloat16_teraflops: 100\n")
+    (tmp_path / "list.yaml").write_text("- 24\n")
+    with pytest.raises(HardwareError) as refused:
+        hardware(named.format(tmp=tmp_path), on_gpu=True)
+    assert all(part in str(refused.value) for part in parts), refused.value
+
+
+@pytest.mark.parametrize("assumed", ["clip_second=3", "clip_seconds=long", "completion_tokens=0", "clip_seconds"])
+def test_lengths_that_are_none_are_refused(assumed: str) -> None:
+    with pytest.raises(UsageError, match=r"--assume: .* is not KEY=NUMBER with one of clip_seconds, text_tokens"):
+        told(assumed=assumed)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    return main(["--config", PRESET, *arguments]), capsys.readouterr()
+
+
+def test_a_dry_run_takes_hardware_and_lengths_and_a_run_refuses_them(capsys: pytest.CaptureFixture[str]) -> None:
+    status, shown = run(capsys, "--dry-run", "--hardware", "h800", "--assume", "clip_seconds=10,completion_tokens=9")
+    assert status == 0
+    assert "H800 (maker's figures)" in shown.out
+    assert "(350 with the clip), completions of 9 tokens" in shown.out
+    status, shown = run(capsys, "--hardware", "h800")
+    assert status == 2
+    assert "--hardware and --assume are of a dry run: add --dry-run" in shown.err
+
+
+def test_a_model_that_this_machine_knows_nothing_of_has_no_forecast(capsys: pytest.CaptureFixture[str]) -> None:
+    status, shown = run(capsys, "--dry-run", "model.path=me/mine")
+    assert status == 0
+    assert "no forecast of memory and time: this machine does not know the sizes of me/mine" in shown.out

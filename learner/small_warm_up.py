@@ -1,9 +1,9 @@
 """`python -m learner.small_warm_up`: where the preset `small` starts, pretrained parts that know of each other.
 
 Whisper base's encoder and SmolLM2 are put together. Then the projector is fitted to the words that name the training
-clips, both ends frozen and the language model not even run (`learner.word_alignment`). Last, low-rank adapters teach the
-language model what such positions in a prompt are, and how to answer; they are merged. Of the demo's questions those for
-training are used, and some of validation to tell of progress.
+clips, both ends frozen and the language model not even run (`learner.word_alignment`). Last, low-rank adapters teach
+the language model what such positions in a prompt are, and how to answer; they are merged. All of it is learned from
+the demo's training questions; some of validation tell of progress.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The demo's paths: `demo:train`, `demo:validation`, `demo:test`, `demo:model`, `demo:small`: what is made on this machine.
+"""The demo's paths, made on this machine: `demo:train`, `demo:validation`, `demo:test`, `demo:model`, `demo:small`.
 
 The question set is built from Debian packages, a model is warmed up on it: `demo:model` is tiny and begins with an
 untrained language model, `demo:small` is made of pretrained parts. All are kept in the user's cache by the hash of the

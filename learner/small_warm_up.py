@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--features", type=Path, required=True, help="directory that keeps the tower's output")
     arguments.add_argument("--seed", type=int, default=0, help="of initialisation and order (default 0)")
     arguments.add_argument("--steps", type=int, default=STEPS, help=f"fine-tuning steps (default {STEPS})")
+    arguments.add_argument("--encoder", type=Path, help="Whisper directory or model.bin in place of Whisper base")
+    arguments.add_argument("--language", type=Path, help="GGUF file in place of SmolLM2-135M-Instruct")
     options = arguments.parse_args(argv)
     console = Console(highlight=False)
     train = load_examples(str(options.data / "train.parquet")).examples
@@ -57,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     held = validation[:HELD_OUT]
     with tempfile.TemporaryDirectory() as temporary:
         parts = Path(temporary) / "parts"
-        console.print("putting Whisper base and SmolLM2-135M-Instruct together (fetched once, 226 MB)")
-        build(parts, options.seed)
+        console.print("putting audio tower and language model together (fetched once, 226 MB)")
+        build(parts, options.seed, options.encoder, options.language)
         lessons = lessons_of(parts, [*train, *held], options.features, console)
         introduced(
             parts, options.out, lessons[: len(train)], lessons[len(train) :], options.seed, options.steps, console

@@ -1,8 +1,9 @@
-"""The demo's paths: `demo:train`, `demo:validation`, `demo:test`, `demo:model` stand for what is made on this machine.
+"""The demo's paths, made on this machine: `demo:train`, `demo:validation`, `demo:test`, `demo:model`, `demo:small`.
 
-The question set is built from Debian packages, the model is warmed up on it; both are kept in the user's cache by
-the hash of the code that makes them, so the second run starts at once. Several runs may do so side by side: each makes
-what is missing under a name of its own, and the first that is done gives it the name that all read.
+The question set is built from Debian packages, a model is warmed up on it: `demo:model` is tiny and begins with an
+untrained language model, `demo:small` is made of pretrained parts. All are kept in the user's cache by the hash of the
+code that makes them, so the second run starts at once. Several runs may do so side by side: each makes what is missing
+under a name of its own, and the first that is done gives it the name that all read.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ SCHEME = "demo:"
 CONTINUED_LEARNING_RATE = 1e-3
 DATA_MAKER = "data.demo.__main__"
 MODEL_MAKER = "learner.warm_up"
+MODEL_MAKERS = {"model": MODEL_MAKER, "small": "learner.small_warm_up"}
+"""What makes a model, by its `demo:` path."""
 ENCODER_VARIABLE = "AURICLE_WHISPER"
 
 
@@ -38,21 +41,20 @@ def resolved(config: Config, say: Callable[[str], None], build: bool = True) -> 
     if not any(path.startswith(SCHEME) for path in paths):
         return config
     questions = cache_directory() / "demo" / f"data-{fingerprint(DATA_MAKER)}"
-    model = cache_directory() / "demo" / model_name(config.run.seed)
+    model = _model_place(config)
     if build:
         make_data(questions, say)
-        if config.model.path.startswith(SCHEME):
-            make_model(model, questions, config.run.seed, say)
+        if model is not None:
+            make_model(config.model.path.removeprefix(SCHEME), model, questions, config.run.seed, say)
 
     def real(path: str | None) -> str | None:
         if path is None or not path.startswith(SCHEME):
             return path
-        part = path.removeprefix(SCHEME)
-        return str(model) if part == "model" else str(questions / f"{part}.parquet")
+        return str(questions / f"{path.removeprefix(SCHEME)}.parquet")
 
     return config.model_copy(
         update={
-            "model": config.model.model_copy(update={"path": real(config.model.path)}),
+            "model": config.model.model_copy(update={"path": str(model or config.model.path)}),
             "data": data.model_copy(
                 update={
                     "train": real(data.train),
@@ -65,11 +67,23 @@ def resolved(config: Config, say: Callable[[str], None], build: bool = True) -> 
     )
 
 
-def model_name(seed: int) -> str:
-    """What a warm start is kept under: by code, seed, and the encoder that AURICLE_WHISPER names."""
+def _model_place(config: Config) -> Path | None:
+    """Where the model is kept that the configuration names; None where that is no `demo:` path."""
+    if not config.model.path.startswith(SCHEME):
+        return None
+    kind = config.model.path.removeprefix(SCHEME)
+    if kind not in MODEL_MAKERS:
+        raise DemoError(
+            f"model.path: there is no {config.model.path}; use {' or '.join(map(SCHEME.__add__, MODEL_MAKERS))}"
+        )
+    return cache_directory() / "demo" / model_name(config.run.seed, kind)
+
+
+def model_name(seed: int, kind: str = "model") -> str:
+    """What a warm start is kept under: by kind, code, seed, and the encoder that AURICLE_WHISPER names."""
     encoder = chosen_encoder()
     suffix = f"-whisper-{hashlib.sha256(encoder.encode()).hexdigest()[:8]}" if encoder else ""
-    return f"model-{fingerprint(DATA_MAKER, MODEL_MAKER)}-seed{seed}{suffix}"
+    return f"{kind}-{fingerprint(DATA_MAKER, MODEL_MAKERS[kind])}-seed{seed}{suffix}"
 
 
 def chosen_encoder() -> str | None:
@@ -85,11 +99,11 @@ def make_data(out: Path, say: Callable[[str], None]) -> None:
         _make(out, "data.demo")
 
 
-def make_model(out: Path, data: Path, seed: int, say: Callable[[str], None]) -> None:
+def make_model(kind: str, out: Path, data: Path, seed: int, say: Callable[[str], None]) -> None:
     """Warm up a model unless it is there."""
     if not out.exists():
-        say(f"warming up the demo's model, seed {seed} (once)")
-        _make(out, MODEL_MAKER, "--data", data, "--features", cache_directory() / "features", "--seed", seed)
+        say(f"warming up {SCHEME}{kind}, seed {seed} (once)")
+        _make(out, MODEL_MAKERS[kind], "--data", data, "--features", cache_directory() / "features", "--seed", seed)
 
 
 def continue_fine_tuning(model: Path, out: Path, data: Path, steps: int, seed: int) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import (
     AddedToken,
     GenerationConfig,
+    PreTrainedTokenizerBase,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
@@ -95,11 +96,11 @@ def build(
     """
     if sizes.hidden_size % sizes.num_attention_heads or sizes.num_attention_heads % sizes.num_key_value_heads:
         raise ValueError(f"{sizes}: heads must divide the hidden size, and key-value heads the heads")
-    weights, ear = whisper.load_encoder(encoder) if encoder else whisper.pretrained_encoder()
+    weights, ear = whisper.load_encoder(encoder) if encoder else whisper.pretrained_encoder(whisper.TINY_EN)
     tokenizer = _tokenizer(questions, sizes)
     config = _config(sizes, ear, tokenizer)
     with tempfile.TemporaryDirectory() as processor_directory:
-        _write_processor(Path(processor_directory), tokenizer, ear)
+        write_processor(Path(processor_directory), tokenizer, ear)
         export_checkpoint(out, config, _tensors(config, weights, seed).items(), processor_directory)
 
 
@@ -149,7 +150,8 @@ def _tensors(config: Qwen2AudioConfig, encoder: dict[str, Tensor], seed: int) ->
     return {checkpoint_name(name): parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def _write_processor(directory: Path, tokenizer: Qwen2Tokenizer, ear: whisper.EncoderSizes) -> None:
+def write_processor(directory: Path, tokenizer: PreTrainedTokenizerBase, ear: whisper.EncoderSizes) -> None:
+    """Write the files of tokenizer, feature extractor and generation settings of a model around `ear`."""
     extractor = WhisperFeatureExtractor(feature_size=ear.num_mel_bins, return_attention_mask=True)
     Qwen2AudioProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE).save_pretrained(directory)
     extractor.save_pretrained(directory)

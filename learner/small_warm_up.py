@@ -1,0 +1,135 @@
+"""`python -m learner.small_warm_up`: where the preset `small` starts, pretrained parts that know of each other.
+
+Whisper base's encoder and SmolLM2 are put together. Then the projector is fitted to the words that name the training
+clips, both ends frozen and the language model not even run (`learner.word_alignment`). Last, low-rank adapters teach
+the language model what such positions in a prompt are, and how to answer; they are merged. All of it is learned from
+the demo's training questions; some of validation tell of progress.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import PreTrainedTokenizerBase, Qwen2AudioForConditionalGeneration
+
+from configs.schema import Learner, Lora, Model
+from data.formats import load_examples
+from data.types import Example, Lesson
+from learner.engine import Engine, join_ranks, local_rendezvous
+from learner.hf import export_checkpoint, load_model
+from learner.hf_files import load_processor
+from learner.lora import add_adapters
+from learner.policy import Policy
+from learner.sft import features_of, fine_tune, greedy_accuracy
+from learner.small_model import build
+from learner.warm_up import lessons_of
+from learner.word_alignment import Named, align
+
+STEPS = 100
+BATCH_SIZE = 16
+SETTINGS = Learner(learning_rate=1e-3, schedule="cosine", warmup_steps=5, betas=(0.9, 0.98), micro_batch_tokens=1024)
+LORA = Lora(rank=16, alpha=32)
+HELD_OUT = 120
+"""Validation questions that accuracy is told on, from the first, which are of all tasks; all 480 take a minute."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    arguments = argparse.ArgumentParser(prog="python -m learner.small_warm_up", description=__doc__)
+    arguments.add_argument("--data", type=Path, required=True, help="directory of the demo set (train.parquet, ...)")
+    arguments.add_argument("--out", type=Path, required=True, help="model directory to write")
+    arguments.add_argument("--features", type=Path, required=True, help="directory that keeps the tower's output")
+    arguments.add_argument("--seed", type=int, default=0, help="of initialisation and order (default 0)")
+    arguments.add_argument("--steps", type=int, default=STEPS, help=f"fine-tuning steps (default {STEPS})")
+    arguments.add_argument("--encoder", type=Path, help="Whisper directory or model.bin in place of Whisper base")
+    arguments.add_argument("--language", type=Path, help="GGUF file in place of SmolLM2-135M-Instruct")
+    options = arguments.parse_args(argv)
+    console = Console(highlight=False)
+    train = load_examples(str(options.data / "train.parquet")).examples
+    validation = load_examples(str(options.data / "validation.parquet")).examples
+    held = validation[:HELD_OUT]
+    with tempfile.TemporaryDirectory() as temporary:
+        parts = Path(temporary) / "parts"
+        console.print("putting audio tower and language model together (fetched once, 226 MB)")
+        build(parts, options.seed, options.encoder, options.language)
+        lessons = lessons_of(parts, [*train, *held], options.features, console)
+        introduced(
+            parts, options.out, lessons[: len(train)], lessons[len(train) :], options.seed, options.steps, console
+        )
+    return 0
+
+
+def introduced(
+    source: Path,
+    out: Path,
+    lessons: Sequence[Lesson],
+    validation: Sequence[Lesson],
+    seed: int,
+    steps: int,
+    console: Console,
+) -> None:
+    """Teach the parts at `source` of each other, and write the model to `out`; what is there is replaced.
+
+    Args:
+        source: model directory.
+        out: model directory to write.
+        lessons: questions to learn, which hold the tower's output.
+        validation: questions that accuracy is told on.
+        seed: of adapters and order.
+        steps: optimizer steps of the adapters.
+        console: takes progress.
+    """
+    torch.manual_seed(seed)
+    torch.set_num_threads(os.cpu_count() or 1)
+    join_ranks(0, 1, local_rendezvous(), "cpu")
+    model = load_model(str(source), torch.float32)
+    console.print("fitting the projector to the words that name the clips")
+    show_words(model, load_processor(str(source)).tokenizer, lessons)
+    add_adapters(model, Model(path=str(source), audio_tower="frozen", projector="frozen", lora=LORA), base=str(source))
+    engine = Engine(Policy(model, temperature=1.0), SETTINGS, torch.float32)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("fine-tuning adapters", total=steps)
+
+        def advance(step: int, loss: float) -> None:
+            progress.update(task, completed=step, description=f"fine-tuning adapters, loss {loss:.2f}")
+
+        loss = fine_tune(engine, lessons, steps, BATCH_SIZE, SETTINGS, seed, advance=advance)
+    accuracy = greedy_accuracy(engine.policy, validation, SETTINGS.micro_batch_tokens)
+    console.print(f"loss {loss:.3f}, accuracy on {len(validation)} validation questions {accuracy:.1%}")
+    shutil.rmtree(out, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    weights = ((name, tensor.contiguous()) for name, tensor in engine.weights(trained_only=False))
+    export_checkpoint(out, model.config, weights, str(source))
+
+
+def show_words(
+    model: Qwen2AudioForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, lessons: Sequence[Lesson]
+) -> None:
+    """Set the projector so that the lessons' clips look like the words of their answers."""
+    clips = {(lesson.prompt.clip.sha256, lesson.prompt.example.sub_category): lesson for lesson in lessons}.values()
+    table = model.get_input_embeddings().weight.detach()
+    named = [_named(lesson) for lesson in clips]
+    words = {clip.name: table[tokenizer(f" {clip.name}").input_ids].mean(0) for clip in named}
+    weight, bias = align(named, words)
+    projector = model.model.multi_modal_projector.linear
+    projector.weight.data.copy_(weight)
+    projector.bias.data.copy_(bias)
+
+
+def _named(lesson: Lesson) -> Named:
+    example: Example = lesson.prompt.example
+    return Named(torch.from_numpy(features_of(lesson).pooled).mean(0), example.answer, example.sub_category)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -117,7 +117,7 @@ def rank_memory(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> RankM
     if learner.zero_stage != 2:  # which gives it back when the backward ends
         held += bucket
         bucket = ()
-    several = parts.trained > BUCKET_NUMBERS
+    gathered, several = _gathered(config, parts), parts.trained > BUCKET_NUMBERS
     host = [figure("reading the model", "parameters * bytes", parameters=parts.stored, bytes=_width(config))]
     if offloaded:
         host = [*states, *_gradients_on_the_host(config, parts)]
@@ -129,10 +129,11 @@ def rank_memory(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> RankM
         backward=(
             *activations(config, sizes, work, on_gpu),
             *_in_flight(config, sizes, work, parts),
+            *gathered,
             *bucket,
             *(sending if several else ()),
         ),
-        sending=() if several else (*bucket, *sending),
+        sending=() if several else (*bucket, *gathered, *sending),
         step=tuple(_step(config, parts, on_gpu)),
         host=tuple(host),
     )
@@ -229,21 +230,29 @@ def _in_flight(config: Config, sizes: Sizes, work: Work, parts: Parts) -> tuple[
             figure("gradient of lm_head", "copies * vocabulary * hidden * bytes", copies=copies,
                    vocabulary=language.vocabulary, hidden=language.hidden, bytes=width)
         )  # fmt: skip
-    if learner.zero_stage == 3 and learner.ranks > 1:
-        lines.append(
-            figure("weights that are whole for now", "min(parameters, live + largest) * bytes",
-                   parameters=parts.parameters, live=LIVE_NUMBERS, largest=parts.largest, bytes=width)
-        )  # fmt: skip
     return tuple(lines)
 
 
+def _gathered(config: Config, parts: Parts) -> tuple[Figure, ...]:
+    """Shards of weights that are whole while they are used, from the forward until the gradients are sent."""
+    if config.learner.zero_stage < 3 or config.learner.ranks == 1:
+        return ()
+    return (
+        figure("weights that are whole for now", "min(parameters, live + largest) * bytes",
+               parameters=parts.parameters, live=LIVE_NUMBERS, largest=parts.largest, bytes=_width(config)),
+    )  # fmt: skip
+
+
 def _sending(config: Config, parts: Parts) -> tuple[Figure, ...]:
-    """Copies of the gradients that are sent at one time."""
+    """Copies of the gradients that are sent at one time, and under ZeRO-3 the share that comes back."""
     learner = config.learner
-    if learner.zero_stage == 3 and learner.ranks > 1 and parts.largest_trained > BUCKET_NUMBERS:
-        # too large for the bucket it goes alone, copied into float32 and then into shares
-        return (figure(ON_THEIR_WAY, "2 * largest * 4", largest=parts.largest_trained),)
-    if (learner.zero_stage == 3 and learner.ranks > 1) or (learner.zero_stage == 2 and _width(config) < FULL):
+    if learner.zero_stage == 3 and learner.ranks > 1:
+        shares = {"ranks": learner.ranks}
+        if parts.largest_trained > BUCKET_NUMBERS:  # goes alone, copied into float32 and then into shares
+            return (figure(ON_THEIR_WAY, "largest * 4 * (2 + 1 / ranks)", largest=parts.largest_trained, **shares),)
+        return (figure(ON_THEIR_WAY, "min(bucket, trained) * 4 * (1 + 1 / ranks)", bucket=BUCKET_NUMBERS,
+                       trained=parts.trained, **shares),)  # fmt: skip
+    if learner.zero_stage == 2 and _width(config) < FULL:
         return (figure(ON_THEIR_WAY, "min(bucket, trained) * 4", bucket=BUCKET_NUMBERS, trained=parts.trained),)
     return ()
 

@@ -68,14 +68,14 @@ def test_every_line_of_memory_is_its_arithmetic_and_the_peak_their_sum() -> None
 
 
 def test_a_rank_that_does_not_fit_is_told_with_mends_that_come_to_what_they_say() -> None:
-    tight = ["learner.zero_stage=2", "learner.offload=none", "learner.activation_checkpointing=false"]
+    tight = ["learner.zero_stage=1", "learner.offload=none", "learner.activation_checkpointing=false"]
     of = told(*tight)
     [warning] = [line for line in warnings(of) if "a learner rank needs" in line]
     mends = dict(re.findall(r"([^;:]+?: .+?) comes to ([\d.,]+ [GM]B)", warning.partition("reserved: ")[2]))
     settings = {
         "learner.zero_stage: 3": ["learner.zero_stage=3"],
         "learner.activation_checkpointing: true": ["learner.activation_checkpointing=true"],
-        "learner.zero_stage: 2 with learner.offload: optimizer": ["learner.offload=optimizer"],
+        "learner.zero_stage: 2 with learner.offload: optimizer": ["learner.zero_stage=2", "learner.offload=optimizer"],
         "algorithm.beta: 0 (no reference)": ["algorithm.beta=0"],
         "model.lora: {rank: 16} with model.audio_tower: frozen": ["model.lora={rank: 16}", "model.audio_tower=frozen"],
     }

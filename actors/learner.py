@@ -53,23 +53,13 @@ class LearnerActor:
     def step(self, groups: Sequence[Any], step: int) -> UpdateResult:
         """Update from the scored groups (references), and move on to version `step` + 1."""
         scored: list[Group] = ray.get(list(groups))
-
-        def fetch(group: Group) -> ClipFeatures:
-            features: ClipFeatures = ray.get(group.prompt.clip.features)
-            return features
-
-        result = self._learner.update(scored, fetch, step)
+        result = self._learner.update(scored, _features, step)
         self._version = step + 1
         return result
 
     def teach(self, lessons: Sequence[Lesson], step: int) -> LessonResult:
         """Take a supervised step, and move on to version `step` + 1."""
-
-        def fetch(lesson: Lesson) -> ClipFeatures:
-            features: ClipFeatures = ray.get(lesson.prompt.clip.features)
-            return features
-
-        result = self._learner.teach(lessons, fetch, step)
+        result = self._learner.teach(lessons, _features, step)
         self._version = step + 1
         return result
 
@@ -77,7 +67,7 @@ class LearnerActor:
         """For each group (references) the largest |log-prob of its engine - log-prob of the learner| of a token."""
         found = []
         for group in ray.get(list(groups)):
-            own = self._learner.logprobs(group, ray.get(group.prompt.clip.features))
+            own = self._learner.logprobs(group, _features(group))
             pairs = [
                 abs(engines - learners)
                 for completion, logprobs in zip(group.completions, own, strict=True)
@@ -154,3 +144,9 @@ class LearnerActor:
             self._profiler.stop()
             self._profiler.export_chrome_trace(path)
             self._profiler = None
+
+
+def _features(asked: Group | Lesson) -> ClipFeatures:
+    """Those of the clip that is asked about."""
+    features: ClipFeatures = ray.get(asked.prompt.clip.features)
+    return features

@@ -16,6 +16,16 @@ from cluster.errors import UsageError
 PROMPT_HELP = "answer, think, letters, or a YAML file with the keys of data.prompt (default answer)"
 
 
+def command(module: str, description: str | None, examples: str) -> argparse.ArgumentParser:
+    """The parser of `python -m MODULE`, whose help begins with the module's text and ends with examples."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def count(least: int) -> Callable[[str], int]:
     """The type of an argument that is an integer of at least `least`."""
 

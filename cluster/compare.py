@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.arguments import replacing, write_json
+from cluster.arguments import command, replacing, write_json
 from cluster.comparison import compare
 from cluster.errors import UsageError, report_errors
 from cluster.progress import Reporter
@@ -38,12 +38,7 @@ TITLES = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m cluster.compare",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    arguments = command("cluster.compare", __doc__, EXAMPLES)
     arguments.add_argument("a", metavar="A.json", help="one evaluation")
     arguments.add_argument("b", metavar="B.json", help="the other one, of the same questions")
     arguments.add_argument("--out", metavar="FILE", help="JSON file to write")

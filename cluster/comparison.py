@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import UsageError
-from cluster.groups import by_group
+from cluster.groups import by_group, recording_of
 from cluster.statistics import estimated
 
 MEASURES = {
@@ -60,7 +60,7 @@ def compare(
     for measure, keys in MEASURES.items():
         values_a, values_b = _values(rows_a, keys), _values(rows_b, keys)
         if rows_a.keys() <= values_a.keys() & values_b.keys():
-            pairs = [Pair(row, _recording(row), values_a[name], values_b[name]) for name, row in rows_a.items()]
+            pairs = [Pair(row, recording_of(row, name), values_a[name], values_b[name]) for name, row in rows_a.items()]
             measures[measure] = _measured(pairs, bad, measure in PAIRED)
     if not measures or not rows_a:
         raise UsageError(f"{names[0]} and {names[1]} have none of {', '.join(MEASURES)} in common for every question")
@@ -143,11 +143,6 @@ def _values(rows: Mapping[str, Mapping[str, Any]], keys: Iterable[str]) -> dict[
         if isinstance(value, bool | int | float):
             found[name] = float(value)
     return found
-
-
-def _recording(row: Mapping[str, Any]) -> str:
-    """What a question is about."""
-    return str(row.get("recording") or row.get("audio_id") or row["id"])
 
 
 def _some(names: Sequence[str]) -> str:

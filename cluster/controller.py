@@ -235,9 +235,10 @@ class Controller(TrainingLoop):
         self._dropped = []
         await self.workers.log.write(directory, self.version, references, result.advantages, dropped)
 
-    async def _validation(self) -> float | None:
+    async def _evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
+        await self._engines_are_current()
         self._evaluating = True  # no group starts meanwhile
-        accuracy = await super()._validation()
+        result = await super()._evaluate(*arguments, **keywords)
         self._evaluating = False
         self._changed.set()
-        return accuracy
+        return result

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cluster import bad_rows, prediction_file
-from cluster.arguments import PROMPT_HELP, count, replacing, write_json
+from cluster.arguments import PROMPT_HELP, command, count, replacing, write_json
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
 from cluster.placement import plan_asking
@@ -58,12 +58,7 @@ SETTINGS = (
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m cluster.evaluate",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    arguments = command("cluster.evaluate", __doc__, EXAMPLES)
     arguments.add_argument("--model", metavar="DIR", help="checkpoint, model directory or hub id")
     arguments.add_argument("--data", metavar="FILE", help="questions")
     arguments.add_argument(

@@ -1,12 +1,15 @@
-"""Figures of the questions that are alike: of one task, one difficulty, one sub-category. Pure."""
+"""What questions have in common: task, difficulty, sub-category, and the recording that they are about. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 GROUPS = {"by_task": "task", "by_difficulty": "difficulty", "by_sub_category": "sub-category"}
 """Where figures by group stand in a result, and the key of a row that makes the groups."""
+
+RECORDING = ("recording", "audio_id", "audio", "id")
+"""Where a row names what it is about: the first that is there counts."""
 
 Item = TypeVar("Item")
 
@@ -31,3 +34,8 @@ def by_group(
                 members.setdefault(name, []).append(item)
         result[place] = {name: figures(members[name]) for name in sorted(members)}
     return result
+
+
+def recording_of(row: Mapping[str, Any], otherwise: str) -> str:
+    """What a row is about: intervals resample this."""
+    return str(next((row[key] for key in RECORDING if row.get(key)), otherwise))

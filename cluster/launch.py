@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import demo
+from cluster.arguments import command
 from cluster.environment import check_rooms, describe
 from cluster.errors import UsageError, report_errors
 from cluster.progress import Reporter
@@ -40,12 +41,7 @@ Every key and its meaning: docs/configuration.md
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m cluster.launch",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    arguments = command("cluster.launch", __doc__, EXAMPLES)
     arguments.add_argument("--config", default="tiny", metavar="FILE", help="YAML file, or the name of a preset (tiny)")
     arguments.add_argument("--nodes", type=int, metavar="N", help="Ray nodes to wait for, or to start on this machine")
     arguments.add_argument("--dry-run", action="store_true", help="print the configuration and the plan; start nothing")

@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from reprlib import repr
 from typing import Any
 
-from cluster.groups import by_group
+from cluster.groups import by_group, recording_of
 from cluster.prediction_file import KEYS
 from cluster.statistics import estimated
 from data.rows import Position, RowError
 from rewards.mmau import mmau_correct
-
-RECORDING = ("recording", "audio_id", "audio", "id")
-"""Where a row names what it is about: the first that is there counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ def _score(position: Position, value: object) -> Scored:
     if not isinstance(value, dict):
         problem = value.detail if isinstance(value, RowError) else "is not an object"
         return Scored({}, place, False, False, f"{place} {problem}")
-    recording = str(next((value[key] for key in RECORDING if value.get(key)), place))
+    recording = recording_of(value, place)
     answer, choices = value.get("answer"), value.get("choices")
     if not isinstance(answer, str):
         return Scored(value, recording, False, False, f"{place}: answer is {repr(answer)}, and not a text")

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from cluster import demo, study_report
-from cluster.arguments import replacing, write_json
+from cluster.arguments import command, replacing, write_json
 from cluster.environment import check_rooms, describe
 from cluster.errors import report_errors
 from cluster.evaluate import evaluate, inference_config
 from cluster.launch import train
 from cluster.progress import Reporter
-from cluster.questions import Questions
 from cluster.run_directory import RunDirectory
 from cluster.runs import load
 from cluster.study_results import Findings, Trained, family
 from configs.load import ConfigError
 from configs.schema import Config
 from configs.study import Study, load_study
+from data.formats import load_examples
 
 EXAMPLES = """examples:
   python -m cluster.study --config configs/study.yaml --dry-run
@@ -41,12 +41,7 @@ UNTESTABLE = "not testable here, since the model before training never gives the
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m cluster.study",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    arguments = command("cluster.study", __doc__, EXAMPLES)
     arguments.add_argument("--config", required=True, metavar="FILE", help="the study: arms, seeds, steps, comparisons")
     arguments.add_argument("--full", action="store_true", help="take full_steps instead of steps")
     arguments.add_argument("--out", type=Path, metavar="DIR", help="of runs and results (runs/study, runs/study_full)")
@@ -132,22 +127,13 @@ def _chosen(study: Study, options: argparse.Namespace) -> Study:
 
 def show_plan(study: Study, planned: Sequence[tuple[str, Config]], out: Path, reporter: Reporter) -> None:
     """The runs as a table."""
-    rows = [
-        (
-            config.run.name,
-            study.arms[name].title,
-            str(config.run.max_steps),
-            str(config.run.max_steps * config.algorithm.prompts_per_step),
-            "finished" if is_finished(config) else "there" if RunDirectory.of(config).path.exists() else "",
-        )
-        for name, config in planned
-    ]
+    rows = []
+    for name, config in planned:
+        run, steps = RunDirectory.of(config), config.run.max_steps
+        state = "finished" if run.finished(steps) is not None else "there" if run.path.exists() else ""
+        questions = steps * config.algorithm.prompts_per_step
+        rows.append((config.run.name, study.arms[name].title, str(steps), str(questions), state))
     reporter.table(f"the study's runs in {out}", rows, ("run", "arm", "steps", "questions", ""))
-
-
-def is_finished(config: Config) -> bool:
-    """Whether the run has come to its end, whatever it was configured with."""
-    return RunDirectory.of(config).finished(config.run.max_steps) is not None
 
 
 def base(config: Config, origin: str, out: Path, reporter: Reporter) -> dict[str, Any]:
@@ -159,17 +145,18 @@ def base(config: Config, origin: str, out: Path, reporter: Reporter) -> dict[str
         if found["asked"] == asked:
             return found
         reporter.say(f"{kept} is about another model or other questions: asked again")
-    reporter.say(f"before training: {config.model.path}")
+    model = config.run.init_from or config.model.path
+    reporter.say(f"before training: {model}")
     settings = inference_config(
-        config.run.init_from or config.model.path,
+        model,
         prompt=config.data.prompt,
         engines=config.rollout.engines,
         seed=config.run.seed,
         max_tokens=config.rollout.max_completion_tokens,
     )
     data = settings.data.model_copy(update={"feature_cache": config.data.feature_cache})
-    questions = Questions.of(config, reporter)
-    found = evaluate(settings.model_copy(update={"data": data}), questions.test, reporter, config.evaluate.samples)
+    questions = load_examples(str(config.data.test), config.data.audio_dir, config.data.format).examples
+    found = evaluate(settings.model_copy(update={"data": data}), questions, reporter, config.evaluate.samples)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with replacing(kept, "--out") as partial:
         write_json(partial, {"asked": asked, **found})

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cluster.tables import share, with_interval
+
 Figures = Mapping[str, Any]
 
 LEVEL = "95%"
@@ -28,7 +30,7 @@ def _head(found: Figures) -> str:
         f"# {found['title']}",
         "",
         f"Each run saw {seen} questions, repetitions counted. Accuracy is on {first['questions']} held-out questions "
-        f"about {_recordings(first)} recordings, over all seeds; intervals are {LEVEL} and resample recordings, so "
+        f"about {first['recordings']} recordings, over all seeds; intervals are {LEVEL} and resample recordings, so "
         "they speak of the questions and not of the luck of a seed. The accuracy of each seed stands beside.",
     ]
     for arm, why in found["untestable"].items():
@@ -36,38 +38,39 @@ def _head(found: Figures) -> str:
     return "\n".join(lines)
 
 
-def _recordings(arm: Figures) -> int:
-    return int(arm["recordings"])
+def _parts(found: Figures) -> dict[str, Figures]:
+    """What was evaluated, by its title: models before training, then arms."""
+    before = {f"before training ({name})": part for name, part in found["before"].items()}
+    return before | {arm["title"]: arm for arm in found["arms"].values()}
+
+
+def _by_task(found: Figures) -> tuple[dict[str, Figures], list[str]]:
+    """What was evaluated, and all its tasks."""
+    parts = _parts(found)
+    return parts, sorted({task for part in parts.values() for task in part["by_task"]})
 
 
 def _accuracy_table(found: Figures) -> str:
-    rows = []
-    for name, part in found["before"].items():
-        rows.append([f"before training ({name})", *_accuracy_cells(part), "-"])
-    for arm in found["arms"].values():
-        silent = "-" if arm["silent_accuracy"] is None else _share(arm["silent_accuracy"])
-        rows.append([arm["title"], *_accuracy_cells(arm), silent])
+    rows = [[name, *_accuracy_cells(part), share(part.get("silent_accuracy"))] for name, part in _parts(found).items()]
     header = ["", "greedy", "each seed", "sampled", "format", "greedy, about silence"]
     return "## Accuracy\n\n" + _table(header, rows)
 
 
 def _accuracy_cells(part: Figures) -> list[str]:
     return [
-        _with_interval(part, "accuracy"),
-        ", ".join(_share(value) for value in part["seeds"].values()),
-        _with_interval(part, "accuracy_sampled"),
-        _share(part["format_rate"]),
+        with_interval(part, "accuracy"),
+        ", ".join(share(value) for value in part["seeds"].values()),
+        with_interval(part, "accuracy_sampled"),
+        share(part["format_rate"]),
     ]
 
 
 def _task_table(found: Figures) -> str:
-    parts = {f"before training ({name})": part for name, part in found["before"].items()}
-    parts |= {arm["title"]: arm for arm in found["arms"].values()}
-    tasks = sorted({task for part in parts.values() for task in part["by_task"]})
+    parts, tasks = _by_task(found)
     rows = [
         [
             title,
-            *(_with_interval(part["by_task"][task], "accuracy") if task in part["by_task"] else "-" for task in tasks),
+            *(with_interval(part["by_task"][task], "accuracy") if task in part["by_task"] else "-" for task in tasks),
         ]
         for title, part in parts.items()
     ]
@@ -146,9 +149,7 @@ def plot_tasks(found: Figures, path: Path) -> None:
     """Greedy held-out accuracy by task, with intervals."""
     import matplotlib.pyplot as plt
 
-    parts = {f"before ({name})": part for name, part in found["before"].items()}
-    parts |= {arm["title"]: arm for arm in found["arms"].values()}
-    tasks = sorted({task for part in parts.values() for task in part["by_task"]})
+    parts, tasks = _by_task(found)
     figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
     width = 0.8 / len(parts)
     for number, (title, part) in enumerate(parts.items()):
@@ -176,12 +177,3 @@ def _finish(figure: Any, axis: Any, path: Path) -> None:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _with_interval(part: Figures, measure: str) -> str:
-    low, high = part[f"{measure}_interval"]
-    return f"{_share(part[measure])} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f}%"

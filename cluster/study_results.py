@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from cluster.comparison import compare
@@ -67,7 +68,7 @@ class Findings:
     def _before(self, name: str) -> dict[str, Any]:
         parts = {seed: value for (own, seed), value in sorted(self.before.items()) if own == name}
         return pooled({seed: part["rows"] for seed, part in parts.items()}) | {
-            "format_rate": _mean([part["format_rate"] for part in parts.values()]),
+            "format_rate": fmean([part["format_rate"] for part in parts.values()]),
         }
 
     def _arm(self, name: str) -> dict[str, Any]:
@@ -79,13 +80,13 @@ class Findings:
             "title": self.titles[name],
             "family": next(iter(runs.values())).family,
             **pooled({seed: run.rows for seed, run in runs.items()}),
-            "format_rate": _mean([one["format_rate"] for one in evaluations]),
-            "silent_accuracy": _mean(silences) if silences else None,
+            "format_rate": fmean([one["format_rate"] for one in evaluations]),
+            "silent_accuracy": fmean(silences) if silences else None,
             "steps": summaries[0]["steps"],
-            "questions_trained": _mean([summary["questions_trained"] for summary in summaries]),
-            "completions": _mean([summary["completions"] for summary in summaries]),
-            "tokens": _mean([summary["tokens"] for summary in summaries]),
-            "train_seconds": _mean([summary["train_seconds"] for summary in summaries]),
+            "questions_trained": fmean([summary["questions_trained"] for summary in summaries]),
+            "completions": fmean([summary["completions"] for summary in summaries]),
+            "tokens": fmean([summary["tokens"] for summary in summaries]),
+            "train_seconds": fmean([summary["train_seconds"] for summary in summaries]),
             "validation": {seed: list(run.validations) for seed, run in runs.items()},
         }
 
@@ -147,7 +148,3 @@ def _accuracies(rows: Rows) -> dict[str, Any]:
 def _by_seed(by_seed: Mapping[int, Rows]) -> list[dict[str, Any]]:
     """The rows of all seeds; a question is another one in each, about the same recording."""
     return [{**row, "id": f"{row['id']}, seed {seed}"} for seed, rows in by_seed.items() for row in rows]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

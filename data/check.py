@@ -23,7 +23,7 @@ from data.audio import check_clip
 from data.errors import ClipError, DataError
 from data.formats import BadRow, GoodRow, Questions, count_rows, find_questions, read_questions
 from data.ordered import cpus, ordered
-from data.telling import DEFAULTS, Problem, Teller, about, add_reading, of_clip, of_hash, of_row, seconds
+from data.telling import DEFAULTS, Problem, Teller, about, of_clip, of_hash, of_row, reading_parser, seconds
 
 EXAMPLES = """examples:
   python -m data.check questions.jsonl
@@ -34,13 +34,7 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m data.check",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_reading(arguments)
+    arguments = reading_parser("data.check", __doc__, EXAMPLES)
     arguments.add_argument(
         "--max-seconds",
         type=seconds,

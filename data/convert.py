@@ -23,7 +23,7 @@ from data.audio import decode, read_encoded
 from data.errors import ClipError, DataError
 from data.formats import BadRow, GoodRow, count_rows, find_questions, read_questions
 from data.ordered import cpus, ordered
-from data.telling import DEFAULTS, Problem, Teller, about, add_reading, of_clip, of_hash, of_row
+from data.telling import DEFAULTS, Problem, Teller, about, of_clip, of_hash, of_row, reading_parser
 from data.writing import write_questions
 
 EXAMPLES = """examples:
@@ -34,13 +34,7 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m data.convert",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_reading(arguments)
+    arguments = reading_parser("data.convert", __doc__, EXAMPLES)
     arguments.add_argument(
         "--out", required=True, metavar="FILE", help="Parquet file to write; replaced if it is there"
     )

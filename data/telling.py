@@ -121,8 +121,14 @@ class Teller:
                 self.say(f"  {count:6} {reason}{' (note)' if severity == 'note' else ''}")
 
 
-def add_reading(arguments: argparse.ArgumentParser) -> None:
-    """The options of commands that read rows and clips."""
+def reading_parser(module: str, description: str | None, examples: str) -> argparse.ArgumentParser:
+    """The command line of `python -m MODULE`, which reads rows and clips, as far as such commands are alike."""
+    arguments = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     arguments.add_argument("file", metavar="FILE", help="questions: a file, or a directory that `datasets` saved")
     arguments.add_argument("--audio-dir", metavar="DIR", help="where relative clip paths start (default: beside FILE)")
     arguments.add_argument("--format", default="auto", choices=get_args(Format), help="default: told from FILE")
@@ -133,6 +139,7 @@ def add_reading(arguments: argparse.ArgumentParser) -> None:
         metavar="S",
         help=f"shorter clips are bad (default {DEFAULTS.min_seconds:g})",
     )
+    return arguments
 
 
 def seconds(text: str) -> float:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,8 +123,15 @@ def _tokenizer(questions: Sequence[str], sizes: LanguageSizes) -> Qwen2Tokenizer
 
 
 def _config(sizes: LanguageSizes, ear: whisper.EncoderSizes, tokenizer: Qwen2Tokenizer) -> Qwen2AudioConfig:
-    language = asdict(sizes)
+    language = asdict(sizes) | {"initializer_range": INITIALIZER_RANGE}
     del language["vocabulary_tokens"]
+    return model_config(language, ear, tokenizer, initializer_range=INITIALIZER_RANGE)
+
+
+def model_config(
+    language: dict[str, Any], ear: whisper.EncoderSizes, tokenizer: PreTrainedTokenizerBase, **further: Any
+) -> Qwen2AudioConfig:
+    """The configuration of a model around `ear` whose language model has these sizes and this tokenizer."""
     return Qwen2AudioConfig(
         audio_config={"model_type": "qwen2_audio_encoder", **asdict(ear)},
         text_config={
@@ -133,11 +141,10 @@ def _config(sizes: LanguageSizes, ear: whisper.EncoderSizes, tokenizer: Qwen2Tok
             "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
-            "initializer_range": INITIALIZER_RANGE,
         },
         audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
         tie_word_embeddings=False,
-        initializer_range=INITIALIZER_RANGE,
+        **further,
     )
 
 

@@ -21,11 +21,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from learner.hf import PROCESSOR_FILES, check_model, export_checkpoint, load_config, load_tensors
+from learner.hf import DTYPES, PROCESSOR_FILES, check_model, export_checkpoint, load_config, load_tensors
 from learner.hf_files import ModelError, load_processor, read_json, stored_tensors, weight_files
 from learner.memory import SHARD_BYTES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 EXAMPLES = """examples:
   python -m learner.export runs/mine --out mine                        the newest checkpoint

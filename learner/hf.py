@@ -29,6 +29,9 @@ from learner.hf_files import ModelError, read_json, resolve, stored_shapes, stor
 from learner.memory import SHARD_BYTES
 from learner.sizes import EMBEDDINGS, HEAD, PROJECTOR, TOWER
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""By the name that a configuration has for them."""
+
 ENGINE_OVERRIDES = {"tie_word_embeddings": False}
 """vLLM's `hf_overrides`: the engine keeps an `lm_head` apart from the embeddings, as the learner does."""
 

@@ -19,14 +19,13 @@ from configs.schema import Config
 from data.types import ClipFeatures, Group, Lesson
 from learner import attention
 from learner.engine import MOMENTS, Engine, join_ranks
-from learner.hf import export_checkpoint, load_model
+from learner.hf import DTYPES, export_checkpoint, load_model
 from learner.packing import Sequences, expand_audio, pack
 from learner.policy import MicroBatch, Policy
 from learner.result import LessonResult, UpdateResult
 from learner.sft import SupervisedUpdate
 from learner.update import Reference, Update
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ATTENTION = {"auto": None, "sdpa": attention.SDPA, "flex": attention.FLEX}
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AddedToken, PreTrainedTokenizerFast, Qwen2AudioConfig
 
 from learner import whisper
-from learner.demo_model import CHAT_TEMPLATE, write_processor
+from learner.demo_model import CHAT_TEMPLATE, model_config, write_processor
 from learner.gguf_language import Language, load_language
 from learner.hf import HEAD, PROJECTOR, TOWER, export_checkpoint
 from learner.pinned import Pinned, fetch
@@ -66,21 +66,8 @@ def _tokenizer(language: Language) -> PreTrainedTokenizerFast:
 def _config(language: Language, ear: whisper.EncoderSizes, tokenizer: PreTrainedTokenizerFast) -> Qwen2AudioConfig:
     sizes = asdict(language.sizes)
     theta = sizes.pop("rope_theta")
-    return Qwen2AudioConfig(
-        audio_config={"model_type": "qwen2_audio_encoder", **asdict(ear)},
-        text_config={
-            "model_type": "qwen2",
-            **sizes,
-            "rope_theta": theta,
-            "rope_parameters": {"rope_type": "default", "rope_theta": theta},
-            "vocab_size": len(tokenizer),
-            "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
-        tie_word_embeddings=False,
-    )
+    rotation = {"rope_theta": theta, "rope_parameters": {"rope_type": "default", "rope_theta": theta}}
+    return model_config(sizes | rotation, ear, tokenizer)
 
 
 def _tensors(ear: dict[str, Tensor], language: Language, seed: int) -> Iterator[tuple[str, Tensor]]:

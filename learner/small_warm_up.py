@@ -8,9 +8,7 @@ the demo's training questions; some of validation tell of progress.
 
 from __future__ import annotations
 
-import argparse
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -25,13 +23,13 @@ from configs.schema import Learner, Lora, Model
 from data.formats import load_examples
 from data.types import Example, Lesson
 from learner.engine import Engine, join_ranks, local_rendezvous
-from learner.hf import export_checkpoint, load_model
+from learner.hf import load_model
 from learner.hf_files import load_processor
 from learner.lora import add_adapters
 from learner.policy import Policy
 from learner.sft import features_of, fine_tune, greedy_accuracy
 from learner.small_model import build
-from learner.warm_up import lessons_of
+from learner.warm_up import lessons_of, parser, write
 from learner.word_alignment import Named, align
 
 STEPS = 100
@@ -44,12 +42,7 @@ HELD_OUT = 120
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    arguments = argparse.ArgumentParser(prog="python -m learner.small_warm_up", description=__doc__)
-    arguments.add_argument("--data", type=Path, required=True, help="directory of the demo set (train.parquet, ...)")
-    arguments.add_argument("--out", type=Path, required=True, help="model directory to write")
-    arguments.add_argument("--features", type=Path, required=True, help="directory that keeps the tower's output")
-    arguments.add_argument("--seed", type=int, default=0, help="of initialisation and order (default 0)")
-    arguments.add_argument("--steps", type=int, default=STEPS, help=f"fine-tuning steps (default {STEPS})")
+    arguments = parser("learner.small_warm_up", __doc__, STEPS)
     arguments.add_argument("--encoder", type=Path, help="Whisper directory or model.bin in place of Whisper base")
     arguments.add_argument("--language", type=Path, help="GGUF file in place of SmolLM2-135M-Instruct")
     options = arguments.parse_args(argv)
@@ -106,10 +99,7 @@ def introduced(
         loss = fine_tune(engine, lessons, steps, BATCH_SIZE, SETTINGS, seed, advance=advance)
     accuracy = greedy_accuracy(engine.policy, validation, SETTINGS.micro_batch_tokens)
     console.print(f"loss {loss:.3f}, accuracy on {len(validation)} validation questions {accuracy:.1%}")
-    shutil.rmtree(out, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    weights = ((name, tensor.contiguous()) for name, tensor in engine.weights(trained_only=False))
-    export_checkpoint(out, model.config, weights, str(source))
+    write(engine, out, source)
 
 
 def show_words(

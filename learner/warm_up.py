@@ -56,12 +56,7 @@ MIN_SECONDS = 0.05
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    arguments = argparse.ArgumentParser(prog="python -m learner.warm_up", description=__doc__)
-    arguments.add_argument("--data", type=Path, required=True, help="directory of the demo set (train.parquet, ...)")
-    arguments.add_argument("--out", type=Path, required=True, help="model directory to write")
-    arguments.add_argument("--features", type=Path, required=True, help="directory that keeps the tower's output")
-    arguments.add_argument("--seed", type=int, default=0, help="of initialisation and order (default 0)")
-    arguments.add_argument("--steps", type=int, default=STEPS, help=f"fine-tuning steps (default {STEPS})")
+    arguments = parser("learner.warm_up", __doc__, STEPS)
     arguments.add_argument("--source", type=Path, help="go on from this model directory instead of a new model")
     arguments.add_argument("--learning-rate", type=float, default=SETTINGS.learning_rate, help="peak learning rate")
     options = arguments.parse_args(argv)
@@ -81,6 +76,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             ]
         fine_tuned(source, options.out, learned, held, options.seed, options.steps, settings, console)
     return 0
+
+
+def parser(module: str, description: str | None, steps: int) -> argparse.ArgumentParser:
+    """What every warm-up is told on its command line; `steps` is the default of --steps."""
+    arguments = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    arguments.add_argument("--data", type=Path, required=True, help="directory of the demo set (train.parquet, ...)")
+    arguments.add_argument("--out", type=Path, required=True, help="model directory to write")
+    arguments.add_argument("--features", type=Path, required=True, help="directory that keeps the tower's output")
+    arguments.add_argument("--seed", type=int, default=0, help="of initialisation and order (default 0)")
+    arguments.add_argument("--steps", type=int, default=steps, help=f"fine-tuning steps (default {steps})")
+    return arguments
 
 
 def text_of(example: Example) -> str:
@@ -129,10 +135,15 @@ def fine_tuned(
             )
 
     fine_tune(engine, lessons, steps, BATCH_SIZE, settings, seed, PROMPT_WEIGHT, advance)
+    write(engine, out, source)
+
+
+def write(engine: Engine, out: Path, source: Path) -> None:
+    """Write the engine's model, adapters merged, with the processor of `source`; what is at `out` is replaced."""
     shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     weights = ((name, tensor.contiguous()) for name, tensor in engine.weights(trained_only=False))
-    export_checkpoint(out, model.config, weights, str(source))
+    export_checkpoint(out, engine.policy.model.config, weights, str(source))
 
 
 def lessons_of(model: Path, examples: Sequence[Example], features: Path, console: Console) -> list[Lesson]:

@@ -35,9 +35,10 @@ def length(
         )
     if side not in ("above", "both"):
         raise ValueError(f"args.side is {side!r}; use one of above, both")
-    return [_penalty(len(text.split()) - target_words, slope_words, side) for text in completions]
+    beyond = [len(text.split()) - target_words for text in completions]
+    return [penalty(abs(excess) if side == "both" else excess, slope_words) for excess in beyond]
 
 
-def _penalty(excess: int, slope: int, side: str) -> float:
-    distance = abs(excess) if side == "both" else max(excess, 0)
-    return max(-distance / slope, -1.0)
+def penalty(excess: float, slope: float) -> float:
+    """0 without an excess, falling linearly to -1 where it is `slope`, and -1 beyond."""
+    return max(-max(excess, 0) / slope, -1.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from rewards.length import penalty
+
 if TYPE_CHECKING:
     from data.types import Group
 
@@ -19,7 +21,7 @@ def overlong(tokens: int, most_tokens: int, share: float) -> float:
     (0.0, -0.5, -1.0)
     """
     margin = share * most_tokens
-    return -min(max(tokens - (most_tokens - margin), 0.0) / margin, 1.0) if margin else 0.0
+    return penalty(tokens - (most_tokens - margin), margin) if margin else 0.0
 
 
 def shaped(group: Group, most_tokens: int, share: float) -> Group:

@@ -38,6 +38,7 @@ SETTINGS = Learner(learning_rate=1e-3, schedule="cosine", warmup_steps=5, betas=
 LORA = Lora(rank=16, alpha=32)
 HELD_OUT = 120
 """Validation questions that accuracy is told on, from the first, which are of all tasks; all 480 take a minute."""
+REPORTS = 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,16 +90,20 @@ def introduced(
     show_words(model, load_processor(str(source)).tokenizer, lessons)
     add_adapters(model, Model(path=str(source), audio_tower="frozen", projector="frozen", lora=LORA), base=str(source))
     engine = Engine(Policy(model, temperature=1.0), SETTINGS, torch.float32)
+    report = max(steps // REPORTS, 1)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("fine-tuning adapters", total=steps)
 
         def advance(step: int, loss: float) -> None:
             progress.update(task, completed=step, description=f"fine-tuning adapters, loss {loss:.2f}")
+            if step % report == 0 or step == steps:
+                accuracy = greedy_accuracy(engine.policy, validation, SETTINGS.micro_batch_tokens)
+                console.print(
+                    f"step {step}  loss {loss:.3f}  accuracy on {len(validation)} validation questions {accuracy:.1%}"
+                )
 
-        loss = fine_tune(engine, lessons, steps, BATCH_SIZE, SETTINGS, seed, advance=advance)
-    accuracy = greedy_accuracy(engine.policy, validation, SETTINGS.micro_batch_tokens)
-    console.print(f"loss {loss:.3f}, accuracy on {len(validation)} validation questions {accuracy:.1%}")
+        fine_tune(engine, lessons, steps, BATCH_SIZE, SETTINGS, seed, advance=advance)
     write(engine, out, source)
 
 
@@ -109,11 +114,17 @@ def show_words(
     clips = {(lesson.prompt.clip.sha256, lesson.prompt.example.sub_category): lesson for lesson in lessons}.values()
     table = model.get_input_embeddings().weight.detach()
     named = [_named(lesson) for lesson in clips]
-    words = {clip.name: table[tokenizer(f" {clip.name}").input_ids].mean(0) for clip in named}
+    words = {clip.name: table[pieces(tokenizer, clip.name)].mean(0) for clip in named}
     weight, bias = align(named, words)
     projector = model.model.multi_modal_projector.linear
     projector.weight.data.copy_(weight)
     projector.bias.data.copy_(bias)
+
+
+def pieces(tokenizer: PreTrainedTokenizerBase, name: str) -> list[int]:
+    """Token ids of a name as it stands in an answer, right after the tag: not those that it has in running text."""
+    tag = tokenizer("<answer>").input_ids
+    return tokenizer(f"<answer>{name}").input_ids[len(tag) :]  # type: ignore[no-any-return]
 
 
 def _named(lesson: Lesson) -> Named:

@@ -19,8 +19,8 @@ STEPS = 300
 LEARNING_RATE = 1e-3
 SHARPNESS = 10.0
 """Scale of the logits."""
-DECAY = 1e-3
-"""Of the layer's squared norm. From 0 to this value the validation questions see no difference."""
+DECAY = 1e-2
+"""Of the layer's squared norm. Between 0 and 0.2 the nearest name of validation questions is as often the right one."""
 
 
 @dataclass(frozen=True, slots=True)

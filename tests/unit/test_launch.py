@@ -3,7 +3,7 @@ import pytest
 from cluster.launch import main
 
 
-@pytest.mark.parametrize("preset", ["tiny", "qwen2_audio_7b"])
+@pytest.mark.parametrize("preset", ["tiny", "small", "qwen2_audio_7b"])
 def test_a_dry_run_of_every_preset_prints_the_configuration_and_the_plan(
     preset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,9 +102,12 @@ class PromptEncoder:
         text = self._lead + render_question(example, self._prompt) + self._trail
         return self._head + self._ids(text, plain=True) + self._tail
 
-    def answer(self, example: Example) -> tuple[int, ...]:
-        """Token ids of the gold answer as the assistant should give it, with the end of its turn."""
-        return (*self._ids(f"<answer>{example.answer}</answer>", plain=True), self.eos_token_id)
+    def answer(self, example: Example, thought: str = "") -> tuple[int, ...]:
+        """Token ids of the gold answer as the assistant should give it, after a thought or without one, with the end
+        of its turn.
+        """
+        before = f"<think>{thought}</think>" if thought else ""
+        return (*self._ids(f"{before}<answer>{example.answer}</answer>", plain=True), self.eos_token_id)
 
     def _ids(self, text: str, plain: bool = False) -> tuple[int, ...]:
         """Ids of the text; `plain` reads special tokens in it as the characters that they are written with."""

@@ -2,8 +2,8 @@
 
 Whisper base's encoder and SmolLM2 are put together. Then the projector is fitted to the words that name the training
 clips, both ends frozen and the language model not even run (`learner.word_alignment`). Last, low-rank adapters teach
-the language model what such positions in a prompt are, and how to answer; they are merged. All of it is learned from
-the demo's training questions; some of validation tell of progress.
+the language model what such positions in a prompt are, and how to answer, sometimes after a thought; they are merged.
+All of it is learned from the demo's training questions; some of validation tell of progress.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2AudioForConditionalGenera
 
 from configs.schema import Learner, Lora, Model
 from data.formats import load_examples
+from data.prompts import PromptEncoder
 from data.types import Example, Lesson
 from learner.engine import Engine, join_ranks, local_rendezvous
 from learner.hf import load_model
@@ -38,6 +40,9 @@ SETTINGS = Learner(learning_rate=1e-3, schedule="cosine", warmup_steps=5, betas=
 LORA = Lora(rank=16, alpha=32)
 HELD_OUT = 120
 """Validation questions that accuracy is told on, from the first, which are of all tasks; all 480 take a minute."""
+THOUGHTFUL = 3
+"""One in as many lessons asks for a thinking process, and shows one that says what is heard."""
+
 REPORTS = 4
 
 
@@ -56,10 +61,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print("putting audio tower and language model together (fetched once, 226 MB)")
         build(parts, options.seed, options.encoder, options.language)
         lessons = lessons_of(parts, [*train, *held], options.features, console)
-        introduced(
-            parts, options.out, lessons[: len(train)], lessons[len(train) :], options.seed, options.steps, console
-        )
+        learned = some_thoughtful(parts, lessons[: len(train)])
+        introduced(parts, options.out, learned, lessons[len(train) :], options.seed, options.steps, console)
     return 0
+
+
+def some_thoughtful(model: Path, lessons: Sequence[Lesson]) -> list[Lesson]:
+    """The lessons, of which one in `THOUGHTFUL` asks for thinking and has a thought before its answer."""
+    processor = load_processor(str(model))
+    encoder = PromptEncoder(processor.tokenizer, processor.chat_template, "think")
+
+    def thoughtful(lesson: Lesson) -> Lesson:
+        example: Example = lesson.prompt.example
+        prompt = replace(lesson.prompt, token_ids=encoder.encode(example))
+        return Lesson(prompt, encoder.answer(example, f"The {example.sub_category} in this clip is {example.answer}."))
+
+    return [lesson if number % THOUGHTFUL else thoughtful(lesson) for number, lesson in enumerate(lessons)]
 
 
 def introduced(

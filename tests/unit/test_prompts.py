@@ -191,3 +191,10 @@ def test_a_prompt_of_ones_own_is_worded_as_it_is_written() -> None:
 )
 def test_an_open_question_leaves_out_the_sentence_or_line_of_the_choices(text: str, rendered: str) -> None:
     assert render_question(example("Which animal?", ()), Prompt(text=text, form="answer")) == rendered
+
+
+def test_a_lesson_may_think_before_it_answers(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = PromptEncoder(tokenizer, None, "think")
+    *thoughtful, end = encoder.answer(example(), thought="It barks.")
+    assert (tokenizer.decode(thoughtful), end) == ("<think>It barks.</think><answer>Dog</answer>", encoder.eos_token_id)
+    assert tokenizer.decode(encoder.answer(example())[:-1]) == "<answer>Dog</answer>"

@@ -15,6 +15,9 @@ Surrogate = Literal["clipped", "sequence", "weighted"]
 Mean = Literal["sequence", "token", "constant", "sum"]
 KlEstimator = Literal["k1", "k2", "k3"]
 
+OVERLONG = "overlong"
+"""Among rewards, what `overlong_share` takes off."""
+
 GRPO: dict[str, Any] = {
     "beta": 0.04,
     "kl": "k3",

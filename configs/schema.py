@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from configs.algorithms import ALGORITHMS, GRPO, Advantage, KlEstimator, Mean, Name, Surrogate
+from configs.algorithms import ALGORITHMS, GRPO, OVERLONG, Advantage, KlEstimator, Mean, Name, Surrogate
 from configs.prompts import PROMPTS
 
 SAMPLING_REFUSED = (
@@ -612,6 +612,11 @@ class Config(Section):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"rewards has {sorted(twice)} twice; sum their weights, or give each term a `name`")
+        if OVERLONG in names:
+            raise ValueError(
+                f"rewards has one that is called {OVERLONG}, under which algorithm.overlong_share is told: give it "
+                "another `name`"
+            )
         if self.rollout.max_completion_tokens >= self.rollout.max_model_tokens:
             raise ValueError(
                 f"rollout.max_completion_tokens ({self.rollout.max_completion_tokens}) leaves no room for a prompt in "

@@ -90,7 +90,10 @@ class Study(Section):
             "evaluate.before": False,
         }
         keys = {**self.keys, **arm.keys, **own}
-        return load_config(arm.config or self.config, [f"{key}={json.dumps(value)}" for key, value in keys.items()])
+        config = load_config(arm.config or self.config, [f"{key}={json.dumps(value)}" for key, value in keys.items()])
+        if config.data.test is None:
+            raise ConfigError(name, ["data.test is not set; arms are compared on its questions"])
+        return config
 
 
 def load_study(path: str) -> Study:

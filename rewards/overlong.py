@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from configs.algorithms import OVERLONG
 from rewards.length import penalty
 
 if TYPE_CHECKING:
     from data.types import Group
-
-NAME = "overlong"
-"""Under which it stands among the rewards of a group."""
 
 
 def overlong(tokens: int, most_tokens: int, share: float) -> float:
@@ -30,4 +28,4 @@ def shaped(group: Group, most_tokens: int, share: float) -> Group:
         return group
     values = tuple(overlong(len(completion.token_ids), most_tokens, share) for completion in group.completions)
     total = tuple(None if total is None else total + value for total, value in zip(group.total, values, strict=True))
-    return dataclasses.replace(group, rewards={**group.rewards, NAME: values}, total=total)
+    return dataclasses.replace(group, rewards={**group.rewards, OVERLONG: values}, total=total)

@@ -119,6 +119,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         ("run.max_steps.x=1", "run.max_steps.x: run.max_steps is not a section"),
         ("learner.learning_rate=1e400", "learner.learning_rate: inf is not finite"),
         ("rewards=[{use: length}, {use: length}]", "rewards has ['length'] twice; sum their weights, or give "),
+        ("rewards=[{use: length, name: overlong}]", "rewards has one that is called overlong, under which algorithm."),
         ("rewards=[{use: judge, timeout_seconds: 0}]", "rewards[0].timeout_seconds: 0 is not a number above 0"),
         ("rewards=[{use: accuracy, weight: nan}]", "rewards[0].weight: 'nan' is not finite; give a number"),
         ("learner.betas=[nan, 0.1]", "learner.betas[0]: 'nan' is not finite; give a list of 2, each a number"),

@@ -65,3 +65,6 @@ def test_an_arm_whose_keys_are_wrong_is_refused_before_anything_runs(tmp_path: P
     study = load_study(write(tmp_path, MINIMAL.replace("algorithm.beta", "algorithm.bata")))
     with pytest.raises(ConfigError, match=r"algorithm\.bata: unknown key"):
         list(study.runs(False, tmp_path))
+    study = load_study(write(tmp_path, MINIMAL.replace("algorithm.beta: 0.1", "data.test: null")))
+    with pytest.raises(ConfigError, match=r"configuration grpo:\n  data\.test is not set"):
+        list(study.runs(False, tmp_path))

@@ -34,7 +34,7 @@ from learner.small_model import build
 from learner.warm_up import lessons_of, parser, write
 from learner.word_alignment import Named, align
 
-STEPS = 100
+STEPS = 80
 BATCH_SIZE = 16
 SETTINGS = Learner(learning_rate=1e-3, schedule="cosine", warmup_steps=5, betas=(0.9, 0.98), micro_batch_tokens=1024)
 LORA = Lora(rank=16, alpha=32)

@@ -22,11 +22,16 @@ from typing import Any
 import psutil
 
 from bench.claims import broken
-from bench.demo import MEASURES, grpo
+from cluster import demo
+from cluster.environment import describe
+from cluster.launch import train
 from cluster.progress import Reporter
-from cluster.runs import Run
+from cluster.runs import Run, load
 from cluster.statistics import cluster_bootstrap
+from configs.load import dump_config, load_config
+from configs.schema import Config
 
+MEASURES = {"greedy": "correct", "sampled": "correct_sampled"}
 STALENESS = 2
 MARGIN = 0.03
 """How much less accurate asynchronous training may be, by the interval of the difference."""
@@ -72,6 +77,24 @@ def trained(
     reporter.say(f"seed {seed}, max_staleness {staleness}{', on a core each' if pinned else ''}")
     with on_a_core_each() if pinned else nullcontext():
         return grpo(seed, out / f"staleness{staleness}", keys, reporter)
+
+
+def grpo(seed: int, out: Path, overrides: Sequence[str], reporter: Reporter) -> Run:
+    """The demo with this seed; a finished run in `out` of the same configuration and commit is taken as it is."""
+    path = out / f"seed{seed}"
+    keys = [f"run.seed={seed}", f"run.dir={out}", f"run.name=seed{seed}", *overrides]
+    config = demo.resolved(load_config("tiny", keys), reporter.say)
+    if not _finished(path, config):
+        train(config, reporter, fresh=path.exists())
+    return load(path)
+
+
+def _finished(path: Path, config: Config) -> bool:
+    """Whether the run at `path` has ended, was configured so, and ran this commit."""
+    if not (path / "summary.json").exists():
+        return False
+    ran = json.loads((path / "environment.json").read_text())
+    return (path / "config.yaml").read_text() == dump_config(config) and ran["git"] == describe()["git"]
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from configs.schema import Config
 from data.cache import cache_directory
 
 SCHEME = "demo:"
-CONTINUED_LEARNING_RATE = 1e-3
 DATA_MAKER = "data.demo.__main__"
 MODEL_MAKER = "learner.warm_up"
 MODEL_MAKERS = {"model": MODEL_MAKER, "small": "learner.small_warm_up"}
@@ -104,14 +103,6 @@ def make_model(kind: str, out: Path, data: Path, seed: int, say: Callable[[str],
     if not out.exists():
         say(f"warming up {SCHEME}{kind}, seed {seed} (once)")
         _make(out, MODEL_MAKERS[kind], "--data", data, "--features", cache_directory() / "features", "--seed", seed)
-
-
-def continue_fine_tuning(model: Path, out: Path, data: Path, steps: int, seed: int) -> None:
-    """Fine-tune a warm start further on the demo's questions, to compare with; what is at `out` is replaced."""
-    rate = ("--learning-rate", CONTINUED_LEARNING_RATE)
-    places = ("--data", data, "--features", cache_directory() / "features", "--source", model)
-    shutil.rmtree(out, ignore_errors=True)
-    _make(out, MODEL_MAKER, *places, "--seed", seed, "--steps", steps, *rate)
 
 
 def _make(out: Path, module: str, *arguments: object) -> None:

@@ -108,7 +108,7 @@ def sentence(pair: Figures, measure: str, found: Figures) -> str:
     first, second = (title_of(name, found) for name in (pair["first"], pair["second"]))
     points = f"{100 * figures['difference']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
     how = "Greedily" if measure == "accuracy" else "Sampled"
-    seeds = [part["difference"] for part in pair["by_seed"].values()]
+    seeds = [part[measure]["difference"] for part in pair["by_seed"].values()]
     if low > 0:
         verdict = f"{first} answers better than {second}"
     elif high < 0:

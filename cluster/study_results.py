@@ -102,16 +102,15 @@ class Findings:
         }
         found = compare({"rows": _by_seed(theirs)}, {"rows": _by_seed(ours)}, (second, first))
         alone = {
-            seed: compare({"rows": theirs[seed]}, {"rows": ours[seed]}, (second, first))["measures"]["accuracy"]
-            for seed in seeds
+            seed: compare({"rows": theirs[seed]}, {"rows": ours[seed]}, (second, first))["measures"] for seed in seeds
         }
         return {
             "first": first,
             "second": second,
             "measures": found["measures"],
             "by_seed": {
-                seed: {key: figures[key] for key in ("difference", "difference_interval", "p_value")}
-                for seed, figures in alone.items()
+                seed: {measure: measures[measure] for measure in ("accuracy", "accuracy_sampled")}
+                for seed, measures in alone.items()
             },
         }
 

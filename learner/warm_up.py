@@ -48,7 +48,7 @@ PROMPT_WEIGHT = 0.3
 """With it the model copies one of the choices much sooner: its prediction is one of them twice as often."""
 
 TIMES = {"sound": 5, "music": 4, "speech": 5}
-"""How often a question of a task stands among a new model's lessons: music is learned soonest."""
+"""How often a question of a task stands among the lessons: music is learned soonest."""
 
 MAX_SECONDS = 30.0
 MIN_SECONDS = 0.05
@@ -56,25 +56,17 @@ MIN_SECONDS = 0.05
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    arguments = parser("learner.warm_up", __doc__, STEPS)
-    arguments.add_argument("--source", type=Path, help="go on from this model directory instead of a new model")
-    arguments.add_argument("--learning-rate", type=float, default=SETTINGS.learning_rate, help="peak learning rate")
-    options = arguments.parse_args(argv)
-    settings = SETTINGS.model_copy(update={"learning_rate": options.learning_rate})
+    options = parser("learner.warm_up", __doc__, STEPS).parse_args(argv)
     console = Console(highlight=False)
     train = load_examples(str(options.data / "train.parquet")).examples
     validation = load_examples(str(options.data / "validation.parquet")).examples
     with tempfile.TemporaryDirectory() as temporary:
-        source = options.source or Path(temporary) / "untrained"
-        if options.source is None:
-            build(source, [text_of(example) for example in train], options.seed)
+        source = Path(temporary) / "untrained"
+        build(source, [text_of(example) for example in train], options.seed)
         lessons = lessons_of(source, [*train, *validation], options.features, console)
         learned, held = lessons[: len(train)], lessons[len(train) :]
-        if options.source is None:
-            learned = [
-                lesson for example, lesson in zip(train, learned, strict=True) for _ in range(TIMES[example.task])
-            ]
-        fine_tuned(source, options.out, learned, held, options.seed, options.steps, settings, console)
+        weighted = [lesson for lesson in learned for _ in range(TIMES[lesson.prompt.example.task])]
+        fine_tuned(source, options.out, weighted, held, options.seed, options.steps, console)
     return 0
 
 
@@ -102,7 +94,6 @@ def fine_tuned(
     validation: Sequence[Lesson],
     seed: int,
     steps: int,
-    settings: Learner,
     console: Console,
 ) -> None:
     """Fine-tune the model at `source` with its tower frozen, and write it to `out`; what is there is replaced.
@@ -114,7 +105,6 @@ def fine_tuned(
         validation: questions that accuracy is told on.
         seed: of the order.
         steps: optimizer steps.
-        settings: learning rate and schedule.
         console: takes progress.
     """
     torch.manual_seed(seed)
@@ -122,19 +112,19 @@ def fine_tuned(
     join_ranks(0, 1, local_rendezvous(), "cpu")
     model = load_model(str(source), torch.float32)
     model.model.audio_tower.requires_grad_(False)
-    engine = Engine(Policy(model, temperature=1.0), settings, torch.float32)
+    engine = Engine(Policy(model, temperature=1.0), SETTINGS, torch.float32)
     started = time.monotonic()
     report = max(steps // 6, 1)
 
     def advance(step: int, loss: float) -> None:
         if step % report == 0 or step == steps:
-            accuracy = greedy_accuracy(engine.policy, validation, settings.micro_batch_tokens)
+            accuracy = greedy_accuracy(engine.policy, validation, SETTINGS.micro_batch_tokens)
             console.print(
                 f"fine-tuning step {step}/{steps}  loss {loss:.3f}  validation accuracy {accuracy:.1%}  "
                 f"{time.monotonic() - started:.0f} s"
             )
 
-    fine_tune(engine, lessons, steps, BATCH_SIZE, settings, seed, PROMPT_WEIGHT, advance)
+    fine_tune(engine, lessons, steps, BATCH_SIZE, SETTINGS, seed, PROMPT_WEIGHT, advance)
     write(engine, out, source)
 
 

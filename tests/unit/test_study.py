@@ -75,8 +75,9 @@ def test_an_arm_is_held_against_the_model_that_it_started_from_seed_by_seed(find
     [over_base, _, over_sft] = findings.figures()["comparisons"]
     assert over_base["measures"]["accuracy"]["difference"] == pytest.approx(10 / QUESTIONS)
     assert over_sft["measures"]["accuracy"]["difference"] == pytest.approx(-10 / QUESTIONS)
-    assert [part["difference"] for part in over_sft["by_seed"].values()] == pytest.approx([-10 / QUESTIONS] * 2)
-    assert over_sft["by_seed"][0]["p_value"] == pytest.approx(2 / 2**10)
+    alone = [part["accuracy"] for part in over_sft["by_seed"].values()]
+    assert [part["difference"] for part in alone] == pytest.approx([-10 / QUESTIONS] * 2)
+    assert alone[0]["p_value"] == pytest.approx(2 / 2**10)
 
 
 def test_what_is_said_follows_from_the_interval(findings: Findings) -> None:

@@ -22,20 +22,25 @@ def markdown(found: Figures) -> str:
 
 
 def _head(found: Figures) -> str:
-    arms = found["arms"].values()
-    first = next(iter(arms))
-    questions = sorted({round(arm["questions_trained"]) for arm in arms})
-    seen = f"{questions[0]:,}" if len(questions) == 1 else ", ".join(f"{count:,}" for count in questions)
+    arms = list(found["arms"].values())
+    first = arms[0]
     lines = [
         f"# {found['title']}",
         "",
-        f"Each run saw {seen} questions, repetitions counted. Accuracy is on {first['questions']} held-out questions "
+        f"Each run saw {_seen(arms)}, repetitions counted. Accuracy is on {first['questions']} held-out questions "
         f"about {first['recordings']} recordings, over all seeds; intervals are {LEVEL} and resample recordings, so "
         "they speak of the questions and not of the luck of a seed. The accuracy of each seed stands beside.",
     ]
     for arm, why in found["untestable"].items():
         lines += ["", f"`{arm}` is not in the tables: {why}."]
     return "\n".join(lines)
+
+
+def _seen(arms: Sequence[Figures]) -> str:
+    """How many questions a run saw, of each arm where they differ."""
+    counts = {arm["title"]: f"{arm['questions_trained']:,.0f} questions" for arm in arms}
+    titles = {seen: [title for title in counts if counts[title] == seen] for seen in counts.values()}
+    return "; ".join(f"{seen} ({', '.join(some)})" if len(titles) > 1 else seen for seen, some in titles.items())
 
 
 def _parts(found: Figures) -> dict[str, Figures]:

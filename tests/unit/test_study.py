@@ -132,3 +132,10 @@ def test_runs_that_start_from_one_model_and_ask_alike_are_of_one_family() -> Non
     }
     assert names == {"demo_model-answer"}
     assert family(load_config("tiny", ["data.prompt=think"])) == "demo_model-think"
+
+
+def test_arms_that_saw_other_numbers_of_questions_are_named(findings: Findings) -> None:
+    figures = findings.figures()
+    figures["arms"]["grpo"]["questions_trained"] = 1600.0
+    page = study_report.markdown({"title": "Mine", **figures})
+    assert "Each run saw 320 questions (SFT); 1,600 questions (GRPO), repetitions counted." in page

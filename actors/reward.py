@@ -47,5 +47,6 @@ class RewardActor:
             score_seconds=scored.seconds,
             dropped=dict(scored.dropped),
             problems=scored.problems,
+            faulted=scored.faulted,
         )
         return whole, summary

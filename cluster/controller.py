@@ -22,11 +22,12 @@ from cluster.asking import Unusable, as_asked
 from cluster.phases import StepClock
 from cluster.rollout_pool import EngineLost
 from cluster.step_line import Lengths, Ready, step_line
-from cluster.training_loop import NothingToTrain, TrainingLoop, group_name
+from cluster.training_loop import NothingToTrain, RewardFails, TrainingLoop, group_name
 from cluster.verification import Verification
 from data.order import Draw
 from data.types import Sampling
 from learner.result import UpdateResult
+from rewards.failing import Failing
 
 MOST_ISSUES = 3
 """How often a group is asked for, where the engine that samples it is lost each time: it may be what kills them."""
@@ -63,6 +64,7 @@ class Controller(TrainingLoop):
         """Groups whose prompt is being made."""
         self.workers.rollout.on_place = self._changed.set
         self._verification = Verification(self.config, self.asker, self.workers)
+        self._failing = Failing(algorithm.prompts_per_step)
         self._lengths = Lengths()
         self._clock = StepClock()
 
@@ -192,6 +194,8 @@ class Controller(TrainingLoop):
             return
         if self._profile is not None and self._profile.recording:
             self._profile.group(group_id, time.perf_counter() - asked)
+        if (failing := self._failing.note(summary.faulted)) is not None:
+            raise RewardFails(failing, self._failing.first_groups, "; ".join(summary.problems))
         if summary.completions < 2:
             self._drop(group_id, summary.drop_reason, "; ".join(summary.problems))
             return

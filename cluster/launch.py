@@ -117,7 +117,7 @@ def train(
     from cluster.questions import Questions
     from cluster.session import usable_model
     from cluster.storage import prove
-    from rewards.terms import check_rewards
+    from rewards.score import check_rewards
 
     RunDirectory.check(config, resume, fresh)
     found = RunDirectory.of(config)
@@ -131,7 +131,7 @@ def train(
     if resume:
         found.check_questions(questions.digests())
     initial = usable_model(config.run.init_from or config.model.path)
-    check_rewards(config.rewards, config.data.prompt.form)
+    check_rewards(config.rewards, config.data.prompt.form, config.cluster.actor_timeout_seconds)
     if existing_address() is not None and not os.path.isabs(config.run.dir):
         raise UsageError(
             f"run.dir is {config.run.dir!r}: inside a Ray cluster it must be absolute and reachable from every node, "

@@ -45,6 +45,16 @@ class NothingToTrain(ValueError):
         )
 
 
+class RewardFails(ValueError):
+    """A reward has failed every group so far."""
+
+    def __init__(self, name: str, groups: int, last: str) -> None:
+        super().__init__(
+            f"the reward {name!r} has failed each of the first {groups} groups, so none can be trained; the last: "
+            f"{last}. Mend it, and try it on a run's rollouts with python -m rewards.check"
+        )
+
+
 def state_at(version: int, prompts_per_step: int) -> dict[str, Any]:
     """What a checkpoint would tell of a run that begins at a version and has nothing behind it."""
     return {

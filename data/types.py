@@ -176,6 +176,8 @@ class GroupSummary:
     """Completions without a reward, by reason."""
     problems: tuple[str, ...] = ()
     """Why they have none, a line for each reward that gave them none."""
+    faulted: tuple[str, ...] = ()
+    """Names of the rewards that failed the whole group: raised, late, dead, or with what is no value."""
 
     @property
     def drop_reason(self) -> str:

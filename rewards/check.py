@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from configs.schema import Reward
+from data.arguments import above_zero
 from rewards.logged import LogError, LoggedGroup, form_of, read_groups
 from rewards.process import RewardProcess
 from rewards.registry import RewardError
@@ -56,13 +57,13 @@ def parser() -> argparse.ArgumentParser:
         "--args", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of the reward, or one JSON object"
     )
     arguments.add_argument(
-        "--groups", type=_above(int), default=200, metavar="N", help="groups, spread over the run (default 200)"
+        "--groups", type=above_zero(int), default=200, metavar="N", help="groups, spread over the run (default 200)"
     )
     arguments.add_argument(
-        "--examples", type=_above(int), default=3, metavar="N", help="completions shown at either end (default 3)"
+        "--examples", type=above_zero(int), default=3, metavar="N", help="completions shown at either end (default 3)"
     )
     arguments.add_argument(
-        "--timeout-seconds", type=_above(float), default=60.0, metavar="S", help="limit of a group (default 60)"
+        "--timeout-seconds", type=above_zero(float), default=60.0, metavar="S", help="limit of a group (default 60)"
     )
     return arguments
 
@@ -122,7 +123,7 @@ async def outcomes(term: Term, groups: Sequence[LoggedGroup], console: Console) 
         task = progress.add_task("groups", total=len(groups))
 
         async def judged(group: LoggedGroup) -> Outcome:
-            outcome = await process.judge(group.completions, group.example)
+            outcome = await process.score(group.completions, group.example)
             progress.advance(task)
             return outcome
 
@@ -198,19 +199,6 @@ def _number(value: float | None) -> str:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
-
-
-def _above(kind: type) -> Any:
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = 0
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {'an integer' if kind is int else 'a number'} above 0")
-        return value
-
-    return parse
 
 
 if __name__ == "__main__":

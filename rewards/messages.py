@@ -1,7 +1,7 @@
 """What goes between a reward's process (`rewards.worker`) and its owner (`rewards.process`), over a socket.
 
 A message is a pickle behind its length in 8 bytes. First comes the term; the answer to it is `Loaded` or `Refused`.
-Then come `Asked`, each answered, in any order, by its number and an `Outcome`.
+Then come `Asked`, each answered, in any order, by its number and an `Outcome`; `Stalled` tells why some are not.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.types import Example
+from rewards.registry import Source
 
 LATE = signal.SIGUSR1
 """Sent to a process whose function is out of time. Not SIGALRM: math-verify has taken that, and its one timer."""
@@ -26,6 +27,7 @@ class Loaded:
     """The function is there."""
 
     is_async: bool
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,14 @@ class Asked:
     number: int
     completions: tuple[str, ...]
     example: Example
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """A coroutine has held up the event loop, so that no other is heard of."""
+
+    number: int
+    """Of the group that it was to score."""
 
 
 def packed(message: Any) -> bytes:

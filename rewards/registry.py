@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import hashlib
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -56,6 +59,24 @@ class RewardError(ValueError):
     """A reward that cannot be used, with the mend."""
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The file of the module that a function was loaded from, as it was then."""
+
+    path: str
+    """Empty where there is no file."""
+    sha256: str
+
+    @classmethod
+    def at(cls, path: str) -> Source:
+        """The file as it is now."""
+        try:
+            with open(path, "rb") as file:
+                return cls(path, hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError:
+            return cls(path, "")
+
+
 def load_reward(use: str, args: Mapping[str, Any] | None = None) -> RewardFunction:
     """The reward function named `use`, checked to take completions, an example and `args`."""
     function = _plug_in(use, use) if ":" in use else _named(use)
@@ -63,6 +84,12 @@ def load_reward(use: str, args: Mapping[str, Any] | None = None) -> RewardFuncti
     if use in BUILT_IN:
         _check_arguments(use, function, args or {})
     return function
+
+
+def source_of(use: str, function: RewardFunction) -> Source:
+    """Where a function that was loaded as `use` comes from."""
+    name = use.partition(":")[0] if ":" in use else getattr(function, "__module__", None) or ""
+    return Source.at(getattr(sys.modules.get(name), "__file__", None) or "")
 
 
 def is_async(function: RewardFunction) -> bool:
@@ -107,7 +134,7 @@ def _plug_in(use: str, path: str) -> RewardFunction:
             mend = "install it, or put its folder on PYTHONPATH"
             raise RewardError(f"rewards: {use!r}: there is no module {error.name!r}; {mend}") from error
         raise RewardError(f"rewards: {use!r}: {module_name} needs the module {error.name!r}; install it") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RewardError(f"rewards: {use!r}: importing {module_name} raised {error!r}; mend the module") from error
     if not hasattr(module, name):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

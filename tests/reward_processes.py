@@ -18,7 +18,14 @@ START_SECONDS = 30.0
 
 CALLED = '''
 """Does what each completion says, and gives the id of its process."""
-import itertools, os, signal, time
+import itertools, json, os, signal, stat, subprocess, time
+
+
+def is_socket(descriptor):
+    try:
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False
 
 
 def do(completions, example):
@@ -44,6 +51,21 @@ def do(completions, example):
             case "crash": os.kill(os.getpid(), signal.SIGSEGV)
             case "text": return ["much"]
             case "nothing": return None
+            case "by name": return {text: 1.0 for text in completions}
+            case "lead away": json.loads("{")
+            case "raise at length": raise KeyError("x" * 10_000)
+            case "fork and exit":
+                if os.fork() == 0:
+                    time.sleep(15)
+                os._exit(3)
+            case "hand on and exit":
+                sockets = [one for one in range(3, 20) if is_socket(one)]
+                subprocess.Popen(["sleep", "5"], pass_fds=sockets, start_new_session=True)
+                os._exit(3)
+            case "start another": return [float(subprocess.Popen(["sleep", "60"]).pid)]
+            case "ignored signals":
+                status = subprocess.run(["grep", "SigIgn", "/proc/self/status"], capture_output=True, text=True).stdout
+                return [float(int(status.split()[1], 16) & (1 << signal.SIGINT - 1 | 1 << signal.SIGUSR1 - 1))]
     completions.append("the list is mine")
     return [float(os.getpid()) for _ in completions[:-1]]
 '''
@@ -64,7 +86,13 @@ async def do(completions, example):
         match text:
             case "wait": await asyncio.sleep(60)
             case "block": time.sleep(60)
+            case "linger": await asyncio.sleep(0.4)
             case "raise": raise TimeoutError("of its own")
+            case "cancel": raise asyncio.CancelledError("of its own")
+            case "stay":
+                while True:
+                    try: await asyncio.sleep(60)
+                    except BaseException: pass
             case _: await asyncio.sleep(0.05)
         return [float(most)]
     finally:
@@ -84,13 +112,13 @@ async def running(use: str, limit: float = LIMIT_SECONDS, **keys: Any) -> AsyncI
 async def in_turn(use: str, *groups: str, limit: float = LIMIT_SECONDS) -> list[Outcome]:
     """What a process makes of groups, one after the other; a group is written with commas."""
     async with running(use, limit) as found:
-        return [await found.judge(texts.split(", "), EXAMPLE) for texts in groups]
+        return [await found.score(texts.split(", "), EXAMPLE) for texts in groups]
 
 
 async def at_once(use: str, *texts: str, **keys: Any) -> list[Outcome]:
     """What a process makes of groups of one completion that come at the same time."""
     async with running(use, **keys) as found:
-        return await asyncio.gather(*(found.judge([text], EXAMPLE) for text in texts))
+        return await asyncio.gather(*(found.score([text], EXAMPLE) for text in texts))
 
 
 def faults(outcome: Outcome) -> list[str]:

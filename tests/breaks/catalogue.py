@@ -276,8 +276,8 @@ BREAKS = (
     Break(
         "a reply of the judge without a score counts as the lowest",
         "rewards/judge.py",
-        'Dropped("unparseable") if score is None else score',
-        "0.0 if score is None else score",
+        'return Dropped("unparseable", repr(reply.text[:REPLY_CHARACTERS])) if score is None else score',
+        "return 0.0 if score is None else score",
         "tests/unit/test_judge.py::test_a_reply_without_a_score_drops_the_completion_and_is_no_zero[I cannot say.]",
     ),
     Break(

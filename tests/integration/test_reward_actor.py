@@ -119,7 +119,7 @@ def troubled(
             "rollout": {"engines": 1, "max_completion_tokens": 8, "max_model_tokens": 1024},
             "rewards": [
                 {"use": "tests.integration.plug_ins:vowels"},
-                {"use": TROUBLED, "weight": 0.0, "args": {"troubles": troubles}, **limit},
+                {"use": TROUBLED, "weight": 1e-6, "args": {"troubles": troubles}, **limit},
                 {"use": PATIENT, "args": {"seconds": 0.01, "waits_for_ever": ids[5]}, **limit},
             ],
             "learner": {"threads": 1},

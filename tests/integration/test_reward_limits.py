@@ -47,9 +47,9 @@ from data.types import ClipSource, Example
 
 async def main():
     process = RewardProcess(Term("do", sys.argv[1]), 30.0)
-    outcome = await process.judge(["a"], Example("1", ClipSource(""), "", (), ""))
+    outcome = await process.score(["a"], Example("1", ClipSource(""), "", (), ""))
     print(int(outcome.values[0]), flush=True)
-    await process.judge(["loop in C"], Example("1", ClipSource(""), "", (), ""))
+    await process.score(["loop in C"], Example("1", ClipSource(""), "", (), ""))
 
 asyncio.run(main())
 """

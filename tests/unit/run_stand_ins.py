@@ -140,10 +140,12 @@ class Actors:
 class Launch:
     """A control loop on a run directory that a test may look at."""
 
-    def __init__(self, folder: Path, test: tuple[Example, ...] = (), staleness: int = 0) -> None:
+    def __init__(
+        self, folder: Path, test: tuple[Example, ...] = (), staleness: int = 0, train: Sequence[Example] = EXAMPLES
+    ) -> None:
         self.actors = Actors()
         self.said: list[str] = []
-        self.test = test
+        self.train, self.test = tuple(train), test
         self.config = Config.model_validate(
             {
                 "run": {"name": "r", "dir": str(folder), "max_steps": STEPS},
@@ -163,7 +165,7 @@ class Launch:
     def controller(self, state: dict[str, Any] | None = None) -> TrainingLoop:
         reporter = Reporter()
         reporter.say = self.said.append  # type: ignore[method-assign]
-        questions = Questions(train=EXAMPLES, test=self.test)
+        questions = Questions(train=self.train, test=self.test)
         actors: Any = self.actors
         kind = SupervisedLoop if self.config.algorithm.name == "sft" else Controller
         return kind(self.config, self.run_directory, actors, actors, questions, reporter, Metrics("r"), state)

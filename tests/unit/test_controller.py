@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,9 +13,9 @@ import pytest
 
 from cluster.asking import Unusable, as_asked
 from cluster.controller import MOST_ISSUES
-from cluster.training_loop import NothingToTrain
+from cluster.training_loop import NothingToTrain, RewardFails
 from cluster.waiting import WorkerError
-from data.types import Example, GroupSummary, Prompt
+from data.types import ClipSource, Example, GroupSummary, Prompt
 from tests.unit.run_stand_ins import EXAMPLES, STEPS, Launch
 
 
@@ -58,6 +59,22 @@ def test_where_no_question_can_be_used_the_most_frequent_reason_is_blamed(
     with pytest.raises(NothingToTrain, match=message) as refused:
         launch.run()
     assert ("audio_dir" in str(refused.value)) == unusable.startswith("clip_")
+
+
+def test_a_reward_that_fails_every_group_ends_the_run_long_before_the_epoch_does(tmp_path: Path) -> None:
+    launch = Launch(tmp_path, train=[Example(str(n), ClipSource(""), "?", ("a", "b"), "a") for n in range(200)])
+    sample = launch.actors.sample_and_score
+    launch.actors.scored = 0
+
+    async def failing(*arguments: Any) -> tuple[str, GroupSummary]:
+        reference, summary = await sample(*arguments)
+        return reference, dataclasses.replace(summary, faulted=("mine",))
+
+    launch.actors.sample_and_score = failing  # type: ignore[method-assign]
+    controller = launch.controller()
+    with pytest.raises(RewardFails, match=r"the reward 'mine' has failed each of the first 16 groups.*raised KeyError"):
+        asyncio.run(controller.run())
+    assert controller.ledger.admitted <= 32
 
 
 def test_a_group_without_rewards_is_counted_under_the_reason_and_the_run_goes_on(launch: Launch) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +23,27 @@ from rewards.score import Scorer
 from rewards.terms import Term
 from rewards.values import Outcome
 from tests.plug_in_files import PlugIns
-from tests.reward_processes import AWAITED, CALLED, EXAMPLE, LIMIT_SECONDS, START_SECONDS, at_once, faults, in_turn
+from tests.reward_processes import (
+    AWAITED,
+    CALLED,
+    EXAMPLE,
+    LIMIT_SECONDS,
+    START_SECONDS,
+    at_once,
+    faults,
+    in_turn,
+    running,
+)
 
 LEFT = ("sleep", "loop", "catch every Exception")
 WRONG = {
     "raise": ("raised", "raised KeyError('x') at "),
-    "nothing": ("raised", "raised TypeError"),
+    "nothing": ("invalid", "gave None; return a list of 1 values, one for each completion"),
+    "by name": ("invalid", "gave {'by name': 1.0} (dict); return a list of 1 values"),
     "text": ("invalid", "gave 'much'; a reward is a finite number or None"),
     "exit": ("died", "its process ended by exit status 3"),
+    "fork and exit": ("died", "its process ended by exit status 3"),
+    "hand on and exit": ("died", "its process ended by exit status 3"),
     "crash": ("died", "its process ended by SIGSEGV"),
 }
 
@@ -39,8 +56,10 @@ class Judged:
     left: list[Outcome]
     wrong: list[Outcome]
     queued: list[Outcome]
+    told: list[Outcome]
     coroutines: list[Outcome]
     two_coroutines: list[Outcome]
+    blocked: list[Outcome]
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +73,10 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
                 in_turn(called, "a, b", *(f"{does}, b" for does in LEFT), "a"),
                 in_turn(called, *WRONG, "a", limit=START_SECONDS),
                 at_once(called, "sleep", "a", "sleep", "a"),
-                at_once(awaited, "wait", "raise", "a", "b", "c"),
+                in_turn(called, "lead away", "raise at length", "ignored signals", limit=START_SECONDS),
+                at_once(awaited, "wait", "raise", "a", "b", "c", "cancel"),
                 at_once(awaited, *"abcd", concurrency=2),
+                at_once(awaited, "a", "block", "b"),
             )
             return Judged(called, *found)
 
@@ -98,26 +119,49 @@ def test_groups_wait_for_their_turn_without_losing_time(judged: Judged) -> None:
 
 
 def test_coroutines_score_groups_at_once_as_many_as_they_may(judged: Judged) -> None:
-    assert [outcome.values for outcome in judged.coroutines[2:]] == [(4.0,)] * 3
+    assert [outcome.values for outcome in judged.coroutines[2:5]] == [(5.0,)] * 3
     assert [outcome.values for outcome in judged.two_coroutines] == [(2.0,)] * 4
 
 
 def test_a_coroutine_out_of_time_is_cancelled_and_takes_no_other_with_it(judged: Judged) -> None:
-    late, _, *kept = judged.coroutines
+    late, _, *kept, _ = judged.coroutines
     assert late.problem == "gave nothing within timeout_seconds (0.2 s)"
     assert [faults(outcome) for outcome in (late, *kept)] == [["timeout"], [], [], []]
 
 
-def test_a_timeout_of_the_functions_own_is_what_it_raised(judged: Judged) -> None:
-    assert faults(judged.coroutines[1]) == ["raised"]
-    assert "raised TimeoutError('of its own')" in judged.coroutines[1].problem
+@pytest.mark.parametrize(("place", "error"), [(1, "TimeoutError"), (5, "CancelledError")])
+def test_a_timeout_or_an_end_of_the_functions_own_is_what_it_raised(judged: Judged, place: int, error: str) -> None:
+    assert faults(judged.coroutines[place]) == ["raised"]
+    assert f"raised {error}('of its own')" in judged.coroutines[place].problem
+
+
+def test_a_coroutine_that_blocks_the_loop_is_late_alone_and_the_others_are_asked_again(judged: Judged) -> None:
+    first, blocked, last = judged.blocked
+    assert [faults(outcome) for outcome in (first, blocked, last)] == [[], ["timeout"], []]
+    assert blocked.problem.startswith("blocked its event loop beyond timeout_seconds (0.2 s), and its process was end")
+
+
+def test_the_last_line_of_the_functions_own_file_is_told_and_where_it_led(judged: Judged) -> None:
+    line = next(number for number, text in enumerate(CALLED.splitlines(), 1) if "json.loads" in text)
+    assert f".py:{line}, in " in judged.told[0].problem
+    assert "json/decoder.py:" in judged.told[0].problem
+
+
+def test_of_what_was_raised_no_more_than_is_read_is_told(judged: Judged) -> None:
+    assert judged.told[1].problem.startswith("raised KeyError('xxx")
+    assert len(judged.told[1].problem) < 700
+
+
+def test_what_the_function_starts_can_be_interrupted(judged: Judged) -> None:
+    assert judged.told[2].values == (0.0,)
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ("1 / 0", "raised ZeroDivisionError"),
-        ("raise SystemExit(7)", "its process ended by exit status 7 while it was loaded"),
+        ("raise SystemExit(0)", r"raised SystemExit\(0\); mend the module"),
+        ("import os; os._exit(7)", "its process ended by exit status 7 while it was loaded"),
     ],
 )
 def test_a_function_that_cannot_be_loaded_is_an_error(plug_ins: PlugIns, source: str, message: str) -> None:
@@ -134,14 +178,19 @@ def test_a_function_that_is_not_loaded_in_time_is_an_error_and_leaves_no_process
 
 
 def test_every_term_scores_the_group_in_its_own_process_and_with_its_arguments(plug_ins: PlugIns) -> None:
-    called = f"{plug_ins.module(CALLED)}:do"
+    called, other = (f"{plug_ins.module(CALLED)}:do" for _ in range(2))
     prompt = Prompt("g", EXAMPLE, (1, 2), Clip("00", 1.0, 25), seed=1)
     texts = ("Dog", "<answer>Cat</answer>")
     group = Group(prompt, tuple(Completion((1,), text, (-0.1,), (0,), "stop") for text in texts))
     length = {"target_words": 0, "slope_words": 4}
 
     async def score() -> Any:
-        terms = [Term("mine", called), Term("accuracy", "accuracy", 2.0), Term("length", "length", 4.0, length)]
+        terms = [
+            Term("mine", called),
+            Term("other", other, 0.0),
+            Term("accuracy", "accuracy", 2.0),
+            Term("length", "length", 4.0, length),
+        ]
         scorer = Scorer(terms, START_SECONDS)
         try:
             await scorer.start()
@@ -151,6 +200,135 @@ def test_every_term_scores_the_group_in_its_own_process_and_with_its_arguments(p
 
     scored = asyncio.run(score())
     assert scored.problems == ()
-    mine = scored.group.rewards["mine"]
-    assert scored.group.rewards == {"mine": mine, "accuracy": (1.0, 0.0), "length": (-0.25, -0.25)}
+    mine, others = (scored.group.rewards[name] for name in ("mine", "other"))
+    assert len({mine[0], others[0], float(os.getpid())}) == 3
+    assert scored.group.rewards == {
+        "mine": mine,
+        "other": others,
+        "accuracy": (1.0, 0.0),
+        "length": (-0.25, -0.25),
+    }
     assert scored.group.total == (mine[0] + 1.0, mine[1] - 1.0)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within seconds; whose parent is gone may be left as a zombie for a while."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.01)
+                continue
+        return True
+    return False
+
+
+@pytest.mark.parametrize("last", ["a", "exit", "loop in C"], ids=["ends", "exits", "is killed"])
+def test_what_a_function_has_started_ends_with_its_process(
+    plug_ins: PlugIns, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.2)
+    [child], *_ = (
+        outcome.values
+        for outcome in asyncio.run(in_turn(f"{plug_ins.module(CALLED)}:do", "start another", last, limit=1.0))
+    )
+    assert isinstance(child, float)
+    assert gone(int(child))
+
+
+OWNER = """
+import asyncio, sys
+from rewards.process import RewardProcess
+from rewards.terms import Term
+from tests.reward_processes import EXAMPLE
+
+async def main():
+    process = RewardProcess(Term("do", sys.argv[1]), 30.0)
+    outcome = await process.score(["start another"], EXAMPLE)
+    print(int(outcome.values[0]), flush=True)
+    await process.score(["sleep"], EXAMPLE)
+
+asyncio.run(main())
+"""
+
+
+def test_what_a_function_has_started_ends_with_the_owner_that_is_killed(plug_ins: PlugIns) -> None:
+    called = f"{plug_ins.module(CALLED)}:do"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, called], stdout=subprocess.PIPE, text=True, env=environment)
+    with owner:
+        assert owner.stdout is not None
+        child = int(owner.stdout.readline())
+        owner.kill()
+    assert gone(child)
+
+
+def test_a_group_beside_one_that_nothing_stops_is_asked_again(
+    plug_ins: PlugIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "GRACE_SECONDS", 1.0)
+
+    async def score() -> list[Outcome]:
+        async with running(f"{plug_ins.module(AWAITED)}:do", limit=0.5) as found:
+            await found.start()
+            stays = asyncio.create_task(found.score(["stay"], EXAMPLE))
+            await asyncio.sleep(1.3)
+            beside = await found.score(["linger"], EXAMPLE)
+            return [await stays, beside]
+
+    stays, beside = asyncio.run(score())
+    assert (faults(stays), faults(beside)) == (["timeout"], [])
+
+
+COUNTED = """
+import os, pathlib
+imports = pathlib.Path(__file__).with_suffix(".imports")
+count = int(imports.read_text()) if imports.exists() else 0
+imports.write_text(str(count + 1))
+assert count not in {fail_at}, "not again"
+
+def do(completions, example):
+    if completions == ["exit"]:
+        os._exit(3)
+    return [float(count)] * len(completions)
+"""
+
+
+def test_a_function_that_cannot_be_loaded_again_costs_groups_until_it_can(
+    plug_ins: PlugIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "RESTART_SECONDS", 0.01)
+    use = f"{plug_ins.module(COUNTED.format(fail_at='(1, 2)'))}:do"
+    first, *lost, last = asyncio.run(in_turn(use, "a", "exit", "b", "c", "d", limit=START_SECONDS))
+    assert (first.values, last.values) == ((0.0,), (3.0,))
+    assert [faults(outcome) for outcome in lost] == [["died"]] * 3
+    assert "its process ended, and could not be started again (rewards: " in lost[1].problem
+    assert "AssertionError('not again')" in lost[1].problem
+
+
+def test_a_function_that_cannot_be_loaded_again_many_times_ends_the_run_by_name(
+    plug_ins: PlugIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "RESTART_SECONDS", 0.01)
+    use = f"{plug_ins.module(COUNTED.format(fail_at='range(1, 99)'))}:do"
+    with pytest.raises(RewardError, match=rf"rewards: '{use}', 5 times in a row: could not be started again"):
+        asyncio.run(in_turn(use, "exit", *"abcde", limit=START_SECONDS))
+
+
+def test_a_function_whose_file_has_changed_is_told_of_when_it_is_started_again(
+    plug_ins: PlugIns, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = plug_ins.module(CALLED)
+
+    async def score() -> None:
+        async with running(f"{name}:do", limit=START_SECONDS) as found:
+            await found.score(["exit"], EXAMPLE)
+            await found.score(["a"], EXAMPLE)
+            assert caplog.messages == []
+            await found.score(["exit"], EXAMPLE)
+            (plug_ins.folder / f"{name}.py").write_text(f"{CALLED}\n# mended\n")
+            await found.score(["a"], EXAMPLE)
+
+    asyncio.run(score())
+    [told] = caplog.messages
+    assert told.endswith(f"{name}.py is another than when the run began")

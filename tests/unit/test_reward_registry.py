@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+import psutil
 import pytest
 
 from configs.schema import Reward
 from rewards.registry import BUILT_IN, RewardError, is_async, load_reward
-from rewards.terms import check_rewards, terms_of
+from rewards.score import check_rewards
+from rewards.terms import terms_of
 from tests.plug_in_files import PlugIns
+from tests.reward_processes import START_SECONDS
 
 BREVITY = """
 import functools
@@ -161,7 +165,30 @@ def test_wrong_arguments_of_a_built_in_are_refused_when_it_is_loaded(
 
 def test_a_configuration_is_refused_for_any_reward_that_cannot_be_used() -> None:
     with pytest.raises(RewardError, match="did you mean format"):
-        check_rewards([Reward(use="accuracy"), Reward(use="formt")], "answer")
+        check_rewards([Reward(use="accuracy"), Reward(use="formt")], "answer", START_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("source", "seconds", "message"),
+    [
+        ("raise SystemExit(0)", START_SECONDS, r"raised SystemExit\(0\); mend the module"),
+        ("import os; os._exit(0)", START_SECONDS, "its process ended by exit status 0 while it was loaded"),
+        ("import time; time.sleep(60)", 0.3, "has not been loaded within 0.3 s"),
+    ],
+)
+def test_a_plug_in_whose_import_ends_or_hangs_is_refused_and_does_neither_to_who_asks(
+    plug_ins: PlugIns, source: str, seconds: float, message: str
+) -> None:
+    name = plug_ins.module(source)
+    with pytest.raises(RewardError, match=message):
+        check_rewards([Reward(use="accuracy"), Reward(use=f"{name}:do")], "answer", seconds)
+    assert name not in sys.modules
+
+
+def test_a_configuration_whose_rewards_can_be_used_passes_and_leaves_no_process(plug_ins: PlugIns) -> None:
+    before = psutil.Process().children()
+    check_rewards([Reward(use="accuracy"), Reward(use=f"{plug_ins.module(BREVITY)}:later")], "answer", START_SECONDS)
+    assert psutil.Process().children() == before
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,11 @@ def test_a_reason_that_is_no_word_is_refused(reason: str) -> None:
         Dropped(reason)
 
 
+class Unshowable:
+    def __repr__(self) -> str:
+        raise KeyError("x")
+
+
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
@@ -50,6 +55,13 @@ def test_a_reason_that_is_no_word_is_refused(reason: str) -> None:
         ([math.inf, 1.0], "gave inf; a reward is a finite number or None"),
         ([1.0, "2"], "gave '2'; a reward is a finite number or None"),
         ([1.0, 10**400], "a reward is a finite number or None"),
+        (None, "gave None; return a list of 2 values, one for each completion"),
+        ({"a": 1.0, "b": 1.0}, r"gave {'a': 1.0, 'b': 1.0} \(dict\); return a list of 2 values"),
+        ({1.0, 2.0}, r"\(set\); return a list of 2 values"),
+        (0.5, r"gave 0.5 \(float\); return a list of 2 values"),
+        ("ab", r"gave 'ab' \(str\); return a list of 2 values"),
+        ([1.0, "x" * 10_000], r"gave 'x{396}\.\.\.; a reward"),
+        ([1.0, Unshowable()], "gave a Unshowable that cannot be shown; a reward"),
     ],
 )
 def test_values_that_are_none_are_refused(values: Any, problem: str) -> None:
@@ -61,7 +73,7 @@ def test_the_total_is_the_weighted_sum() -> None:
     found = scored((Term("a", "a", 2.0), Outcome((1.0, 0.5))), (Term("b", "b", -0.5), Outcome((1.0, 2.0))))
     assert found.group.rewards == {"a": (1.0, 0.5), "b": (1.0, 2.0)}
     assert found.group.total == (1.5, 0.0)
-    assert (found.dropped, found.problems) == ({}, ())
+    assert (found.dropped, found.problems, found.faulted) == ({}, (), ())
 
 
 def test_a_completion_without_a_value_has_no_total_and_the_first_reason_counts() -> None:
@@ -83,8 +95,34 @@ def test_a_reward_that_failed_costs_the_group_its_score_and_is_counted_and_told(
     assert found.group.rewards == {"good": (1.0, 1.0), "mine": (None, None)}
     assert found.group.total == (None, None)
     assert found.dropped == {"reward_raised": 2}
+    assert found.faulted == ("mine",)
     assert found.problems == ("reward mine, example row 7: raised KeyError('x') at mine.py:3",)
     assert found.seconds == 0.1
+
+
+def test_a_reward_without_weight_is_logged_and_drops_nothing_whatever_it_gives() -> None:
+    for seen in (Outcome((0.5, Dropped("none"))), Outcome.failed("died", 2, "it died")):
+        found = scored((Term("good", "good"), Outcome((1.0, 2.0))), (Term("seen", "seen", 0.0), seen))
+        assert found.group.total == (1.0, 2.0)
+        assert (found.dropped, found.faulted) == ({}, ())
+        assert found.group.rewards["seen"][1] is None
+        assert found.problems[0].startswith("reward seen, ")
+
+
+def test_where_no_reward_has_weight_every_total_is_zero() -> None:
+    found = scored((Term("seen", "seen", 0.0), Outcome((1.0, Dropped("none")))))
+    assert found.group.total == (0.0, 0.0)
+
+
+def test_what_is_behind_the_first_completion_without_a_value_is_told_in_short() -> None:
+    outcome = Outcome((Dropped("unparseable", "'I " * 100), Dropped("unparseable", "second")))
+    [problem] = scored((Term("j", "judge"), outcome)).problems
+    assert "(unparseable 2); unparseable: 'I 'I " in problem
+    assert len(problem) < 300
+
+
+def test_a_reward_that_drops_completions_for_reasons_of_its_own_has_not_failed() -> None:
+    assert scored((Term("j", "judge"), Outcome((Dropped("unparseable"),) * 2))).faulted == ()
 
 
 def test_a_group_is_dropped_for_the_reason_that_most_of_its_completions_have() -> None:

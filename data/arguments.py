@@ -1,0 +1,55 @@
+"""Arguments that commands share."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import TypeVar, get_args
+
+from configs.schema import Data
+from data.formats import Format
+
+Number = TypeVar("Number", int, float)
+
+DEFAULTS = Data(train="")
+
+DAY_SECONDS = 86_400.0
+
+
+def above_zero(kind: Callable[[str], Number], most: float = math.inf) -> Callable[[str], Number]:
+    """The type of an argument that is a finite number above 0, and at most so much."""
+
+    def parse(text: str) -> Number:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind("0")
+        if not 0 < value <= most or math.isinf(value):
+            name = "an integer" if kind is int else "a number"
+            limit = "" if math.isinf(most) else f" and at most {most:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {name} above 0{limit}")
+        return value
+
+    return parse
+
+
+def reading_parser(module: str, description: str | None, examples: str) -> argparse.ArgumentParser:
+    """The command line of `python -m MODULE`, which reads rows and clips, as far as such commands are alike."""
+    arguments = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("file", metavar="FILE", help="questions: a file, or a directory that `datasets` saved")
+    arguments.add_argument("--audio-dir", metavar="DIR", help="where relative clip paths start (default: beside FILE)")
+    arguments.add_argument("--format", default="auto", choices=get_args(Format), help="default: told from FILE")
+    arguments.add_argument(
+        "--min-seconds",
+        type=above_zero(float, DAY_SECONDS),
+        default=DEFAULTS.min_seconds,
+        metavar="S",
+        help=f"shorter clips are bad (default {DEFAULTS.min_seconds:g})",
+    )
+    return arguments

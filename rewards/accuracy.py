@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,20 @@ MATH_TIMEOUT_SECONDS = 2
 """Limit of one parse or comparison in the main thread; `9^9^9^9` would take for ever. It rests on SIGALRM, so other
 threads have none: a reward's process calls it in its main thread (rewards/worker.py)."""
 
+BUDGET_SECONDS = 10.0
+"""Of a group. Completions that are left when it is spent are compared as text alone, and the group is not lost."""
+
 
 def accuracy(completions: list[str], example: Example, *, math: bool = True) -> list[float | None]:
     """1 for a completion that gives the gold choice, else 0."""
     gold = f"<answer>{example.answer}</answer>"
     mathematical = math and bool(_expressions(gold))
+    until = time.monotonic() + BUDGET_SECONDS
     return [
-        1.0 if (mathematical and _verified(text, gold)) or _first_answer(text) == _first_answer(gold) else 0.0
+        1.0
+        if _first_answer(text) == _first_answer(gold)
+        or (mathematical and time.monotonic() < until and _verified(text, gold))
+        else 0.0
         for text in completions
     ]
 
@@ -39,6 +47,7 @@ def _first_answer(text: str) -> str:
     return (found.group(1) if found else text).strip()
 
 
+@lru_cache(maxsize=4096)
 def _verified(completion: str, gold: str) -> bool:
     """Whether math-verify finds the completion equal to the gold; the completion is its first argument in R1-AQA."""
     from math_verify import verify

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 import yaml
+from pydantic import ValidationError
 
 from configs.schema import Prompt
 from data.types import ClipSource, Example
@@ -17,7 +19,7 @@ COLUMNS = ("example_id", "question", "choices", "answer", "completions", "reward
 
 
 class LogError(ValueError):
-    """A run that has logged no group."""
+    """A run whose log has no group, or cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,7 @@ def read_groups(run: Path, most: int) -> tuple[LoggedGroup, ...]:
     shards = sorted((run / "rollouts").glob("step_*.parquet"))
     if not shards:
         raise LogError(f"{run} has logged no group: there is no rollouts/step_*.parquet in it; name a run's directory")
-    log = ds.dataset([str(shard) for shard in shards], format="parquet")
-    rows = log.to_table(columns=list(COLUMNS), filter=ds.field("drop_reason").is_null())
+    rows = pa.concat_tables(map(_trained, shards))
     if not rows.num_rows:
         raise LogError(f"{run} has trained no group: all that its rollouts/ hold were dropped")
     taken = min(most, rows.num_rows)
@@ -47,8 +48,23 @@ def read_groups(run: Path, most: int) -> tuple[LoggedGroup, ...]:
 def form_of(run: Path) -> str:
     """`data.prompt.form` of a run directory; the default where it has no configuration."""
     file = run / "config.yaml"
-    config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return Prompt.model_validate(config.get("data", {}).get("prompt", "answer")).form
+    if not file.exists():
+        return Prompt().form
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return Prompt.model_validate(config["data"].get("prompt", "answer")).form
+    except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
+        raise LogError(f"{file} is no configuration of a run: {error}") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise LogError(f"{file} is no configuration of a run: it has no section `data`") from error
+
+
+def _trained(shard: Path) -> pa.Table:
+    try:
+        log = ds.dataset(str(shard), format="parquet")
+        return log.to_table(columns=list(COLUMNS), filter=ds.field("drop_reason").is_null())
+    except (pa.ArrowException, OSError) as error:
+        raise LogError(f"{shard} cannot be read as a rollout log ({error}); move it away") from error
 
 
 def _group(row: Mapping[str, Any]) -> LoggedGroup:

@@ -1,4 +1,5 @@
-"""A format reward without the loopholes of the paper's: one answer that holds a word, and no other tag.
+"""A format reward without the loopholes of the paper's: one answer that holds something, and `<think>` and `<answer>`
+nowhere else. Other tags are text.
 
 `format` is 1 for two answers in a row, of which `accuracy` takes the first, and 0 for a newline at the end.
 """
@@ -16,13 +17,12 @@ _FORMS = {
     "answer": re.compile(rf"\s*<answer>{_INSIDE}</answer>\s*", re.DOTALL),
     "think": re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>{_INSIDE}</answer>\s*", re.DOTALL),
 }
-_WORD = re.compile(r"\w")
 
 
 def well_formed(
     completions: list[str], example: Example, *, template: Literal["answer", "think"] = "answer"
 ) -> list[float | None]:
-    """1 for a completion that is one `<answer>`, with `think` after one `<think>`, each with a word in it; else 0.
+    """1 for a completion that is one `<answer>`, with `think` after one `<think>`, each with text in it; else 0.
 
     White space around the tags does not matter. A run gives its `data.prompt.form` as `template`.
     """
@@ -33,4 +33,4 @@ def well_formed(
 
 def _is_well_formed(text: str, template: str) -> bool:
     found = _FORMS[template].fullmatch(text)
-    return found is not None and all(_WORD.search(part) for part in found.groups())
+    return found is not None and all(part.strip() for part in found.groups())

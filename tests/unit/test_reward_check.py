@@ -204,6 +204,25 @@ def test_a_directory_without_rollouts_and_a_run_without_a_trained_group_are_name
     assert (status, output) == (2, f"error: {dropped} has trained no group: all that its rollouts/ hold were dropped\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.yaml", "data: [", "is no configuration of a run"),
+        ("config.yaml", "data: {prompt: {form: sung}}", "is no configuration of a run"),
+        ("config.yaml", "", "is no configuration of a run: it has no section `data`"),
+        ("rollouts/step_000009.parquet", "", "cannot be read as a rollout log"),
+        ("rollouts/step_000009.parquet", "PAR1 no PAR1", "cannot be read as a rollout log"),
+    ],
+)
+def test_a_file_of_the_run_that_is_broken_is_named_in_one_error(
+    attempt: Try, run: Path, name: str, content: str, message: str
+) -> None:
+    (run / name).write_text(content)
+    status, output = attempt("letters")
+    assert status == 2
+    assert output.startswith(f"error: {run / name} {message}")
+
+
 def test_an_argument_that_is_none_is_refused(attempt: Try, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (("--args", "limit"), "argument --args: 'limit' is neither KEY=VALUE"),

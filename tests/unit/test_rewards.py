@@ -2,7 +2,9 @@
 
 import dataclasses
 import signal
+import sys
 import threading
+import time
 from types import FrameType
 
 import pytest
@@ -75,6 +77,26 @@ def test_the_same_number_in_another_choice_is_accurate_unless_mathematics_is_off
 
 def test_a_power_tower_ends_at_the_time_limit_of_the_main_thread() -> None:
     assert accuracy(["<answer>it is $9^{9^{9^9}}$ </answer>"], example("the 3 dogs")) == [0.0]
+
+
+def test_a_group_of_power_towers_ends_before_the_group_is_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["rewards.accuracy"]
+    monkeypatch.setattr(module, "BUDGET_SECONDS", 0.5)
+    monkeypatch.setattr(module, "MATH_TIMEOUT_SECONDS", 1)
+    towers = [f"<answer>it is ${number}^{{9^{{9^9}}}}$ </answer>" for number in range(3, 23)]
+    started = time.monotonic()
+    assert accuracy([*towers, "<answer>the 3 dogs</answer>"], example("the 3 dogs")) == [0.0] * 20 + [1.0]
+    assert time.monotonic() - started < 6
+
+
+def test_a_completion_that_stands_many_times_is_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["rewards.accuracy"]
+    parsed: list[str] = []
+    monkeypatch.setattr(module, "_parse", lambda text: parsed.append(text) or [])
+    accuracy(["about 3 puppies"] * 20, example("the 3 hounds"))
+    monkeypatch.undo()
+    accuracy(["the 3 hounds"], example("the 3 hounds"))
+    assert len(parsed) <= 2
 
 
 def test_accuracy_works_outside_the_main_thread_and_sets_no_alarm_there() -> None:
@@ -186,7 +208,9 @@ def test_thoughts_are_in_their_tag_or_else_before_the_last_answer(completion: st
         ("<answer>Dog</answer>", 1.0, 0.0),
         (" \n<answer>\nDog\n</answer>\n", 1.0, 0.0),
         ("<answer>Dog</answer><answer>Cat</answer>", 0.0, 0.0),
-        ("<answer> - </answer>", 0.0, 0.0),
+        ("<answer> - </answer>", 1.0, 0.0),
+        ("<answer> \n </answer>", 0.0, 0.0),
+        ("<answer><b>Dog</b></answer>", 1.0, 0.0),
         ("<answer></answer>", 0.0, 0.0),
         ("I say <answer>Dog</answer>", 0.0, 0.0),
         ("<answer><think>Dog</think></answer>", 0.0, 0.0),
@@ -196,7 +220,7 @@ def test_thoughts_are_in_their_tag_or_else_before_the_last_answer(completion: st
         ("<think>It is <answer>Cat</answer></think><answer>Dog</answer>", 0.0, 0.0),
     ],
 )
-def test_a_well_formed_completion_has_each_tag_once_with_a_word_in_it(
+def test_a_well_formed_completion_has_each_tag_once_with_text_in_it(
     completion: str, answer_form: float, think_form: float
 ) -> None:
     assert well_formed([completion], example()) == [answer_form]

@@ -55,7 +55,7 @@ class AudioActor:
         if asked in self._names:
             return self._find(asked)
         try:
-            waveform, sha256 = read_clip(source, self.data.max_seconds, self.data.min_seconds)
+            waveform, sha256 = read_clip(source, self.data.max_seconds, self.data.min_seconds, self.data.channels)
         except ClipError as error:
             return f"clip_{error.reason}: {error}"
         if silent:
@@ -76,7 +76,9 @@ class AudioActor:
     def _features(self, waveform: Any, sha256: str) -> ClipFeatures:
         given = waveform if self._waveforms else None
         if self._tower is not None:
-            return ClipFeatures(waveform=given, pooled=self._tower.pooled(waveform, sha256))
+            # the cache may be that of runs which hear other channels
+            heard = sha256 if self.data.channels == "mean" else f"{self.data.channels}-{sha256}"
+            return ClipFeatures(waveform=given, pooled=self._tower.pooled(waveform, heard))
         mel = log_mel(waveform, self._extractor)
         return ClipFeatures(waveform=given, mel=mel, valid_frames=mel_frames(len(waveform)))
 

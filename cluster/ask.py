@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = inference_config(
         options.model, load_prompt(options.prompt), engines=1, dtype=options.dtype, max_tokens=options.max_tokens
     )
-    read_clip(example.clip, config.data.max_seconds, config.data.min_seconds)  # refused before anything is started
+    data = config.data
+    read_clip(example.clip, data.max_seconds, data.min_seconds, data.channels)  # refused before anything is started
     answered = ask(config, example, options.samples, reporter)
     if answered.greedy is None:
         raise UsageError(f"{options.clip}: {answered.problem}: the question cannot be asked")

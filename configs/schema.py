@@ -229,6 +229,8 @@ class Data(Section):
     """Shorter clips are dropped and counted."""
     max_seconds: PositiveFloat = Field(default=30.0, le=30.0)
     """Longer clips are cut to this length; the audio tower hears 30 seconds."""
+    channels: Literal["mean", "first"] = "mean"
+    """What becomes of a clip's channels: their mean is heard, or the first alone, as in R1-AQA."""
     feature_cache: str | None = None
     """Directory that keeps a frozen tower's output between runs, by tower and clip; none when empty."""
     feature_cache_bytes: PositiveInt = 100_000_000

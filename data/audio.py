@@ -11,11 +11,15 @@ import io
 import os
 import re
 import stat
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import soundfile
 
+from data import mp3
 from data.errors import ClipError
 from data.parquet import read_clip_bytes
 
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
     from transformers import WhisperFeatureExtractor
 
     from data.types import ClipSource
+
+Channels = Literal["mean", "first"]
+"""What becomes of several channels: they are averaged, or the first is taken."""
 
 SAMPLE_RATE = 16_000
 HOP_SAMPLES = 160
@@ -36,6 +43,12 @@ RESAMPLING_TAIL_SECONDS = 0.1
 
 TOLERANCE_SECONDS = 0.1
 """By which a clip may be shorter than its header tells: encoders pad, and MP3 only estimates."""
+
+MP3_PADDING_SECONDS = 0.1
+"""Which encoders add to an MP3, and decoders leave out or not."""
+
+SILENT, AUDIBLE = 1e-4, 1e-2
+"""Peaks of a clip that nobody hears, and of a channel that somebody does."""
 
 MAX_ENCODED_BYTES = 512 * 2**20
 """Of a clip that is held in memory as it is encoded: half an hour of the widest WAV."""
@@ -54,34 +67,54 @@ RATES = range(1_000, 768_001)
 """Sample rates that a recording can have; others come from a broken header."""
 
 
-def read_clip(source: ClipSource, max_seconds: float, min_seconds: float) -> tuple[NDArray[np.float32], str]:
+@dataclass(frozen=True, slots=True)
+class CheckedClip:
+    """A clip whose every second is there and is used."""
+
+    sha256: str
+    """Of the encoded bytes."""
+    silenced: str = ""
+    """How it became silent, where its channels are not; else empty."""
+
+
+def read_clip(
+    source: ClipSource, max_seconds: float, min_seconds: float, channels: Channels = "mean"
+) -> tuple[NDArray[np.float32], str]:
     """The waveform, float32 (samples,) at 16 kHz mono and at most `max_seconds`, and the SHA-256 of the encoded bytes.
 
-    Channels are averaged. Only the part that is used is decoded. Raises `ClipError`.
+    Only the part that is used is decoded. Raises `ClipError`.
     """
     with _encoded(source) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
-        return decode(file, source, max_seconds, min_seconds), digest
+        return decode(file, source, max_seconds, min_seconds, channels), digest
 
 
-def check_clip(source: ClipSource, max_seconds: float, min_seconds: float) -> str:
-    """The SHA-256 of a clip whose every second is there and is used.
+def check_clip(source: ClipSource, max_seconds: float, min_seconds: float, channels: Channels = "mean") -> CheckedClip:
+    """Read a clip as `read_clip` does, and refuse more.
 
-    Raises `ClipError` where `read_clip` does, and for what that passes over: a clip longer than `max_seconds`, and a
-    file that ends before its header says.
+    Raises `ClipError` where that does, and for what that passes over: a clip longer than `max_seconds`, and a file that
+    ends before its header says, or goes on beyond what is decoded of it.
     """
-    waveform, digest = read_clip(source, max_seconds, min_seconds)
-    read = len(waveform) / SAMPLE_RATE
-    with _encoded(source) as file, _opened(file) as sound:
-        seconds, ends = _claimed_frames(sound) / sound.samplerate, _NO_LAST_PAGE not in sound.extra_info
-    if read + TOLERANCE_SECONDS < min(seconds, max_seconds) or not ends:
-        tells = f"its header tells of {seconds:.3f} s" if ends else "its last page does not end the stream"
-        raise ClipError("truncated", source, f"is cut short: {tells}, and {read:.3f} s are there; fetch it again")
-    if seconds > max_seconds:
-        detail = f"lasts {seconds:.3f} s, and training cuts it to data.max_seconds, {max_seconds:g}; cut it"
+    with _encoded(source) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with _sound(file, source) as sound:
+            decoded = _decoded(sound, source, max_seconds, min_seconds, channels)
+            ends = _NO_LAST_PAGE not in sound.extra_info
+            is_mp3 = sound.subtype == "MPEG_LAYER_III"
+            claimed = _claimed_frames(sound) / sound.samplerate
+            silenced = _silenced(sound, decoded.waveform, max_seconds, channels)
+        read, whole = len(decoded.waveform) / SAMPLE_RATE, "its header tells of"
+        if is_mp3 and not mp3.tells_frames(file):  # what libsndfile tells is a guess
+            claimed, whole = max(mp3.seconds_of_frames(file) - MP3_PADDING_SECONDS, decoded.seconds), "its frames take"
+    if read + TOLERANCE_SECONDS < min(claimed, max_seconds) or not ends:
+        tells = f"{whole} {claimed:.3f} s" if ends else "its last page does not end the stream"
+        mend = "fetch it again" if whole != "its frames take" else "write it with a frame count, or as another format"
+        raise ClipError("truncated", source, f"is cut short: {tells}, and {read:.3f} s are there; {mend}")
+    if claimed > max_seconds:
+        detail = f"lasts {claimed:.3f} s, and training cuts it to data.max_seconds, {max_seconds:g}; cut it"
         raise ClipError("too_long", source, detail)
-    return digest
+    return CheckedClip(digest, silenced)
 
 
 def read_encoded(source: ClipSource) -> bytes:
@@ -151,19 +184,28 @@ def _kind(mode: int) -> str:
     return "a directory" if stat.S_ISDIR(mode) else "a FIFO" if stat.S_ISFIFO(mode) else "a device or socket"
 
 
-def decode(file: io.BufferedIOBase, source: ClipSource, max_seconds: float, min_seconds: float) -> NDArray[np.float32]:
+def decode(
+    file: io.BufferedIOBase, source: ClipSource, max_seconds: float, min_seconds: float, channels: Channels = "mean"
+) -> NDArray[np.float32]:
     """The waveform of an encoded clip as `read_clip` gives it; `source` is what errors speak of."""
-    try:
-        with _opened(file) as sound:
-            rate = sound.samplerate
-            if rate not in RATES:
-                raise ClipError("unreadable", source, f"claims {rate} samples a second; encode it again")
-            mono = _mono(sound, int((max_seconds + RESAMPLING_TAIL_SECONDS) * rate))
-    except soundfile.SoundFileError as error:
-        detail = str(error).rpartition(": ")[2].rstrip(".")
-        raise ClipError(
-            "unreadable", source, f"cannot be decoded ({detail}); encode it as WAV, FLAC, OGG or MP3"
-        ) from error
+    with _sound(file, source) as sound:
+        return _decoded(sound, source, max_seconds, min_seconds, channels).waveform
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    waveform: NDArray[np.float32]
+    seconds: float
+    """What was decoded, which may be a little more than the waveform."""
+
+
+def _decoded(
+    sound: soundfile.SoundFile, source: ClipSource, max_seconds: float, min_seconds: float, channels: Channels
+) -> _Decoded:
+    rate = sound.samplerate
+    if rate not in RATES:
+        raise ClipError("unreadable", source, f"claims {rate} samples a second; encode it again")
+    mono = _mono(sound, int((max_seconds + RESAMPLING_TAIL_SECONDS) * rate), channels)
     if len(mono) == 0:
         raise ClipError("empty", source, "holds 0 samples; fetch it again or drop its rows")
     _refuse_not_finite(mono, source)
@@ -172,7 +214,20 @@ def decode(file: io.BufferedIOBase, source: ClipSource, max_seconds: float, min_
     if len(waveform) < min_seconds * SAMPLE_RATE or audio_tokens(mel_frames(len(waveform))) < 1:
         seconds = len(waveform) / SAMPLE_RATE
         raise ClipError("too_short", source, f"lasts {seconds:.3f} s, data.min_seconds is {min_seconds}; drop its rows")
-    return np.ascontiguousarray(waveform)
+    return _Decoded(np.ascontiguousarray(waveform), len(mono) / rate)
+
+
+@contextmanager
+def _sound(file: io.BufferedIOBase, source: ClipSource) -> Iterator[soundfile.SoundFile]:
+    """A clip to be decoded from its start; raises `ClipError` where it cannot be."""
+    try:
+        with _opened(file) as sound:
+            yield sound
+    except soundfile.SoundFileError as error:
+        detail = str(error).rpartition(": ")[2].rstrip(".")
+        raise ClipError(
+            "unreadable", source, f"cannot be decoded ({detail}); encode it as WAV, FLAC, OGG or MP3"
+        ) from error
 
 
 def _opened(file: io.BufferedIOBase) -> soundfile.SoundFile:
@@ -193,18 +248,35 @@ class _Bytes(io.BytesIO):
             return self.tell()
 
 
-def _mono(sound: soundfile.SoundFile, frames: int) -> NDArray[np.float32]:
-    """The first `frames` frames with the channels averaged, a few at a time: a header may claim 1,024 channels."""
-    blocks = []
+def _mono(sound: soundfile.SoundFile, frames: int, channels: Channels) -> NDArray[np.float32]:
+    """The first `frames` frames with the channels averaged, or the first channel of them."""
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told of later
+        blocks = [block[:, 0].copy() if channels == "first" else block.mean(axis=1) for block in _blocks(sound, frames)]
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
+def _blocks(sound: soundfile.SoundFile, frames: int) -> Iterator[NDArray[np.float32]]:
+    """The next `frames` frames as float32 (frames, channels), a few at a time: a header may claim 1,024 channels."""
     at_once = max(BLOCK_SAMPLES // sound.channels, 1)
     while frames > 0:
-        block = sound.read(min(frames, at_once), dtype="float32", always_2d=True)  # (frames, channels)
+        block = sound.read(min(frames, at_once), dtype="float32", always_2d=True)
         if len(block) == 0:
-            break
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told of below
-            blocks.append(block.mean(axis=1))
+            return
+        yield block
         frames -= len(block)
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
+def _silenced(sound: soundfile.SoundFile, waveform: NDArray[np.float32], max_seconds: float, channels: Channels) -> str:
+    """How a clip became silent that is not; empty where it is not or was not."""
+    if sound.channels == 1 or np.abs(waveform).max() > SILENT:
+        return ""
+    sound.seek(0)
+    peaks = (float(np.abs(block).max()) for block in _blocks(sound, int(max_seconds * sound.samplerate)))
+    if max(peaks, default=0.0) <= AUDIBLE:
+        return ""
+    if channels == "first":
+        return "is silent in its first channel, and not in the others; data.channels: mean hears them"
+    return "is silent when its channels are averaged, since they cancel each other; data.channels: first hears one"
 
 
 def _claimed_frames(sound: soundfile.SoundFile) -> int:

@@ -3,7 +3,8 @@
 Rows are judged as training reads them, and clips are decoded on all cores. Beyond what training drops, a clip is bad
 that is longer than --max-seconds (training cuts it), that ends before its header says, or whose bytes are not those
 of the row's `sha256`. A note does not count as bad: what MMAU published so, which is a choice that stands twice (27 of
-the 1,000 rows of test-mini) or no answer (its test split), and choices that differ in case and white space alone.
+the 1,000 rows of test-mini) or no answer (its test split), choices that differ in case and white space alone, and a
+clip that becomes silent when its channels become one.
 
 Exit status: 0 without a bad row, 1 with any, 2 where the file as a whole cannot be read.
 """
@@ -16,14 +17,19 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from functools import partial
+from pathlib import Path
+from typing import get_args
 
-from data.audio import check_clip
+from data.arguments import DAY_SECONDS, DEFAULTS, above_zero, reading_parser
+from data.audio import Channels, check_clip
 from data.errors import ClipError, DataError
+from data.examples import repeated
 from data.formats import BadRow, GoodRow, Questions, count_rows, find_questions, read_questions
 from data.ordered import cpus, ordered
-from data.telling import DEFAULTS, Problem, Teller, about, of_clip, of_hash, of_row, reading_parser, seconds
+from data.problems import Problem, about, of_clip, of_hash, of_row
+from data.teller import Teller
+from data.whole_file import whole_file
 
 EXAMPLES = """examples:
   python -m data.check questions.jsonl
@@ -37,10 +43,16 @@ def parser() -> argparse.ArgumentParser:
     arguments = reading_parser("data.check", __doc__, EXAMPLES)
     arguments.add_argument(
         "--max-seconds",
-        type=seconds,
+        type=above_zero(float, DAY_SECONDS),
         default=DEFAULTS.max_seconds,
         metavar="S",
         help=f"longer clips are bad (default {DEFAULTS.max_seconds:g})",
+    )
+    arguments.add_argument(
+        "--channels",
+        default=DEFAULTS.channels,
+        choices=get_args(Channels),
+        help=f"data.channels of the run (default {DEFAULTS.channels})",
     )
     arguments.add_argument("--no-audio", action="store_true", help="judge the rows alone; read no clip")
     arguments.add_argument("--out", metavar="FILE", help="also write the problems as JSON, one object a line")
@@ -50,18 +62,23 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = parser().parse_args(argv)
-    limits = None if options.no_audio else (options.max_seconds, options.min_seconds)
+    reading = None if options.no_audio else (options.max_seconds, options.min_seconds, options.channels)
     try:
         questions = find_questions(options.file, options.audio_dir, options.format, guess=True)
         if options.out and os.path.exists(options.out) and os.path.samefile(options.out, questions.path):
             raise DataError(f"--out {options.out} is the file that is checked; name another")
         with ExitStack() as stack:
-            report = stack.enter_context(open(options.out, "w", encoding="utf-8")) if options.out else None
+            report = None
+            if options.out:
+                part = stack.enter_context(whole_file(Path(options.out)))
+                # what is not UTF-8 in the name of a clip becomes an escape, which is one of JSON too
+                report = stack.enter_context(part.open("w", encoding="utf-8", errors="backslashreplace"))
             teller = stack.enter_context(Teller("rows", count_rows(questions)))
-            for problems in check(questions, limits):
+            for problems in check(questions, reading):
                 teller.row(*problems)
                 if report is not None:
-                    report.writelines(json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems)
+                    lines = (json.dumps(problem.to_json(), ensure_ascii=False) for problem in problems)
+                    report.writelines(f"{line}\n" for line in lines)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -72,23 +89,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if teller.bad else 0
 
 
-def check(questions: Questions, limits: tuple[float, float] | None) -> Iterator[tuple[Problem, ...]]:
+Reading = tuple[float, float, Channels]
+"""Longest and shortest clip in seconds, and what becomes of its channels."""
+
+
+def check(questions: Questions, reading: Reading | None) -> Iterator[tuple[Problem, ...]]:
     """The problems of each row, in order; most rows have none.
 
     Args:
         questions: the file.
-        limits: longest and shortest clip in seconds; None reads no clip.
+        reading: how clips are read; None reads none.
     """
-    return ordered(partial(_problems, limits), read_questions(questions, unanswered=True), cpus())
+    return ordered(partial(_problems, reading), read_questions(questions, unanswered=True), cpus())
 
 
-def _problems(limits: tuple[float, float] | None, row: GoodRow | BadRow) -> tuple[Problem, ...]:
+def _problems(reading: Reading | None, row: GoodRow | BadRow) -> tuple[Problem, ...]:
     if isinstance(row, BadRow):
         return (of_row(row),)
     found = list(_notes(row))
-    if limits is not None:
+    if reading is not None:
         try:
-            found += of_hash(row, check_clip(row.found.example.clip, *limits))
+            clip = check_clip(row.found.example.clip, *reading)
+            found += of_hash(row, clip.sha256)
+            if clip.silenced:
+                found.append(about(row, "note", "silent", clip.silenced))
         except ClipError as error:
             found.append(of_clip(row, error))
     return tuple(found)
@@ -97,19 +121,15 @@ def _problems(limits: tuple[float, float] | None, row: GoodRow | BadRow) -> tupl
 def _notes(row: GoodRow) -> Iterator[Problem]:
     """What training puts up with: in MMAU's rows alone, but for choices that look alike."""
     choices = row.found.example.choices
-    if twice := _repeated(choices):
+    if twice := repeated(choices):
         detail = f"choices has {twice} more than once; kept, since published scores count the row"
         yield about(row, "note", "duplicate_choices", detail)
-    elif alike := _repeated([" ".join(choice.split()).lower() for choice in choices]):
+    elif alike := repeated([" ".join(choice.split()).lower() for choice in choices]):
         detail = f"choices has {alike} more than once but for case and white space, which evaluations set aside"
         yield about(row, "note", "similar_choices", f"{detail}; reword one")
     if not row.found.example.answer:
         detail = "has no answer: nothing can be trained or scored by it, and cluster.evaluate writes predictions for it"
         yield about(row, "note", "no_answer", detail)
-
-
-def _repeated(texts: Sequence[str]) -> list[str]:
-    return sorted({text for text in texts if texts.count(text) > 1})
 
 
 if __name__ == "__main__":

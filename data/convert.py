@@ -14,16 +14,19 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data.arguments import DEFAULTS, reading_parser
 from data.audio import decode, read_encoded
 from data.errors import ClipError, DataError
-from data.formats import BadRow, GoodRow, count_rows, find_questions, read_questions
+from data.examples import repeated
+from data.formats import BadRow, GoodRow, Questions, count_rows, find_questions, read_questions, refuse_broken_list
 from data.ordered import cpus, ordered
-from data.telling import DEFAULTS, Problem, Teller, about, of_clip, of_hash, of_row, reading_parser
+from data.problems import Problem, about, of_clip, of_hash, of_row
+from data.teller import Teller
 from data.writing import write_questions
 
 EXAMPLES = """examples:
@@ -56,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         prepare = partial(_prepared, options.min_seconds, options.licence)
         with write_questions(out) as file, Teller("rows", count_rows(questions)) as teller:
-            for made in ordered(prepare, read_questions(questions), cpus()):
+            for made in ordered(prepare, _rows(questions), cpus()):
                 if isinstance(made, Problem):
                     teller.row(made)
                 else:
@@ -72,13 +75,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if teller.bad and not options.skip_bad else 0
 
 
+def _rows(questions: Questions) -> Iterator[GoodRow | BadRow]:
+    for row in read_questions(questions):
+        refuse_broken_list(questions, row)
+        yield row
+
+
 def _prepared(min_seconds: float, licence: str, row: GoodRow | BadRow) -> dict[str, Any] | Problem:
     """The row as it is written, or why it is not."""
     if isinstance(row, BadRow):
         return of_row(row)
     found, example = row.found, row.found.example
-    if len(set(example.choices)) < len(example.choices):
-        detail = "a choice stands more than once; remove or reword one, or evaluate MMAU's file itself"
+    if twice := repeated(example.choices):
+        detail = f"choices has {twice} more than once; remove or reword one, or evaluate MMAU's file itself"
         return about(row, "bad", "duplicate_choices", detail)
     try:
         encoded = read_encoded(example.clip)

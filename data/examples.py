@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,7 +25,10 @@ FURTHER = ("licence", "license", "sha256")
 AVQA = ("multi_choice", "question_text", "question_type", "video_name", "audio_path", "dataset_name")
 MMAU = ("audio_id", "audio_url", "context", "instruction", "other_attributes", "dataset", "sub-category")
 COLUMNS = frozenset((*OWN, *FURTHER, *AVQA, *MMAU))
-"""Keys that mean something to one of the schemas; what else a table holds is not read."""
+"""Keys that mean something to one of the schemas; what else a row holds is `Example.extra`."""
+
+REQUIRED = frozenset(("id", "audio", "question", "choices", "answer"))
+"""A row that has all of these is Auricle's own, whatever else it has."""
 
 AUDIO_EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 """Looked for beside an AVQA video's name, in this order."""
@@ -34,6 +38,9 @@ MMAU_KEYS = frozenset({"audio_id", "sub-category", "other_attributes"})
 
 MMAU_CLIPS = ("audio_id", "audio", "context", "audio_url", "audio_path")
 """Where a row of MMAU or of a copy has its clip; the first that is there counts."""
+
+CLIPS = frozenset((*MMAU_CLIPS, "audio_path"))
+"""Columns that have clips or their paths in one of the schemas."""
 
 _LETTERED = re.compile(r"\(([A-Z])\)\s*(?=\S)")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -53,6 +60,8 @@ class Converted:
 
 def schema_of(keys: Collection[str]) -> Schema:
     """Whose keys they are."""
+    if REQUIRED.issubset(keys):
+        return "own"
     if "multi_choice" in keys:
         return "avqa"
     return "mmau" if MMAU_KEYS.intersection(keys) else "own"
@@ -77,6 +86,11 @@ def convert(row: Mapping[str, Any], schema: Schema, root: str, unanswered: bool 
             example = _example(row, clip, _choices(row, "choices"), _text(row, "answer", _number_for_a_choice))
     licence = _words(row, "licence" if row.get("licence") else "license")
     return Converted(example, name, licence, row.get("sha256"))
+
+
+def repeated(texts: Sequence[str]) -> list[str]:
+    """The texts that stand more than once."""
+    return sorted(text for text, times in Counter(texts).items() if times > 1)
 
 
 def kind_of(value: object) -> str:
@@ -175,6 +189,7 @@ def _example(row: Mapping[str, Any], clip: ClipSource, choices: tuple[str, ...],
         sub_category=_words(row, "sub_category"),
         difficulty=_words(row, "difficulty"),
         source=_words(row, "source"),
+        extra={key: value for key, value in row.items() if key not in COLUMNS},
     )
 
 
@@ -251,8 +266,7 @@ def _choices(row: Mapping[str, Any], key: str, allow_twice: bool = False) -> tup
     if len(values) < 2:
         raise RowError("too_few_choices", f"{key} has {len(values)} of at least 2 choices")
     choices = tuple(_checked_text(value, f"{key}[{number}]") for number, value in enumerate(values))
-    if not allow_twice and len(set(choices)) < len(choices):
-        twice = sorted({choice for choice in choices if choices.count(choice) > 1})
+    if not allow_twice and (twice := repeated(choices)):
         raise RowError("duplicate_choices", f"{key} has {twice} more than once; remove or reword one")
     return choices
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from data.errors import DataError
-from data.examples import COLUMNS, Converted, Schema, convert, kind_of, schema_of
+from data.examples import CLIPS, COLUMNS, Converted, Schema, convert, kind_of, schema_of
 from data.parquet import is_parquet
-from data.rows import Position, RowError, RowFault, count_lines, first_row, read_json_rows
+from data.rows import Position, RowError, RowFault, count_lines, first_row, read_json_rows, wrapping_key
 from data.tables import dataset_columns, parquet_columns, parquet_rows, read_dataset_rows, read_parquet_rows
 from data.types import Example
 
@@ -30,10 +30,7 @@ SHOWN_CHARACTERS = 400
 class BadRow:
     """A row that is no example, and why."""
 
-    line: int | None
-    """Line of the file, from 1; None where rows have no lines."""
-    row: int | None
-    """Row of a table or of a JSON list, from 0; None where rows are lines."""
+    at: Position
     id: str
     """Empty where the row has no readable one."""
     reason: RowFault
@@ -42,10 +39,19 @@ class BadRow:
     """Examples that stand above it in the file."""
 
     @property
+    def line(self) -> int | None:
+        """Line of the file, from 1; None where rows have no lines."""
+        return self.at.line
+
+    @property
+    def row(self) -> int | None:
+        """Row of a table or of a JSON list, from 0; None where rows are lines."""
+        return self.at.row
+
+    @property
     def place(self) -> str:
         """Where it stands, and its id if it has one."""
-        at = Position(self.line, self.row)
-        return f"{at} (id {self.id})" if self.id else str(at)
+        return self.at.of(self.id)
 
     def __str__(self) -> str:
         return f"{self.place}: {self.detail}"
@@ -94,12 +100,14 @@ def load_examples(
     them. In the other formats such a row is bad, since a wrong choice would be rewarded. MMAU's test split has no
     answers: with `unanswered` its rows are examples with an empty answer, else they are bad.
 
-    Raises `DataError` for a file that is missing, of no known format or without one good row.
+    Raises `DataError` for a file that is missing, of no known format or without one good row, and for a list of JSON
+    that breaks, of which the rest would be missing.
     """
     questions = find_questions(path, audio_dir, format)
     examples: list[Example] = []
     bad: list[BadRow] = []
     for row in read_questions(questions, unanswered):
+        refuse_broken_list(questions, row)
         if isinstance(row, BadRow):
             bad.append(row)
         else:
@@ -109,6 +117,12 @@ def load_examples(
         shown = _shown_schema(questions)
         raise DataError(f"{questions.path} has no good row as {shown}; {found}. Mend the file or set data.format")
     return Loaded(tuple(examples), tuple(bad))
+
+
+def refuse_broken_list(questions: Questions, row: GoodRow | BadRow) -> None:
+    """Raise `DataError` where the rows from here on are not read."""
+    if isinstance(row, BadRow) and row.reason == "broken_list":
+        raise DataError(f"{questions.path}: {row.detail}, or list every row before it with python -m data.check")
 
 
 def find_questions(
@@ -140,9 +154,9 @@ def read_questions(questions: Questions, unanswered: bool = False) -> Iterator[G
     """The rows one after the other, each judged; all of them are held nowhere."""
     match questions.container:
         case "parquet":
-            rows = read_parquet_rows(questions.path, COLUMNS)
+            rows = read_parquet_rows(questions.path, COLUMNS, CLIPS)
         case "dataset":
-            rows = read_dataset_rows(questions.path, COLUMNS)
+            rows = read_dataset_rows(questions.path, COLUMNS, CLIPS)
         case "json":
             rows = read_json_rows(questions.path)
     return _judged(rows, questions, unanswered)
@@ -175,6 +189,8 @@ def _container(path: str, format: str) -> tuple[Container, Collection[str] | Non
         return "parquet", parquet_columns(path)
     if path.endswith(".parquet") and format != "jsonl":
         raise DataError(f"{path} is named .parquet but is not Parquet; write it again")
+    if (key := wrapping_key(path)) is not None:
+        raise DataError(f"{path} is an object that holds its rows under {key!r}; write the list alone")
     return "json", first_row(path) if format == "auto" else None
 
 
@@ -201,7 +217,7 @@ def _judged(
             if found.example.id in seen:
                 raise RowError("duplicate_id", f"id {found.example.id!r} stands above already; give each row its own")
         except RowError as error:
-            yield BadRow(at.line, at.row, row_id, error.reason, error.detail[:SHOWN_CHARACTERS], above)
+            yield BadRow(at, row_id, error.reason, error.detail[:SHOWN_CHARACTERS], above)
         else:
             seen.add(found.example.id)
             above += 1

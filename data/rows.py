@@ -27,6 +27,7 @@ RowFault = Literal[
     "no_answer",
     "row_too_large",
     "damaged",
+    "broken_list",
 ]
 """Why a row is no example, as it is counted."""
 
@@ -56,11 +57,16 @@ class Position:
     def __str__(self) -> str:
         return f"line {self.line}" if self.line is not None else f"row {self.row}"
 
+    def of(self, row_id: str) -> str:
+        """The place with the id of its row, if that has one."""
+        return f"{self} (id {row_id})" if row_id else str(self)
+
 
 def read_json_rows(path: str) -> Iterator[tuple[Position, object]]:
     """The items of a file that is one JSON list, else the JSON of each line; blank lines are passed over.
 
-    Of a list of objects that breaks off, the items before the break are given, and then a `RowError`.
+    Of a list of objects that breaks, the items before the break are given, and then a `RowError` that is a
+    `broken_list`: what follows cannot be told apart, so who trains or converts refuses the whole file.
     """
     with open(path, "rb") as file:
         start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -86,6 +92,22 @@ def read_json_rows(path: str) -> Iterator[tuple[Position, object]]:
 def first_row(path: str) -> Mapping[str, Any] | None:
     """The first row of a JSON file that is an object."""
     return next((row for _, row in read_json_rows(path) if isinstance(row, dict)), None)
+
+
+def wrapping_key(path: str) -> str | None:
+    """The key of the list of objects in a file that is one object with such a list and no row; None for any other."""
+    with open(path, "rb") as file:
+        first = file.readline(MAX_ROW_BYTES).removeprefix(b"\xef\xbb\xbf").strip()
+        if not first.startswith(b"{"):
+            return None
+        value = _json_line(first)
+        if isinstance(value, RowError):  # an object over many lines, it may be
+            file.seek(0)
+            value = _json_line(file.read().removeprefix(b"\xef\xbb\xbf"))
+    if not isinstance(value, dict) or "id" in value:
+        return None
+    lists = (key for key, item in value.items() if isinstance(item, list) and item)
+    return next((key for key in lists if all(isinstance(row, dict) for row in value[key])), None)
 
 
 def count_lines(path: str) -> int | None:
@@ -125,8 +147,8 @@ def _items_before_the_break(text: str) -> Iterator[tuple[Position, object]]:
             break
         place += 1
     line, column = text.count("\n", 0, place) + 1, place - text.rfind("\n", 0, place)
-    detail = f"the list breaks at line {line} column {column} ({problem}); what follows is not read"
-    yield Position(row=row), RowError("invalid_json", detail)
+    detail = f"the list breaks at line {line} column {column} ({problem}), and what follows is not read; mend it there"
+    yield Position(row=row), RowError("broken_list", detail)
 
 
 def _beyond_space(text: str, place: int) -> int:

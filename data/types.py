@@ -8,6 +8,7 @@ features).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -42,6 +43,8 @@ class Example:
     sub_category: str = ""
     difficulty: str = ""
     source: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further columns of the row as they stand there, for reward functions; nothing else reads them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from data.whole_file import whole_file
 
 ROW_GROUP_ROWS = 10
 """A clip is read with its whole row group, in an order that is shuffled."""
@@ -62,13 +63,8 @@ class QuestionFile:
 
 @contextmanager
 def write_questions(path: Path) -> Iterator[QuestionFile]:
-    """A Parquet file that takes its name when the block ends well, so that nobody ever reads half of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with pq.ParquetWriter(partial, SCHEMA, compression="none") as writer:
-            file = QuestionFile(writer)
-            yield file
-            file.flush()
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """A Parquet file that takes its name when the block ends well."""
+    with whole_file(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="none") as writer:
+        file = QuestionFile(writer)
+        yield file
+        file.flush()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
 from data import parquet
-from data.audio import MAX_SAMPLES, SAMPLE_RATE, audio_tokens, check_clip, log_mel, mel_frames, read_clip
+from data.audio import MAX_SAMPLES, SAMPLE_RATE, Channels, audio_tokens, check_clip, log_mel, mel_frames, read_clip
 from data.errors import ClipError
 from data.types import ClipSource
 
@@ -68,6 +68,31 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     stereo = np.stack([tone(0.5), np.zeros_like(tone(0.5))], axis=1)
     waveform, _ = read(write(tmp_path, wav(stereo)))
     np.testing.assert_allclose(waveform, tone(0.5) / 2, atol=1e-7)
+
+
+def test_the_first_channel_alone_is_taken_where_that_is_configured(tmp_path: Path) -> None:
+    stereo = np.stack([tone(0.5), -tone(0.5)], axis=1)
+    waveform, _ = read_clip(write(tmp_path, wav(stereo)), 30.0, 0.05, "first")
+    np.testing.assert_array_equal(waveform, tone(0.5))
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "channels", "silenced"),
+    [
+        (1.0, -1.0, "mean", "they cancel each other; data.channels: first hears one"),
+        (1.0, -1.0, "first", ""),
+        (0.0, 1.0, "first", "is silent in its first channel, and not in the others; data.channels: mean hears them"),
+        (0.0, 1.0, "mean", ""),
+        (0.0, 0.0, "mean", ""),
+    ],
+)
+def test_a_check_tells_of_a_clip_that_its_channels_silence(
+    tmp_path: Path, left: float, right: float, channels: Channels, silenced: str
+) -> None:
+    stereo = np.stack([left * tone(0.5), right * tone(0.5)], axis=1)
+    found = check_clip(write(tmp_path, wav(stereo)), 30.0, 0.05, channels).silenced
+    assert found.endswith(silenced)
+    assert bool(found) == bool(silenced)
 
 
 @pytest.mark.parametrize(("form", "subtype"), [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")])
@@ -262,7 +287,7 @@ def test_a_row_of_an_arrow_shard_without_a_clip_is_refused(tmp_path: Path) -> No
 
 
 def check(source: ClipSource, max_seconds: float = 30.0) -> str:
-    return check_clip(source, max_seconds, 0.05)
+    return check_clip(source, max_seconds, 0.05).sha256
 
 
 @pytest.mark.parametrize(
@@ -294,6 +319,55 @@ def test_a_check_finds_a_clip_that_is_cut_short(
         with pytest.raises(ClipError) as caught:
             check(source)
         assert caught.value.reason == expected
+
+
+def mp3(*parts: NDArray[np.float32], counted: bool, tag: bytes = b"") -> bytes:
+    """Parts in a variable bit rate, with or without the first frame, which counts the others."""
+    file = io.BytesIO()
+    kind = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "VARIABLE", "compression_level": 0.5}
+    soundfile.write(file, np.concatenate(parts), SAMPLE_RATE, **kind)
+    encoded = file.getvalue()
+    return tag + (encoded if counted else encoded[encoded.index(encoded[:2], 4) :])
+
+
+HUSH = np.zeros(3 * SAMPLE_RATE, np.float32)
+NOISE = 0.3 * np.random.default_rng(0).standard_normal(3 * SAMPLE_RATE).astype(np.float32)
+TAG = b"ID3\x04\x00\x00\x00\x00\x02\x00" + b"\xff\xfb" * 128
+
+
+@pytest.mark.parametrize("stored", ["in a file", "in a row"])
+@pytest.mark.parametrize("tag", [b"", TAG])
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_whole_mp3_is_whole_whether_or_not_it_tells_its_frames(
+    tmp_path: Path, counted: bool, tag: bytes, stored: str
+) -> None:
+    encoded = mp3(HUSH, NOISE, counted=counted, tag=tag)
+    source = write(tmp_path, encoded)
+    if stored == "in a row":
+        source = ClipSource(write_parquet(tmp_path / "rows.parquet", [encoded]), 0)
+    assert len(read(source)[0]) / SAMPLE_RATE == pytest.approx(6.0, abs=0.15)
+    assert check(source) == hashlib.sha256(encoded).hexdigest()
+    with pytest.raises(ClipError) as caught:
+        check(source, max_seconds=5.0)
+    assert caught.value.reason == "too_long"
+
+
+def test_an_mp3_that_is_guessed_to_be_shorter_than_its_frames_is_refused_with_the_mend(tmp_path: Path) -> None:
+    assert check(write(tmp_path, mp3(NOISE, HUSH, counted=True)))
+    with pytest.raises(
+        ClipError, match=r"its frames take 5\.9.. s, and [12]\..* are there; write it with a frame count"
+    ):
+        check(write(tmp_path, mp3(NOISE, HUSH, counted=False)))
+
+
+def test_a_check_decodes_a_clip_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    original = soundfile.SoundFile.__init__
+    monkeypatch.setattr(
+        soundfile.SoundFile, "__init__", lambda self, *a, **k: opened.append(self) or original(self, *a, **k)
+    )
+    check(write(tmp_path, wav(tone(1.0))))
+    assert len(opened) == 2  # the test writes with one
 
 
 def test_a_check_refuses_what_training_would_cut(tmp_path: Path) -> None:

@@ -171,7 +171,12 @@ def test_without_audio_no_clip_is_read(folder: Path) -> None:
     assert (status, [one["reason"] for one in problems]) == (1, ["invalid_json"])
 
 
-MMAU: dict[str, Any] = {**ROW, "audio_id": "good.wav", "task": "sound", "sub-category": "made up"}
+MMAU: dict[str, Any] = {
+    **{key: value for key, value in ROW.items() if key != "audio"},
+    "audio_id": "good.wav",
+    "task": "sound",
+    "sub-category": "made up",
+}
 
 
 def test_what_mmau_published_so_is_a_note_and_no_failure(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,3 +246,47 @@ def test_the_report_does_not_replace_what_is_checked(folder: Path) -> None:
     file = write(folder, ROW)
     assert check.main([file, "--out", file]) == 2
     assert json.loads(Path(file).read_text()) == ROW
+
+
+def test_a_list_that_breaks_is_listed_behind_the_rows_before_it(folder: Path) -> None:
+    file = folder / "rows.json"
+    rows = [json.dumps({**ROW, "id": str(number)}) for number in range(40)]
+    file.write_text(
+        "[" + ",\n".join([*rows[:9], rows[9].replace("Dog", "Cat"), *rows[10:20], "stray", *rows[20:]]) + "]"
+    )
+    status, problems = report(str(file))
+    assert status == 1
+    assert [(one["row"], one["reason"]) for one in problems] == [(9, "duplicate_choices"), (20, "broken_list")]
+    assert "the list breaks at line 21 column 1" in problems[1]["detail"]
+
+
+def test_a_path_that_is_not_utf8_is_written_to_the_report_as_json(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    path.mkdir()
+    status, [problem] = report(write(path, {**ROW, "audio": "gone.wav"}))
+    assert (status, problem["reason"]) == (1, "missing")
+    assert problem["detail"].startswith(f"{path}/gone.wav ")
+
+
+def test_a_report_that_is_not_finished_does_not_replace_one_that_is(folder: Path) -> None:
+    out = folder / "report.jsonl"
+    out.write_text("older\n")
+    pq.write_table(pa.table({"id": ["1"], "audio": [[1]]}), folder / "numbers.parquet")
+    assert check.main([str(folder / "numbers.parquet"), "--out", str(out)]) == 2
+    assert out.read_text() == "older\n"
+    assert [path.name for path in folder.glob(".report*")] == []
+
+
+def test_a_report_may_go_to_a_device(folder: Path) -> None:
+    device = os.stat("/dev/null").st_rdev
+    assert check.main([write(folder, ROW), "--out", "/dev/null"]) == 0
+    assert os.stat("/dev/null").st_rdev == device
+
+
+def test_a_clip_that_its_channels_silence_is_noted(folder: Path) -> None:
+    half = 0.3 * np.sin(np.arange(8_000) / 9)
+    soundfile.write(folder / "good.wav", np.stack([half, -half], axis=1), 16_000)
+    file = write(folder, ROW)
+    status, problems = report(file)
+    assert (status, [(one["severity"], one["reason"]) for one in problems]) == (0, [("note", "silent")])
+    assert report(file, "--channels", "first") == (0, [])

@@ -115,8 +115,10 @@ def test_what_was_converted_converts_to_the_same_again(folder: Path) -> None:
 
 def test_a_row_of_mmau_with_a_choice_twice_is_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mmau = {"audio_id": "clips/0.flac", "sub-category": "made up", "dataset": "AudioSet"}
-    twice = question(1, **mmau, choices=["Dog", "Cat", "Dog"])
-    status, out = run(write(folder, question(0, **mmau), twice))
+    rows = [question(0, **mmau), question(1, **mmau, choices=["Dog", "Cat", "Dog"])]
+    for row in rows:
+        del row["audio"]
+    status, out = run(write(folder, *rows))
     assert (status, pq.read_table(out)["source"].to_pylist()) == (1, ["AudioSet"])
     assert "line 2 (id q1): duplicate_choices" in capsys.readouterr().out
 
@@ -155,3 +157,13 @@ def test_the_output_is_not_the_input_nor_a_directory(folder: Path, capsys: pytes
         assert convert.main([file, "--out", out]) == 2
     assert capsys.readouterr().err.count("error: --out") == 2
     assert json.loads(Path(file).read_text()) == question(0)
+
+
+def test_of_a_list_that_breaks_nothing_is_written_though_bad_rows_may_be_skipped(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = folder / "rows.json"
+    file.write_text(f"[{json.dumps(question(0))}, stray, {json.dumps(question(1))}]")
+    status, out = run(str(file), "--skip-bad")
+    assert (status, out.exists()) == (2, False)
+    assert "the list breaks at line 1 column " in capsys.readouterr().err

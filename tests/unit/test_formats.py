@@ -1,6 +1,9 @@
 """Files of questions: the formats, broken rows, and files that hold nothing."""
 
+import dataclasses
+import datetime
 import json
+import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from configs.schema import Data
 from data.errors import DataError
 from data.examples import COLUMNS
-from data.formats import BadRow, Format, load_examples
+from data.formats import BadRow, Format, find_questions, load_examples, read_questions
 from data.rows import MAX_ROW_BYTES
 from data.types import ClipSource, Example
 from tests.disk_datasets import save_to_disk
@@ -337,15 +340,94 @@ def test_a_line_that_is_too_long_is_a_bad_row_and_the_next_is_read(tmp_path: Pat
     assert [(bad.line, bad.reason) for bad in loaded.bad] == [(2, "row_too_large")]
 
 
-def test_a_list_that_breaks_off_gives_the_rows_before_the_break(tmp_path: Path) -> None:
-    path = write_list(tmp_path, MMAU, {**MMAU, "id": "m2"}, {**MMAU, "id": "m3"})
+def test_a_list_that_breaks_is_refused_with_its_place_and_not_read_in_part(tmp_path: Path) -> None:
+    path = write_list(tmp_path, *({**MMAU, "id": str(number)} for number in range(200)))
     text = Path(path).read_text()
-    Path(path).write_text(text[: text.index("m3")])
+    at = text.index('"id": "52"')
+    for broken in (text[:at], text[: at - 6] + "," + text[at - 6 :]):
+        Path(path).write_text(broken)
+        with pytest.raises(
+            DataError, match=r"the list breaks at line \d+ column \d+ \(.*\), and what follows is not read"
+        ):
+            load_examples(path)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_list_in_an_object_is_refused_with_the_mend(tmp_path: Path, indent: int | None) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"version": 2, "data": [JSONL]}, indent=indent))
+    with pytest.raises(DataError, match="is an object that holds its rows under 'data'; write the list alone"):
+        load_examples(path)
+
+
+def test_a_complete_row_is_auricles_own_whatever_else_it_has(tmp_path: Path) -> None:
+    path = write_lines(tmp_path, {**JSONL, "audio_id": "b.wav"}, {**JSONL, "id": "a2", "choices": ["Cat", "Cat"]})
     loaded = load_examples(path)
-    assert [example.id for example in loaded.examples] == ["m1", "m2"]
-    (bad,) = loaded.bad
-    assert (bad.row, bad.reason) == (2, "invalid_json")
-    assert "the list breaks at line " in bad.detail
+    assert loaded.examples[0].clip.path == str(tmp_path / "clips/a1.wav")
+    assert [bad.reason for bad in loaded.bad] == ["duplicate_choices"]
+
+
+def test_further_columns_of_a_row_are_kept_for_rewards(tmp_path: Path) -> None:
+    (own,) = load_examples(
+        write_lines(tmp_path, {**JSONL, "sha256": "0", "noise": [0.5], "speaker": {"age": 7}})
+    ).examples
+    assert own.extra == {"noise": [0.5], "speaker": {"age": 7}}
+    (mmau,) = load_examples(write_list(tmp_path, MMAU)).examples
+    assert mmau.extra == {"split": "test-mini", "category": ["Reasoning", "Counting"]}
+    (hub,) = load_examples(write_hub(tmp_path, hub_row(0))).examples
+    assert hub.extra == {"category": ["Reasoning"]}
+    assert hash(own) == hash(dataclasses.replace(own, extra={}))
+
+
+def test_further_columns_of_a_table_are_kept_where_they_are_text_or_numbers(tmp_path: Path) -> None:
+    audio = {"bytes": b"RIFF", "path": None}
+    rows = [{**JSONL, "audio": audio, "level": 3, "tags": ["a"], "mel": b"x", "made": datetime.date(2026, 1, 1)}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    (example,) = load_examples(tmp_path / "rows.parquet").examples
+    assert example.extra == {"level": 3, "tags": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("audio", "column"),
+    [
+        (pa.array([{"bytes": [82, 73]}], pa.struct([("bytes", pa.list_(pa.uint8()))])), r"audio\.bytes is list"),
+        (pa.array([[82, 73]], pa.list_(pa.uint8())), "audio is list"),
+        (pa.array([b"RIFF"]).dictionary_encode(), "audio is dictionary"),
+        (
+            pa.StructArray.from_arrays([pa.array([b"RIFF"]).dictionary_encode()], ["bytes"]),
+            r"audio\.bytes is dictionary",
+        ),
+    ],
+)
+@pytest.mark.parametrize("stored", ["parquet", "dataset"])
+def test_clips_that_are_stored_as_something_else_than_bytes_are_refused_with_column_and_type(
+    tmp_path: Path, audio: pa.Array, column: str, stored: str
+) -> None:
+    columns = {key: [JSONL[key]] for key in ("id", "question", "choices", "answer")} | {"audio": audio}
+    path = tmp_path / "rows.parquet"
+    if stored == "parquet":
+        pq.write_table(pa.table(columns), path)
+    else:
+        path = Path(save_to_disk(tmp_path / "set", pa.table(columns), 1))
+    with pytest.raises(
+        DataError, match=rf"the column {column}.*, not binary; cast it to binary and write the file again"
+    ):
+        load_examples(path)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_memory_does_not_grow_with_a_row_group(tmp_path: Path, every: int) -> None:
+    rows, clip = 4_000, os.urandom(8_000)
+    path = tmp_path / "rows.parquet"
+    audio = [{"bytes": clip if row % every == 0 else None, "path": f"{row}.wav"} for row in range(rows)]
+    columns = {key: [JSONL[key]] * rows for key in ("choices", "answer")}
+    texts = [f"{row}{'which animal is it? ' * 200}" for row in range(rows)]
+    table = pa.table({"id": list(map(str, range(rows))), "question": texts, "audio": audio, **columns})
+    pq.write_table(table, path, row_group_size=rows, use_dictionary=False)
+    del table, audio, texts
+    before = pa.total_allocated_bytes()
+    most = max(pa.total_allocated_bytes() for _ in read_questions(find_questions(path)))
+    assert most - before < 12e6
 
 
 def test_bytes_in_a_list_that_are_not_utf8_cost_their_row_alone(tmp_path: Path) -> None:

@@ -48,5 +48,6 @@ class RewardActor:
             dropped=dict(scored.dropped),
             problems=scored.problems,
             faulted=scored.faulted,
+            notes=scored.notes,
         )
         return whole, summary

@@ -194,6 +194,8 @@ class Controller(TrainingLoop):
             return
         if self._profile is not None and self._profile.recording:
             self._profile.group(group_id, time.perf_counter() - asked)
+        for note in summary.notes:
+            self.reporter.say(note)
         if (failing := self._failing.note(summary.faulted)) is not None:
             raise RewardFails(failing, self._failing.first_groups, "; ".join(summary.problems))
         if summary.completions < 2:

@@ -303,13 +303,13 @@ class Reward(Section):
     name: str = ""
     """Name in metrics and rollout log; `use` when empty. Two terms with one function need two names."""
     weight: float = 1.0
-    """Weight in the sum."""
+    """Weight in the sum; 0 only observes: the reward is logged, and drops nothing whatever it gives."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
     timeout_seconds: PositiveFloat = 60.0
     """A group that the function has not scored by then is dropped as `reward_timeout`."""
     concurrency: PositiveInt = 8
-    """Groups that an `async def` scores at a time; any other function scores one."""
+    """Groups that an `async def` scores at a time, `judge` as many as it has requests for; any other scores one."""
 
 
 class Learner(Section):

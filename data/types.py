@@ -181,6 +181,8 @@ class GroupSummary:
     """Why they have none, a line for each reward that gave them none."""
     faulted: tuple[str, ...] = ()
     """Names of the rewards that failed the whole group: raised, late, dead, or with what is no value."""
+    notes: tuple[str, ...] = ()
+    """What the user should hear of the rewards, though nothing went wrong with the group."""
 
     @property
     def drop_reason(self) -> str:

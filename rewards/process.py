@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
-import logging
 import os
 import signal
 import socket
@@ -45,8 +44,6 @@ MOST_RESTARTS = 5
 RESTART_SECONDS = 1.0
 """Pause after the first restart that failed; it doubles with each in a row."""
 
-_log = logging.getLogger(__name__)
-
 
 class RewardProcess:
     """Scores groups with one term.
@@ -63,6 +60,8 @@ class RewardProcess:
         self._worker: _Worker | None = None
         self._source: Source | None = None
         """Of the function when it was first loaded."""
+        self._note = ""
+        """For the next outcome."""
         self._failed_restarts = 0
         """In a row."""
         self._places: asyncio.Semaphore | None = None
@@ -95,7 +94,8 @@ class RewardProcess:
                 started = time.perf_counter()
                 outcome = await worker.ask(completions, example, self.term.timeout_seconds)
                 if outcome is not None:
-                    return dataclasses.replace(outcome, seconds=time.perf_counter() - started)
+                    note, self._note = self._note, ""
+                    return dataclasses.replace(outcome, seconds=time.perf_counter() - started, note=note)
         why = "its process was ended twice, each time for another group, which was out of time"
         return Outcome.failed("died", len(completions), why)
 
@@ -126,7 +126,7 @@ class RewardProcess:
             if self._source is None:
                 self._source = source
             elif changed := self._changed(source):
-                _log.warning("reward %s was started again%s", self.term.name, changed)
+                self._note = f"reward {self.term.name} was started again{changed}"
             return self._worker
 
     async def _loaded(self) -> tuple[_Worker, Source]:

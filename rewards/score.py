@@ -35,6 +35,8 @@ class Scored:
     """One line for each reward that left a completion without a value."""
     seconds: float
     """What the slowest reward took."""
+    notes: tuple[str, ...] = ()
+    """What the user should hear of."""
 
 
 class Scorer:
@@ -104,7 +106,8 @@ def combined(group: Group, terms: Sequence[Term], outcomes: Sequence[Outcome]) -
             problems.append(f"reward {term.name}, example {group.prompt.example.id}: {problem}")
     slowest = max(outcome.seconds for outcome in outcomes)
     scored = dataclasses.replace(group, rewards=rewards, total=total)
-    return Scored(scored, dropped, faulted, tuple(problems), slowest)
+    notes = tuple(outcome.note for outcome in outcomes if outcome.note)
+    return Scored(scored, dropped, faulted, tuple(problems), slowest, notes)
 
 
 def _failed(outcome: Outcome) -> bool:

@@ -46,6 +46,8 @@ class Outcome:
     """What went wrong; empty where nothing did."""
     seconds: float = 0.0
     """What it took, without the wait for its turn."""
+    note: str = ""
+    """What the user should hear of, though nothing went wrong."""
 
     @classmethod
     def failed(cls, fault: Fault, completions: int, problem: str) -> Outcome:

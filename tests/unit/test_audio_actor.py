@@ -54,10 +54,10 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-def actor(model: Path, clips_held: float) -> Any:
+def actor(model: Path, clips_held: float, tower: str = "trained", **data: Any) -> Any:
     """One with room for so many clips of a second."""
-    values = {"train": "unused", "cache_bytes": round(clips_held * MEL_BYTES)}
-    config = Config.model_validate({"model": {"path": str(model)}, "data": values})
+    values = {"train": "unused", "cache_bytes": round(clips_held * MEL_BYTES), **data}
+    config = Config.model_validate({"model": {"path": str(model), "audio_tower": tower}, "data": values})
     return AudioActor.__ray_metadata__.modified_class(config, str(model), threads=1)
 
 
@@ -111,6 +111,22 @@ def test_silence_has_the_length_of_a_clip_and_another_name(model: Path, tmp_path
     assert silent.sha256 == f"silence-{clip.sha256}"
     assert silent.audio_tokens == clip.audio_tokens
     assert np.ptp(silent.features.mel) == 0 < np.ptp(clip.features.mel)
+
+
+def test_runs_that_hear_other_channels_of_a_clip_share_none_of_its_kept_features(
+    model: Path, tmp_path: Path, made: Counter[str]
+) -> None:
+    both = 0.1 * np.random.default_rng(0).standard_normal((SAMPLE_RATE, 2))
+    soundfile.write(tmp_path / "both.wav", both, SAMPLE_RATE)
+    clips = []
+    for channels in ("mean", "first", "mean"):
+        audio = actor(model, 1, "frozen", channels=channels, feature_cache=str(tmp_path / "kept"))
+        clips.append(audio.prepare(ClipSource(str(tmp_path / "both.wav"))))
+        audio._tower.save()
+    mean, first, again = (clip.features.pooled for clip in clips)
+    assert np.abs(mean - first).max() > 1e-3
+    np.testing.assert_array_equal(mean, again)
+    assert len({clip.sha256 for clip in clips}) == 1
 
 
 def test_a_clip_that_cannot_be_read_is_told_with_its_reason(model: Path, tmp_path: Path) -> None:

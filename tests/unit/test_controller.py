@@ -61,6 +61,18 @@ def test_where_no_question_can_be_used_the_most_frequent_reason_is_blamed(
     assert ("audio_dir" in str(refused.value)) == unusable.startswith("clip_")
 
 
+def test_what_a_reward_notes_of_a_group_is_said(launch: Launch) -> None:
+    sample = launch.actors.sample_and_score
+
+    async def noting(*arguments: Any) -> tuple[str, GroupSummary]:
+        reference, summary = await sample(*arguments)
+        return reference, dataclasses.replace(summary, notes=("reward mine was started again",))
+
+    launch.actors.sample_and_score = noting  # type: ignore[method-assign]
+    launch.run()
+    assert "reward mine was started again" in launch.said
+
+
 def test_a_reward_that_fails_every_group_ends_the_run_long_before_the_epoch_does(tmp_path: Path) -> None:
     launch = Launch(tmp_path, train=[Example(str(n), ClipSource(""), "?", ("a", "b"), "a") for n in range(200)])
     sample = launch.actors.sample_and_score

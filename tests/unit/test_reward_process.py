@@ -316,19 +316,18 @@ def test_a_function_that_cannot_be_loaded_again_many_times_ends_the_run_by_name(
 
 
 def test_a_function_whose_file_has_changed_is_told_of_when_it_is_started_again(
-    plug_ins: PlugIns, caplog: pytest.LogCaptureFixture
+    plug_ins: PlugIns,
 ) -> None:
     name = plug_ins.module(CALLED)
 
-    async def score() -> None:
+    async def score() -> list[str]:
         async with running(f"{name}:do", limit=START_SECONDS) as found:
-            await found.score(["exit"], EXAMPLE)
-            await found.score(["a"], EXAMPLE)
-            assert caplog.messages == []
-            await found.score(["exit"], EXAMPLE)
+            outcomes = [await found.score([text], EXAMPLE) for text in ("exit", "a", "exit")]
             (plug_ins.folder / f"{name}.py").write_text(f"{CALLED}\n# mended\n")
-            await found.score(["a"], EXAMPLE)
+            outcomes += [await found.score(["a"], EXAMPLE) for _ in range(2)]
+            return [outcome.note for outcome in outcomes]
 
-    asyncio.run(score())
-    [told] = caplog.messages
+    *before, told, after = asyncio.run(score())
+    assert (before, after) == ([""] * 3, "")
+    assert told.startswith(f"reward {name}:do was started again; ")
     assert told.endswith(f"{name}.py is another than when the run began")

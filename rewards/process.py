@@ -118,7 +118,7 @@ class RewardProcess:
                     raise
                 self._failed_restarts += 1
                 why = f"could not be started again ({error}{self._changed(Source.at(self._source.path))})"
-                if self._failed_restarts == MOST_RESTARTS:
+                if self._failed_restarts >= MOST_RESTARTS:
                     times = f"{MOST_RESTARTS} times in a row"
                     raise RewardError(f"rewards: {self.term.use!r}, {times}: {why}") from error
                 return f"its process ended, and {why}"

@@ -60,7 +60,7 @@ def do(completions, example):
                 os._exit(3)
             case "hand on and exit":
                 sockets = [one for one in range(3, 20) if is_socket(one)]
-                subprocess.Popen(["sleep", "5"], pass_fds=sockets, start_new_session=True)
+                subprocess.Popen(["sleep", "15"], pass_fds=sockets, start_new_session=True)
                 os._exit(3)
             case "start another": return [float(subprocess.Popen(["sleep", "60"]).pid)]
             case "ignored signals":

@@ -42,8 +42,6 @@ WRONG = {
     "by name": ("invalid", "gave {'by name': 1.0} (dict); return a list of 1 values"),
     "text": ("invalid", "gave 'much'; a reward is a finite number or None"),
     "exit": ("died", "its process ended by exit status 3"),
-    "fork and exit": ("died", "its process ended by exit status 3"),
-    "hand on and exit": ("died", "its process ended by exit status 3"),
     "crash": ("died", "its process ended by SIGSEGV"),
 }
 
@@ -209,6 +207,13 @@ def test_every_term_scores_the_group_in_its_own_process_and_with_its_arguments(p
         "length": (-0.25, -0.25),
     }
     assert scored.group.total == (mine[0] + 1.0, mine[1] - 1.0)
+
+
+@pytest.mark.parametrize("does", ["fork and exit", "hand on and exit"])
+def test_a_process_that_ends_is_missed_though_another_holds_its_socket(plug_ins: PlugIns, does: str) -> None:
+    lost, scored = asyncio.run(in_turn(f"{plug_ins.module(CALLED)}:do", does, "a", limit=4.0))
+    assert lost.problem == "its process ended by exit status 3"
+    assert faults(scored) == []
 
 
 def gone(pid: int) -> bool:

@@ -104,6 +104,8 @@ def wrapping_key(path: str) -> str | None:
         if isinstance(value, RowError):  # an object over many lines, it may be
             file.seek(0)
             value = _json_line(file.read().removeprefix(b"\xef\xbb\xbf"))
+        elif any(line is None or line.strip() for line in _lines(file)):
+            return None  # lines, of which this is the first
     if not isinstance(value, dict) or "id" in value:
         return None
     lists = (key for key, item in value.items() if isinstance(item, list) and item)

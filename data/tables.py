@@ -73,7 +73,7 @@ def read_parquet_rows(
 
     Args:
         path: of the file.
-        columns: that mean something; of the others those that are text, numbers or lists of them come too.
+        columns: that mean something; of the others those of text, lists of it, numbers, true and false come too.
         clip_columns: those of `columns` that have clips or their paths.
     """
     import pyarrow
@@ -194,13 +194,13 @@ def _split(
 
 
 def _is_plain(kind: Any) -> bool:
-    """Whether values are text, numbers, true or false, or lists of these."""
+    """Whether values are text, lists of it, numbers, or true or false. A list of numbers may be a waveform."""
     from pyarrow import types
 
+    text = (types.is_string, types.is_large_string)
     if types.is_list(kind) or types.is_large_list(kind):
-        return _is_plain(kind.value_type)
-    tests = (types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_boolean)
-    return any(test(kind) for test in tests)
+        return any(test(kind.value_type) for test in text)
+    return any(test(kind) for test in (*text, types.is_integer, types.is_floating, types.is_boolean))
 
 
 def _refuse_other_bytes(path: str, name: str, kind: Any) -> None:

@@ -62,6 +62,8 @@ class RewardProcess:
         """Of the function when it was first loaded."""
         self._note = ""
         """For the next outcome."""
+        self._given_up = ""
+        """Why it is not started any more, where it only observes; a run goes on without that."""
         self._failed_restarts = 0
         """In a row."""
         self._places: asyncio.Semaphore | None = None
@@ -79,7 +81,7 @@ class RewardProcess:
         """What the function makes of a group's completions, as soon as it has a place for them.
 
         Raises:
-            RewardError: as `start`; later where it could not be started again `MOST_RESTARTS` times in a row.
+            RewardError: as `start`; later where it has a weight, and could not be started again so often in a row.
         """
         first = await self._there()
         if isinstance(first, str):
@@ -109,6 +111,8 @@ class RewardProcess:
         async with self._starting:
             if self._worker is not None and not self._worker.lost:
                 return self._worker
+            if self._given_up:
+                return self._given_up
             if self._failed_restarts:
                 await asyncio.sleep(RESTART_SECONDS * 2 ** (self._failed_restarts - 1))
             try:
@@ -118,10 +122,13 @@ class RewardProcess:
                     raise
                 self._failed_restarts += 1
                 why = f"could not be started again ({error}{self._changed(Source.at(self._source.path))})"
-                if self._failed_restarts >= MOST_RESTARTS:
+                if self._failed_restarts < MOST_RESTARTS:
+                    return f"its process ended, and {why}"
+                if self.term.weight:
                     times = f"{MOST_RESTARTS} times in a row"
                     raise RewardError(f"rewards: {self.term.use!r}, {times}: {why}") from error
-                return f"its process ended, and {why}"
+                self._given_up = f"it is given up: {why}"
+                return self._given_up
             self._failed_restarts = 0
             if self._source is None:
                 self._source = source

@@ -360,6 +360,11 @@ def test_a_list_in_an_object_is_refused_with_the_mend(tmp_path: Path, indent: in
         load_examples(path)
 
 
+def test_a_list_in_a_row_among_others_is_not_taken_for_the_rows(tmp_path: Path) -> None:
+    talk = without(JSONL, "id") | {"messages": [{"role": "user"}]}
+    assert only_bad(write_lines(tmp_path, talk, JSONL)).reason == "missing_key"
+
+
 def test_a_complete_row_is_auricles_own_whatever_else_it_has(tmp_path: Path) -> None:
     path = write_lines(tmp_path, {**JSONL, "audio_id": "b.wav"}, {**JSONL, "id": "a2", "choices": ["Cat", "Cat"]})
     loaded = load_examples(path)
@@ -381,7 +386,17 @@ def test_further_columns_of_a_row_are_kept_for_rewards(tmp_path: Path) -> None:
 
 def test_further_columns_of_a_table_are_kept_where_they_are_text_or_numbers(tmp_path: Path) -> None:
     audio = {"bytes": b"RIFF", "path": None}
-    rows = [{**JSONL, "audio": audio, "level": 3, "tags": ["a"], "mel": b"x", "made": datetime.date(2026, 1, 1)}]
+    rows = [
+        {
+            **JSONL,
+            "audio": audio,
+            "level": 3,
+            "tags": ["a"],
+            "heard": [0.5],
+            "mel": b"x",
+            "made": datetime.date(2026, 1, 1),
+        }
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     (example,) = load_examples(tmp_path / "rows.parquet").examples
     assert example.extra == {"level": 3, "tags": ["a"]}

@@ -320,6 +320,21 @@ def test_a_function_that_cannot_be_loaded_again_many_times_ends_the_run_by_name(
         asyncio.run(in_turn(use, "exit", *"abcde", limit=START_SECONDS))
 
 
+def test_a_function_that_only_observes_is_given_up_and_ends_no_run(
+    plug_ins: PlugIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "RESTART_SECONDS", 0.01)
+    use = f"{plug_ins.module(COUNTED.format(fail_at='range(1, 99)'))}:do"
+
+    async def score() -> list[Outcome]:
+        async with running(use, limit=START_SECONDS, weight=0.0) as found:
+            return [await found.score([text], EXAMPLE) for text in ("exit", *"abcdefg")]
+
+    outcomes = asyncio.run(score())
+    assert [faults(outcome) for outcome in outcomes] == [["died"]] * 8
+    assert outcomes[-1].problem.startswith("it is given up: could not be started again")
+
+
 def test_a_function_whose_file_has_changed_is_told_of_when_it_is_started_again(
     plug_ins: PlugIns,
 ) -> None:

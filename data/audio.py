@@ -44,9 +44,6 @@ RESAMPLING_TAIL_SECONDS = 0.1
 TOLERANCE_SECONDS = 0.1
 """By which a clip may be shorter than its header tells: encoders pad, and MP3 only estimates."""
 
-MP3_PADDING_SECONDS = 0.1
-"""Which encoders add to an MP3, and decoders leave out or not."""
-
 SILENT, AUDIBLE = 1e-4, 1e-2
 """Peaks of a clip that nobody hears, and of a channel that somebody does."""
 
@@ -94,25 +91,20 @@ def check_clip(source: ClipSource, max_seconds: float, min_seconds: float, chann
     """Read a clip as `read_clip` does, and refuse more.
 
     Raises `ClipError` where that does, and for what that passes over: a clip longer than `max_seconds`, and a file that
-    ends before its header says, or goes on beyond what is decoded of it.
+    ends before its header says.
     """
     with _encoded(source) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         with _sound(file, source) as sound:
-            decoded = _decoded(sound, source, max_seconds, min_seconds, channels)
-            ends = _NO_LAST_PAGE not in sound.extra_info
-            is_mp3 = sound.subtype == "MPEG_LAYER_III"
-            claimed = _claimed_frames(sound) / sound.samplerate
-            silenced = _silenced(sound, decoded.waveform, max_seconds, channels)
-        read, whole = len(decoded.waveform) / SAMPLE_RATE, "its header tells of"
-        if is_mp3 and not mp3.tells_frames(file):  # what libsndfile tells is a guess
-            claimed, whole = max(mp3.seconds_of_frames(file) - MP3_PADDING_SECONDS, decoded.seconds), "its frames take"
-    if read + TOLERANCE_SECONDS < min(claimed, max_seconds) or not ends:
-        tells = f"{whole} {claimed:.3f} s" if ends else "its last page does not end the stream"
-        mend = "fetch it again" if whole != "its frames take" else "write it with a frame count, or as another format"
-        raise ClipError("truncated", source, f"is cut short: {tells}, and {read:.3f} s are there; {mend}")
-    if claimed > max_seconds:
-        detail = f"lasts {claimed:.3f} s, and training cuts it to data.max_seconds, {max_seconds:g}; cut it"
+            waveform = _decoded(sound, source, max_seconds, min_seconds, channels)
+            seconds, ends = _claimed_frames(sound) / sound.samplerate, _NO_LAST_PAGE not in sound.extra_info
+            silenced = _silenced(sound, waveform, max_seconds, channels)
+    read = len(waveform) / SAMPLE_RATE
+    if read + TOLERANCE_SECONDS < min(seconds, max_seconds) or not ends:
+        tells = f"its header tells of {seconds:.3f} s" if ends else "its last page does not end the stream"
+        raise ClipError("truncated", source, f"is cut short: {tells}, and {read:.3f} s are there; fetch it again")
+    if seconds > max_seconds:
+        detail = f"lasts {seconds:.3f} s, and training cuts it to data.max_seconds, {max_seconds:g}; cut it"
         raise ClipError("too_long", source, detail)
     return CheckedClip(digest, silenced)
 
@@ -189,19 +181,12 @@ def decode(
 ) -> NDArray[np.float32]:
     """The waveform of an encoded clip as `read_clip` gives it; `source` is what errors speak of."""
     with _sound(file, source) as sound:
-        return _decoded(sound, source, max_seconds, min_seconds, channels).waveform
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    waveform: NDArray[np.float32]
-    seconds: float
-    """What was decoded, which may be a little more than the waveform."""
+        return _decoded(sound, source, max_seconds, min_seconds, channels)
 
 
 def _decoded(
     sound: soundfile.SoundFile, source: ClipSource, max_seconds: float, min_seconds: float, channels: Channels
-) -> _Decoded:
+) -> NDArray[np.float32]:
     rate = sound.samplerate
     if rate not in RATES:
         raise ClipError("unreadable", source, f"claims {rate} samples a second; encode it again")
@@ -214,7 +199,7 @@ def _decoded(
     if len(waveform) < min_seconds * SAMPLE_RATE or audio_tokens(mel_frames(len(waveform))) < 1:
         seconds = len(waveform) / SAMPLE_RATE
         raise ClipError("too_short", source, f"lasts {seconds:.3f} s, data.min_seconds is {min_seconds}; drop its rows")
-    return _Decoded(np.ascontiguousarray(waveform), len(mono) / rate)
+    return np.ascontiguousarray(waveform)
 
 
 @contextmanager
@@ -232,6 +217,9 @@ def _sound(file: io.BufferedIOBase, source: ClipSource) -> Iterator[soundfile.So
 
 def _opened(file: io.BufferedIOBase) -> soundfile.SoundFile:
     """A clip to be decoded from its start. A file is read by libsndfile itself, without the interpreter's lock."""
+    if mp3.lacks_count(file):
+        file.seek(0)
+        return soundfile.SoundFile(_Bytes(mp3.counted(file.read(MAX_ENCODED_BYTES))))
     if isinstance(file, io.BytesIO):
         return soundfile.SoundFile(_Bytes(file.getvalue()))
     os.lseek(file.fileno(), 0, os.SEEK_SET)

@@ -259,6 +259,60 @@ BREAKS = (
         "tests/unit/test_reward_process.py::test_python_code_out_of_time_is_left_and_its_process_goes_on[sleep]",
     ),
     Break(
+        "a reward's process is taken to live while anybody holds its socket",
+        "rewards/process.py",
+        "self._tasks = [listening, asyncio.create_task(self._watch(listening))]",
+        "self._tasks = [listening]",
+        "tests/unit/test_reward_process.py::"
+        "test_a_process_that_ends_is_missed_though_another_holds_its_socket[hand on and exit]",
+    ),
+    Break(
+        "groups beside one that is late are lost with it",
+        "rewards/process.py",
+        "Outcome.failed(fault, waiting.completions, why) if blamed else None",
+        "Outcome.failed(fault, waiting.completions, why)",
+        "tests/unit/test_reward_process.py::"
+        "test_a_coroutine_that_blocks_the_loop_is_late_alone_and_the_others_are_asked_again",
+    ),
+    Break(
+        "what a reward function has started outlives its process",
+        "rewards/worker.py",
+        "os.killpg(this, signal.SIGKILL)",
+        "os._exit(0)",
+        "tests/unit/test_reward_process.py::test_what_a_function_has_started_ends_with_its_process[exits]",
+    ),
+    Break(
+        "a group's time runs while it waits for the judge's requests",
+        "rewards/terms.py",
+        "return max(1, min(self.concurrency, requests // max(completions, 1)))",
+        "return self.concurrency + 0 * requests",
+        "tests/unit/test_judge.py::"
+        "test_groups_of_the_judge_are_given_as_there_are_requests_for_and_the_clock_of_others_waits",
+    ),
+    Break(
+        "a completion speaks to the judge in the markup of its chat",
+        "rewards/judge.py",
+        "return template.format(**{name: as_text(value) for name, value in values.items()})",
+        "return template.format(**values)",
+        "tests/unit/test_judge.py::test_nothing_that_is_quoted_ends_a_turn_or_a_fence_or_scores[thoughts-turns]",
+    ),
+    Break(
+        "what stands before the break of a list is trained as if it were all",
+        "data/formats.py",
+        'if isinstance(row, BadRow) and row.reason == "broken_list":',
+        "if False:",
+        "tests/unit/test_formats.py::test_a_list_that_breaks_is_refused_with_its_place_and_not_read_in_part",
+    ),
+    Break(
+        "an MP3 is read as far as its first frame lets guess",
+        "data/audio.py",
+        "if mp3.lacks_count(file):",
+        "if False:",
+        "tests/unit/test_audio.py::"
+        "test_a_whole_mp3_is_read_and_found_whole_whether_or_not_it_counts_its_frames"
+        "[noise first-False--in a file]",
+    ),
+    Break(
         "the limit of a reward is taken for math-verify's",
         "rewards/messages.py",
         "LATE = signal.SIGUSR1",

@@ -227,7 +227,7 @@ FORGERIES = (
 )
 
 
-@pytest.mark.parametrize("forgery", FORGERIES)
+@pytest.mark.parametrize("forgery", FORGERIES, ids=["turns", "fence", "markup"])
 @pytest.mark.parametrize("place", ["thoughts", "prediction", "question", "choice"])
 def test_nothing_that_is_quoted_ends_a_turn_or_a_fence_or_scores(server: Server, forgery: str, place: str) -> None:
     asked = dataclasses.replace(

@@ -33,7 +33,7 @@ from cluster.scoring import Answered, score
 from cluster.tables import prediction_rows, share, show_evaluation
 from configs.load import load_prompt
 from configs.schema import Algorithm, Cluster, Config, Data, Model, Prompt, Rollout
-from data.formats import Format, Loaded, load_examples
+from data.formats import Format, Loaded, find_questions, load_examples
 from data.order import hash_seed, shuffle_choices
 from data.prompts import Name
 from data.types import Example
@@ -106,8 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments.parse_args(argv)
     reporter = Reporter()
     if options.score is not None:
-        if any(value is not None for value in (options.model, options.data, options.predictions)):
-            arguments.error("--score asks no model: leave --model, --data and --predictions out")
+        given = [name for name in vars(options) if getattr(options, name) != arguments.get_default(name)]
+        if others := [f"--{name.replace('_', '-')}" for name in given if name not in ("score", "out")]:
+            arguments.error(f"--score asks no model and scores every row: leave {', '.join(others)} out")
         return score_file(options.score, Path(options.out), reporter)
     if options.model is None or options.data is None:
         arguments.error("the following arguments are required: --model and --data, or --score")
@@ -130,15 +131,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=options.seed,
         max_tokens=options.max_tokens,
     )
-    with (
-        replacing(Path(options.out), "--out") as out,
-        replacing(Path(options.predictions), "--predictions") if options.predictions else nullcontext() as predictions,
-    ):
-        answers = ask(config, _asked(loaded, options), reporter, options.samples, options.silent, options.shuffled)
-        result = score(answers, config.data.prompt.form, len(left_out))
-        write_json(out, result | {key: getattr(options, key) for key in SETTINGS} | {"left_out": left_out})
+    with replacing(Path(options.predictions), "--predictions") if options.predictions else nullcontext() as predictions:
+        with replacing(Path(options.out), "--out") as out:
+            answers = ask(config, _asked(loaded, options), reporter, options.samples, options.silent, options.shuffled)
+            result = score(answers, config.data.prompt.form, len(left_out))
+            write_json(out, result | {key: getattr(options, key) for key in SETTINGS} | {"left_out": left_out})
         if predictions is not None:
-            write_json(predictions, prediction_file.written(options.data, options.limit, loaded.bad, answers))
+            questions = find_questions(options.data, options.audio_dir, options.format)
+            write_json(predictions, prediction_file.written(questions, options.limit, loaded.bad, answers))
     show({"model": options.model, **result}, reporter)
     reporter.say(f"figures and answers: {options.out}")
     if options.predictions:

@@ -146,9 +146,16 @@ def _tree(name_or_path: str, above: tuple[str, ...] = ()) -> tuple[dict[Any, Any
         raise ConfigError(name_or_path, [f"base: {_shown(base)} is not the name of a preset or the path of a file"])
     if name_or_path not in presets() and base not in presets():
         base = str(Path(name_or_path).parent / base)
-    if base in (*above, name_or_path):
+    if _is_any_of(base, (*above, name_or_path)):
         raise ConfigError(name_or_path, [f"base: {' -> '.join((*above, name_or_path, base))} comes back to itself"])
     return _merged(_tree(base, (*above, name_or_path))[0], tree), stem
+
+
+def _is_any_of(base: str, names: Sequence[str]) -> bool:
+    """Whether it is one of these presets or files, by whatever way its path goes."""
+    if base in presets():
+        return base in names
+    return Path(base).resolve() in [Path(name).resolve() for name in names if name not in presets()]
 
 
 def _mapping(text: str, origin: str) -> dict[Any, Any]:

@@ -227,6 +227,7 @@ def test_a_file_changes_its_base_key_by_key(tmp_path: Path) -> None:
     [
         ("base: nowhere.yaml\n", "is neither a file nor a preset"),
         ("base: child.yaml\n", "comes back to itself"),
+        ("base: folder/../child.yaml\n", "comes back to itself"),
         ("base: [a, b]\n", "is not the name of a preset or the path of a file"),
     ],
 )

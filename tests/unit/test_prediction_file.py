@@ -67,7 +67,8 @@ def test_mmaus_script_and_our_scoring_come_to_the_accuracy_of_the_evaluation(que
     loaded = load_examples(questions)
     figures = score(answers(loaded), bad_rows=len(loaded.bad))
     write_json(
-        tmp_path / "predictions.json", prediction_file.written(find_questions(questions), None, loaded.bad, answers(loaded))
+        tmp_path / "predictions.json",
+        prediction_file.written(find_questions(questions), None, loaded.bad, answers(loaded)),
     )
     rows = json.loads((tmp_path / "predictions.json").read_text())
     assert (figures["accuracy_mmau"], figures["accuracy_mmau_answered"]) == (3 / 8, 3 / 5)

@@ -216,11 +216,6 @@ def inference_config(
     )
 
 
-def evaluate(config: Config, examples: Sequence[Example], reporter: Reporter, samples: int = 0) -> dict[str, Any]:
-    """Figures and rows of `model.path` on the examples; starts and ends a session."""
-    return score(ask(config, examples, reporter, samples), config.data.prompt.form)
-
-
 def ask(
     config: Config,
     examples: Sequence[Example],

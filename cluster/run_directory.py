@@ -84,7 +84,7 @@ class RunDirectory:
         """Raise what `create` or `resume` would; changes nothing."""
         run = cls.of(config)
         if resume:
-            cls._changed(run.path, config)
+            run._resumed(config)
         elif run.path.exists() and not fresh:
             raise _taken(run.path)
         run.lock.check()
@@ -119,23 +119,27 @@ class RunDirectory:
             RunInUse: another process is at work on it.
         """
         run = cls.of(config)
-        changed = cls._changed(run.path, config)
+        changed = run._resumed(config)
         run.lock.acquire()
         run.write_text("config.yaml", dump_config(config))
         return run, changed
 
-    @staticmethod
-    def _changed(path: Path, config: Config) -> dict[str, tuple[Any, Any]]:
-        if not (path / "config.yaml").exists():
-            raise RunError(f"{path} holds no run to resume: start it without --resume")
-        stored = yaml.safe_load((path / "config.yaml").read_text())
+    def changed(self, config: Config) -> dict[str, tuple[Any, Any]]:
+        """The keys in which the run that is there differs, as (before, now); raises RunError where there is none."""
+        if not (self.path / "config.yaml").exists():
+            raise RunError(f"{self.path} holds no run to resume: start it without --resume")
+        stored = yaml.safe_load((self.path / "config.yaml").read_text())
         terms = [REWARD_DEFAULTS | term for term in stored.pop("rewards", DEFAULTS["rewards"])]
-        before = _flat(_over(DEFAULTS | {"rewards": terms}, stored))
-        now = _flat(config.model_dump(mode="json"))
-        changed = {
+        before = flat(_over(DEFAULTS | {"rewards": terms}, stored))
+        now = flat(config.model_dump(mode="json"))
+        return {
             key: (before.get(key), now.get(key)) for key in sorted({*before, *now}) if before.get(key) != now.get(key)
         }
-        refused = [key for key in changed if not _resumable(key)]
+
+    def _resumed(self, config: Config) -> dict[str, tuple[Any, Any]]:
+        """`changed`, unless a resume may not change it."""
+        changed = self.changed(config)
+        refused = [key for key in changed if not resumable(key)]
         if refused:
             lines = [f"  {key}: {changed[key][0]!r} in the run, {changed[key][1]!r} now" for key in refused]
             raise RunError(
@@ -297,7 +301,8 @@ def _taken(path: Path) -> RunError:
     )
 
 
-def _resumable(key: str) -> bool:
+def resumable(key: str) -> bool:
+    """Whether a key may differ between a run and its resume: it is no matter of what is learned."""
     return key.startswith(RESUMABLE_SECTIONS) or key in RESUMABLE_KEYS or key.endswith(RESUMABLE_ENDINGS)
 
 
@@ -311,14 +316,15 @@ def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
     return {**defaults, **values, **sections}
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values by dotted key."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
             for number, item in enumerate(value):
-                flat |= _flat(item, f"{prefix}{key}[{number}].")
+                found |= flat(item, f"{prefix}{key}[{number}].")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found

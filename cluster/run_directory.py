@@ -3,6 +3,7 @@
 runs/NAME/  config.yaml  environment.json  metrics.jsonl  summary.json
             rollouts/step_000001.parquet  eval/NAME.json  checkpoints/step_N/{hf,trainer}/ and adapter/ with LoRA
             engine_model/ (where vLLM cannot load the model as it is stored)
+            dropped.jsonl (of supervised fine-tuning: questions that could not be used)
             environment_resume_N.json (a resume from step N in another environment)  .lock (held while it goes on)
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metrics = path / "metrics.jsonl"
+        self.dropped = path / "dropped.jsonl"
         self.rollouts = path / "rollouts"
         self.evaluations = path / "eval"
         self.checkpoints = path / "checkpoints"
@@ -188,6 +190,14 @@ class RunDirectory:
         with self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
+    def append_dropped(self, step: int, questions: Sequence[tuple[str, str]]) -> None:
+        """Keep which questions a step without a rollout log has dropped, by id, and why."""
+        if questions:
+            with self.dropped.open("a") as file:
+                file.writelines(
+                    json.dumps({"step": step, "id": name, "reason": reason}) + "\n" for name, reason in questions
+                )
+
     def cut_after(self, step: int, max_steps: int) -> None:
         """Drop what was written after `step`, so that every step stands once when a resume writes it again.
 
@@ -195,15 +205,9 @@ class RunDirectory:
         """
         for name in RESULTS if step < max_steps else ():
             (self.path / name).unlink(missing_ok=True)
-        if self.metrics.exists():
-            kept = []
-            for line in self.metrics.read_text().splitlines():
-                try:
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line + "\n")
-                except json.JSONDecodeError:
-                    break  # the last line of a killed run may be cut
-            self.write_text(self.metrics.name, "".join(kept))
+        for file in (self.metrics, self.dropped):
+            if file.exists():
+                self.write_text(file.name, "".join(_lines_up_to(step, file)))
         for shard in self.rollouts.glob("step_*.parquet"):
             if int(shard.stem.split("_")[1]) > step:
                 shard.unlink()
@@ -280,6 +284,18 @@ class RunDirectory:
         if not isinstance(found, dict):
             raise RunError(f"{path} is broken (no object); {mend}")
         return found
+
+
+def _lines_up_to(step: int, file: Path) -> list[str]:
+    """The lines of steps up to this one."""
+    kept = []
+    for line in file.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            break  # the last line of a killed run may be cut
+    return kept
 
 
 def step_of(checkpoint: Path) -> int:

@@ -20,7 +20,7 @@ from cluster import demo, study_report
 from cluster.arguments import command, replacing, write_json
 from cluster.environment import check_rooms, describe
 from cluster.errors import report_errors
-from cluster.evaluate import ask
+from cluster.inference import ask
 from cluster.launch import train
 from cluster.progress import Reporter
 from cluster.questions import digest

@@ -415,4 +415,43 @@ BREAKS = (
         "dict.fromkeys(KEYS, answer.greedy)",
         "tests/unit/test_prediction_file.py::test_mmaus_script_and_our_scoring_come_to_the_accuracy_of_the_evaluation",
     ),
+    Break(
+        "a study takes a run of another length for its own",
+        "cluster/study.py",
+        'key == "run.max_steps" or not resumable(key)',
+        "not resumable(key)",
+        "tests/unit/test_study_command.py::"
+        "test_a_run_of_another_length_is_refused_and_trained_again_where_that_is_asked_for",
+    ),
+    Break(
+        "a study takes what other weights answered for what its model did before training",
+        "cluster/study.py",
+        '"weights": _weights(settings.model.path),',
+        '"weights": "",',
+        "tests/unit/test_study_command.py::"
+        "test_the_model_before_training_is_asked_again_where_its_answers_may_differ[weights]",
+    ),
+    Break(
+        "bad rows count in no accuracy of a study",
+        "cluster/study_results.py",
+        "*[0.0] * bad_rows]",
+        "*[0.0] * 0]",
+        "tests/unit/test_study.py::test_bad_rows_are_wrong_in_all_that_an_evaluation_is_taken_for",
+    ),
+    Break(
+        "predictions on a table whose clips are paths are written as if it were JSON",
+        "cluster/prediction_file.py",
+        'questions.container != "json"',
+        "any(answer.example.clip.row is not None for answer in answers)",
+        "tests/unit/test_prediction_file.py::"
+        "test_a_table_whose_clips_are_paths_is_written_like_one_that_holds_them[parquet]",
+    ),
+    Break(
+        "supervised fine-tuning ends with a group of errors",
+        "cluster/supervised.py",
+        "raise first_of(failed) from None",
+        "raise failed",
+        "tests/unit/test_supervised.py::"
+        "test_weights_that_do_not_reach_the_engines_end_the_run_with_their_own_error[test-sft]",
+    ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cluster.estimate import step_time
 from cluster.forecast import Forecast, forecast, lengths_of, report, warnings
 from cluster.hardware import KNOWN, Hardware, HardwareError, hardware
 from cluster.launch import main
+from cluster.nodes import embedded_nodes
 from cluster.placement import Node, plan
 from configs.load import load_config
 from configs.schema import Config
@@ -208,6 +209,19 @@ def test_a_dry_run_takes_hardware_and_lengths_and_a_run_refuses_them(capsys: pyt
     status, shown = run(capsys, "--hardware", "h800")
     assert status == 2
     assert "--hardware and --assume are of a dry run: add --dry-run" in shown.err
+
+
+def test_the_papers_preset_can_be_placed_on_the_machine_that_it_names() -> None:
+    config = load_config(PRESET)
+    [node] = embedded_nodes(config.cluster)
+    roles = plan(config, [replace(node, gpus=8)])
+    assert sum(role.gpus * role.count for role in roles) == 8
+
+
+def test_a_dry_run_refuses_what_the_embedded_node_cannot_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    status, shown = run(capsys, "--dry-run", "cluster.cpus_per_node=4")
+    assert status == 2
+    assert "10.5 logical CPUs are needed and the 1 node(s) have 4: raise cluster.cpus_per_node" in shown.err
 
 
 def test_a_model_that_this_machine_knows_nothing_of_has_no_forecast(capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,7 +150,7 @@ def forecast_of(config: Config) -> dict[str, float]:
     tokens = len(text.group(example, torch.zeros(GROUP_SIZE, 1, dtype=torch.long)).prompt.token_ids) - 1
     work = work_of(config, Lengths(CLIP_SECONDS, tokens, COMPLETION_TOKENS))
     memory = rank_memory(config, sizes, work, on_gpu=False)
-    states = total(memory.host) if config.learner.offload != "none" else 0.0
+    states = total(memory.host)
     held = total(memory.held) + states
     return {"held": held, "peak": states + memory.peak}
 

@@ -356,8 +356,8 @@ BREAKS = (
     Break(
         "a forecast forgets the reference policy",
         "learner/memory.py",
-        "    if config.algorithm.beta and config.model.lora is None:\n",
-        "    if False:\n",
+        "if config.algorithm.beta and config.model.lora is None else []",
+        "if False else []",
         "tests/unit/test_forecast.py::test_the_papers_preset_fits_the_gpus_that_it_names_and_says_what_it_takes",
     ),
     Break(

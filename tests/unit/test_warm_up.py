@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch.distributed as dist
 
 from learner import small_warm_up, warm_up
 from learner.engine import leaving_ranks, local_rendezvous
+from learner.hf_files import ModelError
 
 MODULES = (warm_up, small_warm_up)
 
@@ -30,6 +33,14 @@ def test_a_directory_that_holds_something_is_refused_at_once_and_left_as_it_is(
     assert f"{tmp_path}/thesis exists already" in refused(module, tmp_path / "thesis", capsys)
     assert f"{tmp_path}/thesis/chapter exists already" in refused(module, tmp_path / "thesis" / "chapter", capsys)
     assert (tmp_path / "thesis" / "chapter").read_text() == "of years"
+
+
+def test_a_directory_that_was_filled_meanwhile_is_left_as_it_is_too(tmp_path: Path) -> None:
+    (tmp_path / "chapter").write_text("of years")
+    engine: Any = SimpleNamespace(policy=SimpleNamespace(model=SimpleNamespace(config=None)), weights=lambda **_: ())
+    with pytest.raises(ModelError, match="exists already"):
+        warm_up.write(engine, tmp_path, tmp_path)
+    assert (tmp_path / "chapter").read_text() == "of years"
 
 
 @pytest.mark.parametrize("module", MODULES)

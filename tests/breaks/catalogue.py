@@ -209,6 +209,29 @@ BREAKS = (
         "test_an_asynchronous_step_makes_the_gradient_and_the_weights_that_are_written_by_hand",
     ),
     Break(
+        "a masked completion is trained through its tokens",
+        "configs/schema.py",
+        'return "sequence" if self.surrogate in ONE_RATIO else "token"',
+        'return "token"',
+        "tests/unit/test_off_policy.py::test_a_masked_completion_has_no_gradient_whatever_the_surrogate[completion]",
+    ),
+    Break(
+        "a step that teaches nothing moves the weights by the moments of others",
+        "learner/update.py",
+        "steps = len(useful) > 0",
+        "steps = True",
+        "tests/integration/test_learner_ranks.py::"
+        "test_a_step_without_any_variance_moves_nothing_by_the_moments_of_those_before_it[one rank]",
+    ),
+    Break(
+        "dynamic sampling looks at what long completions lose",
+        "actors/reward.py",
+        "unshaped = [total for total in scored.group.total if total is not None]",
+        "unshaped = kept",
+        "tests/unit/test_reward_scoring.py::"
+        "test_a_groups_spread_is_that_of_its_rewards_before_long_completions_lose_some[rewards0-0.0]",
+    ),
+    Break(
         "a further update weighs stale tokens anew",
         "learner/update.py",
         "found = first.importance",
@@ -333,8 +356,8 @@ BREAKS = (
     Break(
         "a forecast forgets the reference policy",
         "learner/memory.py",
-        "    if config.algorithm.beta and config.model.lora is None:\n",
-        "    if False:\n",
+        "if config.algorithm.beta and config.model.lora is None else []",
+        "if False else []",
         "tests/unit/test_forecast.py::test_the_papers_preset_fits_the_gpus_that_it_names_and_says_what_it_takes",
     ),
     Break(

@@ -100,7 +100,7 @@ class Actors:
         await asyncio.sleep(0.01)
         self.training.clear()
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
-        return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 2, 2, {}, off_policy)
+        return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 1, 0.0, 0.0, 0, 2, 2, {}, off_policy)
 
     async def teach(self, lessons: Sequence[Lesson], step: int) -> LessonResult:
         self.asked.append("teach")

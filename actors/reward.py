@@ -7,7 +7,7 @@ import ray
 from configs.schema import Config
 from data.types import Group, GroupSummary
 from rewards.overlong import shaped
-from rewards.score import Scorer
+from rewards.score import Scored, Scorer
 from rewards.terms import terms_of
 
 
@@ -30,24 +30,29 @@ class RewardActor:
         """The group with its rewards, and what the control loop needs to know of it."""
         scored = await self._scorer.score(group)
         whole = shaped(scored.group, self._most_tokens, self._overlong_share)
-        kept = [total for total in whole.total if total is not None]
-        means = {
-            name: sum(value for value in values if value is not None) / max(sum(v is not None for v in values), 1)
-            for name, values in whole.rewards.items()
-        }
-        summary = GroupSummary(
-            group_id=group.prompt.group_id,
-            completions=len(kept),
-            completion_tokens=group.completion_tokens,
-            truncated=sum(completion.finish_reason == "length" for completion in group.completions),
-            rewards=means,
-            total=sum(kept) / max(len(kept), 1),
-            spread=max(kept, default=0.0) - min(kept, default=0.0),
-            oldest_version=group.oldest_version,
-            score_seconds=scored.seconds,
-            dropped=dict(scored.dropped),
-            problems=scored.problems,
-            faulted=scored.faulted,
-            notes=scored.notes,
-        )
-        return whole, summary
+        return whole, summary_of(scored, whole)
+
+
+def summary_of(scored: Scored, whole: Group) -> GroupSummary:
+    """What the control loop needs to know of a group that was scored, and then shaped by its lengths."""
+    kept = [total for total in whole.total if total is not None]
+    unshaped = [total for total in scored.group.total if total is not None]
+    means = {
+        name: sum(value for value in values if value is not None) / max(sum(v is not None for v in values), 1)
+        for name, values in whole.rewards.items()
+    }
+    return GroupSummary(
+        group_id=whole.prompt.group_id,
+        completions=len(kept),
+        completion_tokens=whole.completion_tokens,
+        truncated=sum(completion.finish_reason == "length" for completion in whole.completions),
+        rewards=means,
+        total=sum(kept) / max(len(kept), 1),
+        spread=max(unshaped, default=0.0) - min(unshaped, default=0.0),
+        oldest_version=whole.oldest_version,
+        score_seconds=scored.seconds,
+        dropped=dict(scored.dropped),
+        problems=scored.problems,
+        faulted=scored.faulted,
+        notes=scored.notes,
+    )

@@ -1,7 +1,7 @@
 """`python -m bench.demo`: whether the demo holds what it promises, by the arms `grpo` and `sft` of the full study.
 
-What of the study is there already is taken as it is. Intervals are those of the study: 95%, of all seeds, resampling
-recordings; a difference is paired, the same question before and after.
+What of it this commit has trained already is taken as it is. Intervals are those of the study: 95%, of all seeds,
+resampling recordings; a difference is paired, the same question before and after.
 """
 
 from __future__ import annotations
@@ -13,15 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from bench.claims import broken
 from cluster import study
 from cluster.progress import Reporter
 from cluster.runs import Run, load
-from cluster.statistics import cluster_bootstrap
 
-STUDY = "configs/study.yaml"
 ARMS = ("sft", "grpo")
 MEASURES = {"greedy": "accuracy", "sampled": "accuracy_sampled"}
 LEAST_GAIN = {"greedy": 0.05, "sampled": 0.10}
@@ -35,15 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit status 1 where the demo does not hold what it promises."""
     arguments = argparse.ArgumentParser(prog="python -m bench.demo", description=__doc__)
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    arguments.add_argument("--out", type=Path, default=Path("runs/study_full"), help="of the study (runs/study_full)")
+    arguments.add_argument("--out", type=Path, default=Path("runs/bench"), help="directory of the runs (runs/bench)")
     arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     arguments.add_argument("--figure", type=Path, help="PNG file for the curves")
     options = arguments.parse_args(argv)
     seeds = list(map(str, options.seeds))
-    study.main(["--config", STUDY, "--full", "--out", str(options.out), "--arms", *ARMS, "--seeds", *seeds])
+    asked = ["--config", "study", "--full", "--out", str(options.out), "--arms", *ARMS, "--seeds", *seeds, "--fresh"]
+    if status := study.main(asked):
+        return status
     found = json.loads((options.out / "study.json").read_text())
     runs = [load(options.out / f"grpo-seed{seed}") for seed in seeds]
-    figures = summed_up(found, runs)
+    figures = summed_up(found, [run.summary or {} for run in runs])
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
     if options.figure:
@@ -51,29 +49,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if broken(promises(figures, seeds), Reporter()) else 0
 
 
-def summed_up(found: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
+def summed_up(found: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of the warm start, of GRPO and of SFT, as one flat object.
 
     Args:
         found: a study's `study.json`.
-        runs: its GRPO runs.
+        summaries: `summary.json` of its GRPO runs.
     """
     [before] = found["before"].values()
-    arms = {"base": before, "trained": found["arms"]["grpo"], "sft": found["arms"]["sft"]}
-    summaries = [run.summary or {} for run in runs]
-    silent = pd.concat([run.evaluations["silent"] for run in runs])
-    low, _ = cluster_bootstrap(list(silent["correct"].astype(float)), list(silent["recording"]))
+    grpo = found["arms"]["grpo"]
+    arms = {"base": before, "trained": grpo, "sft": found["arms"]["sft"]}
     figures: dict[str, Any] = {
-        "seeds": len(runs),
+        "seeds": len(summaries),
         "questions": before["questions"],
         "recordings": before["recordings"],
-        "format_rate": arms["trained"]["format_rate"],
+        "format_rate": min(grpo["format_rates"].values()),
         "chance": summaries[0]["silent"]["chance"],
-        "silent_accuracy": float(silent["correct"].mean()),
-        "silent_low": low,
+        "silent_accuracy": grpo["silent_accuracy"],
+        "silent_low": grpo["silent_accuracy_interval"][0],
         "logprob_difference_max": max(summary["logprob_difference_max"] for summary in summaries),
         "train_minutes_max": max(summary["train_seconds"] for summary in summaries) / 60,
-        "completions_per_second": sum(summary["completions_per_second"] for summary in summaries) / len(runs),
+        "completions_per_second": sum(summary["completions_per_second"] for summary in summaries) / len(summaries),
     }
     for name, part in arms.items():
         figures |= {f"{name}_{measure}": part[key] for measure, key in MEASURES.items()}

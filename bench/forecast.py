@@ -33,7 +33,7 @@ from configs.schema import Config
 from data.formats import load_examples
 from data.types import ClipFeatures, Group
 from learner.audio_tower import encode
-from learner.engine import local_rendezvous
+from learner.engine import leaving_ranks, local_rendezvous
 from learner.figure import total
 from learner.hf import load_tower
 from learner.learner import Learner
@@ -150,7 +150,7 @@ def forecast_of(config: Config) -> dict[str, float]:
     tokens = len(text.group(example, torch.zeros(GROUP_SIZE, 1, dtype=torch.long)).prompt.token_ids) - 1
     work = work_of(config, Lengths(CLIP_SECONDS, tokens, COMPLETION_TOKENS))
     memory = rank_memory(config, sizes, work, on_gpu=False)
-    states = total(memory.host) if config.learner.offload != "none" else 0.0
+    states = total(memory.host)
     held = total(memory.held) + states
     return {"held": held, "peak": states + memory.peak}
 
@@ -164,6 +164,11 @@ def measured(config: Config) -> dict[str, float]:
 
 
 def _rank(config: Config, rank: int, rendezvous: str) -> dict[str, float]:
+    with leaving_ranks():
+        return _allocated(config, rank, rendezvous)
+
+
+def _allocated(config: Config, rank: int, rendezvous: str) -> dict[str, float]:
     learner = Learner(config, rank, config.learner.ranks, rendezvous, config.model.path, config.model.path)
     groups, fetch = _groups(config)
     trained = sum(
@@ -185,7 +190,6 @@ def _rank(config: Config, rank: int, rendezvous: str) -> dict[str, float]:
     before = live_bytes(trained)
     found["peak"] = before + allocated_peak(lambda: learner.update(groups, fetch, 2), trained)
     dist.barrier()
-    dist.destroy_process_group()
     return found
 
 

@@ -32,6 +32,7 @@ from data.prompts import PromptEncoder
 from data.types import Clip, ClipFeatures, ClipSource, Completion, Example, Group, Prompt
 from learner import attention, audio_tower, losses
 from learner.advantage import standardised
+from learner.engine import leaving_ranks
 from learner.hf import load_model
 from learner.hf_files import load_processor
 from learner.packing import Sequences, expand_audio, pack, plan_micro_batches
@@ -73,8 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = str(models.build(Path(temporary) / "model"))
         for seconds in CLIP_SECONDS:
             figures |= prefix_figures(model, seconds, options.repetitions)
-        for tower in TOWERS:
-            figures |= update_figures(model, tower, options.repetitions)
+        with leaving_ranks():
+            for tower in TOWERS:
+                figures |= update_figures(model, tower, options.repetitions)
     figures["ratio"] = min(figures[f"ratio_{tower}_{seconds}s"] for tower in TOWERS for seconds in CLIP_SECONDS)
     figures["gradient_difference"] = max(figures[f"gradient_difference_{seconds}s"] for seconds in CLIP_SECONDS)
     show(figures, Reporter())
@@ -131,7 +133,11 @@ def prefix_figures(model: str, seconds: float, repetitions: int) -> dict[str, fl
             logprobs, entropy = policy(batch)
             weights = torch.full_like(logprobs, 1 / (COMPLETION_TOKENS * len(repeated)))
             gained, _ = losses.clipped(
-                logprobs, logprobs.detach(), advantages, torch.from_numpy(batch.packed.owners), (0.2, 0.2)
+                logprobs,
+                logprobs.detach(),
+                advantages,
+                torch.from_numpy(batch.packed.owners),
+                losses.Clip(0.2, 0.2),
             )
             losses.objective(gained, None, entropy, weights, 0.0, 0.0).backward()
 

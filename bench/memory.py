@@ -32,6 +32,7 @@ from cluster.progress import Reporter
 from configs.schema import Config
 from configs.schema import Learner as LearnerSettings
 from data.formats import load_examples
+from learner.engine import leaving_ranks
 
 GROUP_SIZE, COMPLETION_TOKENS = 8, 32
 MEGABYTE = 1e6
@@ -89,7 +90,8 @@ def learner_update(model: str, questions: str, options: argparse.Namespace, **se
     examples = load_examples(questions).examples
     maker = GroupMaker(model)
     groups = [maker.group(example, sampled(number, options)) for number, example in enumerate(examples)]
-    return measured(lambda: learner.update(groups, features, step=0))
+    with leaving_ranks():
+        return measured(lambda: learner.update(groups, features, step=0))
 
 
 def reference_update(model: str, questions: str, options: argparse.Namespace) -> dict[str, float]:

@@ -13,7 +13,7 @@ from configs.schema import Config
 from data.audio import SAMPLE_RATE, audio_tokens, log_mel, mel_frames, read_clip
 from data.prompts import PromptEncoder
 from data.types import Clip, ClipFeatures, Completion, Example, Group, Prompt
-from learner.engine import local_rendezvous
+from learner.engine import leaving_ranks, local_rendezvous
 from learner.hf import checkpoint_name
 from learner.hf_files import load_processor
 from learner.learner import Learner
@@ -51,12 +51,13 @@ def learner_gradients(config: Config, reference_path: str, groups: Sequence[Grou
     learner.engine.optimizer.register_step_pre_hook(
         lambda *_: kept.update(_gradients(learner.engine.policy.model.named_parameters()))
     )
-    learner.update(groups, features, step=0)
+    with leaving_ranks():
+        learner.update(groups, features, step=0)
     return kept
 
 
 def join_alone(config: Config, reference_path: str) -> Learner:
-    """A learner of one rank in this process."""
+    """A learner of one rank in this process, which its caller has leave (`learner.engine.leaving_ranks`)."""
     return Learner(config, 0, 1, local_rendezvous(), config.model.path, reference_path)
 
 

@@ -26,6 +26,7 @@ from cluster import demo
 from cluster.environment import describe
 from cluster.launch import train
 from cluster.progress import Reporter
+from cluster.run_directory import RunDirectory
 from cluster.runs import Run, load
 from cluster.statistics import cluster_bootstrap
 from configs.load import dump_config, load_config
@@ -75,17 +76,12 @@ def trained(
     """A run of the demo; a finished one of the same configuration and commit is taken as it is."""
     keys = ["rollout.engines=1", f"algorithm.max_staleness={staleness}", "evaluate.silent=false", *overrides]
     reporter.say(f"seed {seed}, max_staleness {staleness}{', on a core each' if pinned else ''}")
-    with on_a_core_each() if pinned else nullcontext():
-        return grpo(seed, out / f"staleness{staleness}", keys, reporter)
-
-
-def grpo(seed: int, out: Path, overrides: Sequence[str], reporter: Reporter) -> Run:
-    """The demo with this seed; a finished run in `out` of the same configuration and commit is taken as it is."""
-    path = out / f"seed{seed}"
-    keys = [f"run.seed={seed}", f"run.dir={out}", f"run.name=seed{seed}", *overrides]
+    keys += [f"run.seed={seed}", f"run.dir={out / f'staleness{staleness}'}", f"run.name=seed{seed}"]
     config = demo.resolved(load_config("tiny", keys), reporter.say)
+    path = RunDirectory.of(config).path
     if not _finished(path, config):
-        train(config, reporter, fresh=path.exists())
+        with on_a_core_each() if pinned else nullcontext():
+            train(config, reporter, fresh=path.exists())
     return load(path)
 
 

@@ -45,8 +45,13 @@ def count(least: int) -> Callable[[str], int]:
 def replacing(path: Path, argument: str) -> Iterator[Path]:
     """A file beside `path` that takes its name when the block ends well, so that nobody ever reads half of it.
 
-    It is made at once: a place that cannot be written is refused before the work, not after it.
+    It is made at once: a place that cannot be written is refused before the work, not after it. A link stays one, and
+    a device such as /dev/null is written to as it is.
     """
+    path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if path.is_dir():

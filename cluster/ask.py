@@ -15,8 +15,8 @@ from pathlib import Path
 from cluster.arguments import PROMPT_HELP, count
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
-from cluster.evaluate import inference_config
 from cluster.evaluation import ask_all
+from cluster.inference import inference_config
 from cluster.placement import plan_asking
 from cluster.progress import Reporter
 from cluster.scoring import Answered

@@ -38,6 +38,12 @@ def report_errors(
     return wrapped
 
 
+def first_of(failed: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that came first in a group of tasks; the others are what it took with it."""
+    error = failed.exceptions[0]
+    return first_of(error) if isinstance(error, BaseExceptionGroup) else error
+
+
 def for_the_user(error: BaseException) -> str | None:
     """The message of an error that one of our packages raised for the user to read, or in which the system tells what
     ails a file; None for a defect.

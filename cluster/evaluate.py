@@ -15,7 +15,6 @@ With --score nothing is asked: the predictions of a file in MMAU's format are sc
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -26,16 +25,14 @@ from cluster import bad_rows, prediction_file
 from cluster.arguments import PROMPT_HELP, command, count, replacing, write_json
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
-from cluster.placement import plan_asking
+from cluster.inference import ask, inference_config
 from cluster.predictions import score_rows
 from cluster.progress import Reporter
-from cluster.scoring import Answered, score
+from cluster.scoring import score
 from cluster.tables import prediction_rows, share, show_evaluation
 from configs.load import load_prompt
-from configs.schema import Algorithm, Cluster, Config, Data, Model, Prompt, Rollout
-from data.formats import Format, Loaded, load_examples
+from data.formats import Format, Loaded, find_questions, load_examples
 from data.order import hash_seed, shuffle_choices
-from data.prompts import Name
 from data.types import Example
 
 EXAMPLES = """examples:
@@ -106,8 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments.parse_args(argv)
     reporter = Reporter()
     if options.score is not None:
-        if any(value is not None for value in (options.model, options.data, options.predictions)):
-            arguments.error("--score asks no model: leave --model, --data and --predictions out")
+        given = [name for name in vars(options) if getattr(options, name) != arguments.get_default(name)]
+        if others := [f"--{name.replace('_', '-')}" for name in given if name not in ("score", "out")]:
+            arguments.error(f"--score asks no model and scores every row: leave {', '.join(others)} out")
         return score_file(options.score, Path(options.out), reporter)
     if options.model is None or options.data is None:
         arguments.error("the following arguments are required: --model and --data, or --score")
@@ -130,15 +128,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=options.seed,
         max_tokens=options.max_tokens,
     )
-    with (
-        replacing(Path(options.out), "--out") as out,
-        replacing(Path(options.predictions), "--predictions") if options.predictions else nullcontext() as predictions,
-    ):
-        answers = ask(config, _asked(loaded, options), reporter, options.samples, options.silent, options.shuffled)
-        result = score(answers, config.data.prompt.form, len(left_out))
-        write_json(out, result | {key: getattr(options, key) for key in SETTINGS} | {"left_out": left_out})
+    with replacing(Path(options.predictions), "--predictions") if options.predictions else nullcontext() as predictions:
+        with replacing(Path(options.out), "--out") as out:
+            answers = ask(config, _asked(loaded, options), reporter, options.samples, options.silent, options.shuffled)
+            result = score(answers, config.data.prompt.form, len(left_out))
+            write_json(out, result | {key: getattr(options, key) for key in SETTINGS} | {"left_out": left_out})
         if predictions is not None:
-            write_json(predictions, prediction_file.written(options.data, options.limit, loaded.bad, answers))
+            questions = find_questions(options.data, options.audio_dir, options.format)
+            write_json(predictions, prediction_file.written(questions, options.limit, loaded.bad, answers))
     show({"model": options.model, **result}, reporter)
     reporter.say(f"figures and answers: {options.out}")
     if options.predictions:
@@ -190,75 +187,6 @@ def show(result: Mapping[str, Any], reporter: Reporter) -> None:
         f"format rate {share(result['format_rate'])}, predictions among the choices {share(result['in_choices'])}, "
         f"chance {share(result['chance'])}"
     )
-
-
-def inference_config(
-    model: str,
-    prompt: Prompt | Name = "answer",
-    engines: int | None = None,
-    nodes: int | None = None,
-    dtype: str = "float32",
-    seed: int = 0,
-    max_tokens: int = 256,
-) -> Config:
-    """The configuration of a session that only asks."""
-    return Config.model_validate(
-        {
-            "run": {"seed": seed},
-            "model": Model(path=model, audio_tower="frozen", projector="frozen", dtype=dtype).model_dump(),  # type: ignore[arg-type]
-            "data": Data(train="", prompt=prompt).model_dump(),  # type: ignore[arg-type]
-            "rollout": Rollout(
-                engines=engines, max_completion_tokens=max_tokens, max_model_tokens=1500 + max_tokens, max_running=128
-            ).model_dump(),
-            "algorithm": Algorithm(beta=0.0).model_dump(),
-            "cluster": Cluster(nodes=nodes).model_dump(),
-        }
-    )
-
-
-def evaluate(config: Config, examples: Sequence[Example], reporter: Reporter, samples: int = 0) -> dict[str, Any]:
-    """Figures and rows of `model.path` on the examples; starts and ends a session."""
-    return score(ask(config, examples, reporter, samples), config.data.prompt.form)
-
-
-def ask(
-    config: Config,
-    examples: Sequence[Example],
-    reporter: Reporter,
-    samples: int = 0,
-    silent: bool = False,
-    shuffled: bool = False,
-) -> list[Answered]:
-    """What `model.path` answers to the examples, in their order; starts and ends a session.
-
-    Args:
-        config: as `inference_config` gives it.
-        examples: the questions.
-        reporter: shows how far it is.
-        samples: completions at temperature 1 beside the greedy one.
-        silent: ask about silence instead of the clips.
-        shuffled: ask each question about another one's recording.
-    """
-    from cluster.nodes import connected
-    from cluster.session import usable_model, workers
-
-    model_path = usable_model(config.model.path)
-
-    async def answers() -> list[Answered]:
-        from cluster.evaluation import ask_about_other_clips, ask_all
-
-        async with workers(config, roles, model_path) as (started, asker, _):
-            reporter.say(f"engines that share {len(examples)} questions: {len(started.rollout.actors)}")
-            with reporter.questions("questions", len(examples)) as advance:
-                most = config.rollout.max_completion_tokens
-                common = (asker, started.rollout, examples, samples, most)
-                if shuffled:
-                    return await ask_about_other_clips(*common, config.run.seed, advance)
-                return await ask_all(*common, silent=silent, advance=advance)
-
-    with connected(config.cluster, reporter.say) as nodes:
-        roles = plan_asking(config, nodes)
-        return asyncio.run(answers())
 
 
 if __name__ == "__main__":

@@ -89,6 +89,6 @@ async def ask_about_other_clips(
         asked[number] = replace(examples[number], clip=examples[usable[giver]].clip)
     answers = await ask_all(asker, pool, asked, samples, max_tokens, advance=advance)
     return [
-        replace(answer, recording=sha256, heard=answer.recording) if sha256 and answer.greedy is not None else answer
+        replace(answer, recording=sha256, heard="" if answer.greedy is None else answer.recording) if sha256 else answer
         for answer, sha256 in zip(answers, own, strict=True)
     ]

@@ -6,8 +6,10 @@ not fit is told with the settings that mend it and what each of them would come 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -45,6 +47,8 @@ class Forecast:
     rank: RankMemory
     engine: EngineMemory
     time: StepTime
+    free: tuple[str, float] | None
+    """Where run.dir will lie, as this machine sees it, and the bytes that are free there; None is not looked at."""
 
     @property
     def room(self) -> float:
@@ -53,17 +57,25 @@ class Forecast:
 
     @property
     def host(self) -> float:
-        """Bytes of a machine that holds all ranks, besides what their devices hold, and of Ray's store on it."""
-        ranks = self.config.learner.ranks
-        saved = total(checkpoint_memory(self.parts, self.config))
-        return ranks * total(self.rank.host) + saved + total(store(self.config, self.parts))
+        """Most bytes of a machine that holds all ranks, besides what their devices hold, and of Ray's store on it."""
+        return max(self.host_moments.values()) + total(store(self.config, self.parts))
+
+    @property
+    def host_moments(self) -> dict[str, float]:
+        """What all ranks hold on one machine besides their devices, by moment."""
+        ranks, rank = self.config.learner.ranks, self.rank
+        held = ranks * total(rank.host)
+        return {
+            "all ranks start": ranks * total(rank.host_starting),
+            "all ranks read the reference": held + ranks * total(rank.host_reference),
+            "a checkpoint is written": held + total(checkpoint_memory(self.parts, self.config)),
+        }
 
     @property
     def machine(self) -> float:
         """Bytes of a machine that computes everything on its CPUs."""
         reserved = (self.config.learner.ranks * self.hardware.reserved_gigabytes) * GIGABYTE
-        offloaded = self.config.learner.offload != "none"
-        ranks = self.config.learner.ranks * (self.rank.peak + (total(self.rank.host) if offloaded else 0.0))
+        ranks = self.config.learner.ranks * (self.rank.peak + total(self.rank.host))
         processes = self.engines * self.config.rollout.tensor_parallel
         return reserved + ranks + processes * self.engine.all + total(store(self.config, self.parts))
 
@@ -78,12 +90,27 @@ def tell(
         say(f"no forecast of memory and time: this machine does not know the sizes of {path}")
         return
     on_gpu = any(role.gpus for role in roles if role.name == "learner")
-    for line in report(forecast(config, sizes, hardware(named, on_gpu), lengths_of(config, assumed), roles)):
+    device, lengths = hardware(named, on_gpu), lengths_of(config, assumed)
+    for line in report(forecast(config, sizes, device, lengths, roles, free_at(config.run.dir))):
         say(line)
 
 
-def forecast(config: Config, sizes: Sizes, device: Hardware, lengths: Lengths, roles: Sequence[Role]) -> Forecast:
-    """The forecast of a run with these actors."""
+def free_at(directory: str) -> tuple[str, float]:
+    """The nearest directory above that exists on this machine, or the directory itself, and the bytes free there."""
+    path = Path(directory).absolute()
+    there = next(place for place in (path, *path.parents) if place.is_dir())
+    return str(there), float(shutil.disk_usage(there).free)
+
+
+def forecast(
+    config: Config,
+    sizes: Sizes,
+    device: Hardware,
+    lengths: Lengths,
+    roles: Sequence[Role],
+    free: tuple[str, float] | None = None,
+) -> Forecast:
+    """The forecast of a run with these actors; `free` is of `free_at`, where the disk is to be looked at."""
     counts = {role.name: role.count for role in roles}
     on_gpu = any(role.gpus for role in roles if role.name == "learner")
     engines, work = counts.get("engine", 0), work_of(config, lengths)
@@ -99,6 +126,7 @@ def forecast(config: Config, sizes: Sizes, device: Hardware, lengths: Lengths, r
         rank_memory(config, sizes, work, on_gpu),
         engine_memory(config, sizes, parts, work, device, max(engines, 1), on_gpu),
         step_time(config, sizes, parts, work, device, engines, on_gpu),
+        free,
     )
 
 
@@ -144,7 +172,9 @@ def report(told: Forecast) -> Iterator[str]:
     problems = list(warnings(told))
     yield from (f"warning: {problem}" for problem in problems)
     if not problems:
-        yield f"everything fits on {told.hardware.name}, by this arithmetic"
+        places = [told.hardware.name, *(["its machine"] if told.on_gpu else [])]
+        looked = ", and on the disk of run.dir" if told.free is not None else "; the disk of run.dir was not looked at"
+        yield f"by this arithmetic everything fits on {' and '.join(places)}{looked}"
 
 
 def warnings(told: Forecast) -> Iterator[str]:
@@ -162,6 +192,17 @@ def warnings(told: Forecast) -> Iterator[str]:
             f"learner, engines and object store need {_gb(told.machine)} and the machine has "
             f"{told.hardware.memory_gigabytes:,.1f} GB: lower rollout.engines, learner.ranks, rollout.kv_cache_gib or "
             f"data.cache_bytes, or {_rank_mends(told)}"
+        )
+    if told.on_gpu and told.host > told.hardware.host_memory_gigabytes * GIGABYTE:
+        yield (
+            f"a machine that holds all learner ranks needs {_gb(told.host)} of memory beside its devices, and has "
+            f"{told.hardware.host_memory_gigabytes:,.1f} GB: {_host_mends(told)}"
+        )
+    needed = disk(config, told.parts)[-1].value
+    if told.free is not None and needed > told.free[1]:
+        yield (
+            f"checkpoints take {_gb(needed)} of disk, and {told.free[0]} has {_gb(told.free[1])} free on this machine: "
+            f"set run.dir to a larger disk, or lower checkpoint.keep ({config.checkpoint.keep})"
         )
     embedded = config.cluster.object_store_bytes
     in_store = total(store(config, told.parts)[:-1])
@@ -182,6 +223,17 @@ def warnings(told: Forecast) -> Iterator[str]:
             f"a prompt with its completion has up to {longest:,} tokens, more than rollout.max_model_tokens "
             f"({config.rollout.max_model_tokens:,}): longer questions are dropped and counted; raise it"
         )
+
+
+def _host_mends(told: Forecast) -> str:
+    """What lowers the machine's memory beside its devices."""
+    config = told.config
+    mends = [
+        "algorithm.beta: 0 (no reference)" if total(told.rank.host_reference) else "",
+        "learner.offload: none, where the devices have room" if config.learner.offload != "none" else "",
+        "fewer learner.ranks on a machine, by more nodes",
+    ]
+    return "; ".join(filter(None, mends))
 
 
 def _engine_warnings(told: Forecast) -> Iterator[str]:
@@ -246,11 +298,18 @@ def _machine(told: Forecast) -> Iterator[str]:
         yield "memory of a machine that holds all learner ranks, beside its devices"
     else:
         yield "memory of this machine"
-    title = "of each rank" if told.config.learner.offload != "none" else "of each rank, while it starts"
-    yield from _lines(told.rank.host, title)
+    if told.on_gpu:
+        yield from _lines(told.rank.host_starting, "of each rank, while it starts")
+    yield from _lines(told.rank.host, "of each rank, from then on")
+    if told.on_gpu:
+        yield from _lines(told.rank.host_reference, "of each rank beside that, while it starts")
     yield from _lines(checkpoint_memory(told.parts, told.config), "of rank 0")
     yield from _lines(store(told.config, told.parts), "Ray's object store")
-    yield f"  {_gb(told.host if told.on_gpu else told.machine):>9}  in all"
+    if told.on_gpu:
+        moments = told.host_moments
+        yield f"  {_gb(told.host):>9}  in all at most, when {max(moments, key=lambda moment: moments[moment])}"
+    else:
+        yield f"  {_gb(told.machine):>9}  in all"
 
 
 def _time(told: Forecast) -> Iterator[str]:

@@ -39,6 +39,9 @@ class Hardware(Section):
     """Between two devices of a machine, each way."""
     host_gigabytes_per_second: PositiveFloat
     """Between a device and its machine's memory."""
+    host_memory_gigabytes: PositiveFloat = 1000.0
+    """The machine's memory beside its devices, for all ranks on it: assumed, since machines with eight such devices
+    have 1,000 to 2,000. Where it computes on CPUs `memory_gigabytes` counts."""
     host_memory_gigabytes_per_second: PositiveFloat = 200.0
     """The machine's memory, for all ranks on it."""
     store_gigabytes_per_second: PositiveFloat = 1.6

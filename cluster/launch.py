@@ -93,8 +93,10 @@ def dry_run(config: Config, reporter: Reporter, hardware: str | None = None, ass
         reporter.say(f"would join the Ray cluster at {address} and wait for {count} node(s)")
     else:
         reporter.say(f"would start an embedded Ray cluster of {count} node(s)")
-    if config.cluster.device == "gpu" or address is not None:
+    if address is not None:
         nodes = [Node("unknown", 1e9, 1e9)] * count  # until joined: print what is asked for
+    elif config.cluster.device == "gpu":
+        nodes = [Node("unknown", config.cluster.cpus_per_node, 1e9)] * count  # the GPUs may be another machine's
     else:
         nodes = embedded_nodes(config.cluster)
     roles = plan(config, nodes)

@@ -16,6 +16,7 @@ GAUGES = {
     "loss": ("auricle_loss", "Loss of the step"),
     "grad_norm": ("auricle_grad_norm", "Global gradient norm before clipping"),
     "learning_rate": ("auricle_learning_rate", "Learning rate of the step"),
+    "updates": ("auricle_updates", "Optimizer updates of the step; 0 where no group had anything to learn from"),
     "completion_tokens_mean": ("auricle_completion_tokens", "Mean length of the step's completions in tokens"),
     "zero_variance_groups": ("auricle_zero_variance_groups", "Groups of the step whose completions scored alike"),
     "logprob_difference_max": (

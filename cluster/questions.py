@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +47,10 @@ class Questions:
 
     def digests(self) -> dict[str, str]:
         """A hash of what is asked, by split: a resume goes on with the same questions in the same order."""
-        return {
-            split: hashlib.sha256(
-                json.dumps([(row.id, row.question, row.choices, row.answer) for row in getattr(self, split)]).encode()
-            ).hexdigest()
-            for split in SPLITS
-        }
+        return {split: digest(getattr(self, split)) for split in SPLITS}
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """A hash of what is asked, in its order."""
+    asked = [(example.id, example.question, example.choices, example.answer) for example in examples]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

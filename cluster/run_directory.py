@@ -3,6 +3,7 @@
 runs/NAME/  config.yaml  environment.json  metrics.jsonl  summary.json
             rollouts/step_000001.parquet  eval/NAME.json  checkpoints/step_N/{hf,trainer}/ and adapter/ with LoRA
             engine_model/ (where vLLM cannot load the model as it is stored)
+            dropped.jsonl (of supervised fine-tuning: questions that could not be used)
             environment_resume_N.json (a resume from step N in another environment)  .lock (held while it goes on)
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metrics = path / "metrics.jsonl"
+        self.dropped = path / "dropped.jsonl"
         self.rollouts = path / "rollouts"
         self.evaluations = path / "eval"
         self.checkpoints = path / "checkpoints"
@@ -84,7 +86,7 @@ class RunDirectory:
         """Raise what `create` or `resume` would; changes nothing."""
         run = cls.of(config)
         if resume:
-            cls._changed(run.path, config)
+            run._resumed(config)
         elif run.path.exists() and not fresh:
             raise _taken(run.path)
         run.lock.check()
@@ -119,23 +121,27 @@ class RunDirectory:
             RunInUse: another process is at work on it.
         """
         run = cls.of(config)
-        changed = cls._changed(run.path, config)
+        changed = run._resumed(config)
         run.lock.acquire()
         run.write_text("config.yaml", dump_config(config))
         return run, changed
 
-    @staticmethod
-    def _changed(path: Path, config: Config) -> dict[str, tuple[Any, Any]]:
-        if not (path / "config.yaml").exists():
-            raise RunError(f"{path} holds no run to resume: start it without --resume")
-        stored = yaml.safe_load((path / "config.yaml").read_text())
+    def changed(self, config: Config) -> dict[str, tuple[Any, Any]]:
+        """The keys in which the run that is there differs, as (before, now); raises RunError where there is none."""
+        if not (self.path / "config.yaml").exists():
+            raise RunError(f"{self.path} holds no run to resume: start it without --resume")
+        stored = yaml.safe_load((self.path / "config.yaml").read_text())
         terms = [REWARD_DEFAULTS | term for term in stored.pop("rewards", DEFAULTS["rewards"])]
-        before = _flat(_over(DEFAULTS | {"rewards": terms}, stored))
-        now = _flat(config.model_dump(mode="json"))
-        changed = {
+        before = flat(_over(DEFAULTS | {"rewards": terms}, stored))
+        now = flat(config.model_dump(mode="json"))
+        return {
             key: (before.get(key), now.get(key)) for key in sorted({*before, *now}) if before.get(key) != now.get(key)
         }
-        refused = [key for key in changed if not _resumable(key)]
+
+    def _resumed(self, config: Config) -> dict[str, tuple[Any, Any]]:
+        """`changed`, unless a resume may not change it."""
+        changed = self.changed(config)
+        refused = [key for key in changed if not resumable(key)]
         if refused:
             lines = [f"  {key}: {changed[key][0]!r} in the run, {changed[key][1]!r} now" for key in refused]
             raise RunError(
@@ -184,6 +190,14 @@ class RunDirectory:
         with self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
+    def append_dropped(self, step: int, questions: Sequence[tuple[str, str]]) -> None:
+        """Keep which questions a step without a rollout log has dropped, by id, and why."""
+        if questions:
+            with self.dropped.open("a") as file:
+                file.writelines(
+                    json.dumps({"step": step, "id": name, "reason": reason}) + "\n" for name, reason in questions
+                )
+
     def cut_after(self, step: int, max_steps: int) -> None:
         """Drop what was written after `step`, so that every step stands once when a resume writes it again.
 
@@ -191,15 +205,9 @@ class RunDirectory:
         """
         for name in RESULTS if step < max_steps else ():
             (self.path / name).unlink(missing_ok=True)
-        if self.metrics.exists():
-            kept = []
-            for line in self.metrics.read_text().splitlines():
-                try:
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line + "\n")
-                except json.JSONDecodeError:
-                    break  # the last line of a killed run may be cut
-            self.write_text(self.metrics.name, "".join(kept))
+        for file in (self.metrics, self.dropped):
+            if file.exists():
+                self.write_text(file.name, "".join(_lines_up_to(step, file)))
         for shard in self.rollouts.glob("step_*.parquet"):
             if int(shard.stem.split("_")[1]) > step:
                 shard.unlink()
@@ -278,6 +286,18 @@ class RunDirectory:
         return found
 
 
+def _lines_up_to(step: int, file: Path) -> list[str]:
+    """The lines of steps up to this one."""
+    kept = []
+    for line in file.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            break  # the last line of a killed run may be cut
+    return kept
+
+
 def step_of(checkpoint: Path) -> int:
     """N of `step_N`."""
     return int(checkpoint.name.removeprefix("step_"))
@@ -297,7 +317,8 @@ def _taken(path: Path) -> RunError:
     )
 
 
-def _resumable(key: str) -> bool:
+def resumable(key: str) -> bool:
+    """Whether a key may differ between a run and its resume: it is no matter of what is learned."""
     return key.startswith(RESUMABLE_SECTIONS) or key in RESUMABLE_KEYS or key.endswith(RESUMABLE_ENDINGS)
 
 
@@ -311,14 +332,15 @@ def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
     return {**defaults, **values, **sections}
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values by dotted key."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
             for number, item in enumerate(value):
-                flat |= _flat(item, f"{prefix}{key}[{number}].")
+                found |= flat(item, f"{prefix}{key}[{number}].")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found

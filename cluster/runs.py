@@ -43,6 +43,11 @@ class Run:
         return {file.stem: pd.DataFrame(json.loads(file.read_text())["rows"]) for file in files}
 
     @cached_property
+    def commit(self) -> str | None:
+        """Of the code that the run began with; None where that was no checkout."""
+        return json.loads((self.path / "environment.json").read_text())["git"]  # type: ignore[no-any-return]
+
+    @cached_property
     def summary(self) -> dict[str, Any] | None:
         """`summary.json`, or None while the run goes on."""
         file = self.path / "summary.json"

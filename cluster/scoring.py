@@ -158,7 +158,7 @@ def _accuracies(scored: Sequence[tuple[Answered, dict[str, float]]], bad_rows: i
     return {
         "questions": len(scored) + bad_rows,
         "answered": len(answered),
-        "chance": _mean([1 / max(len(answer.example.choices), 1) for answer, _ in scored]),
+        "chance": _mean([1 / len(answer.example.choices) for answer, _ in scored if answer.example.choices]),
         **estimated(columns, recordings),
         **estimated(of_answered, [answer.recording for answer, _ in answered]),
     }

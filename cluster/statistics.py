@@ -52,7 +52,8 @@ def _intervals(
     values: NDArray[np.float64], clusters: Sequence[str], level: float, resamples: int
 ) -> NDArray[np.float64]:
     """Percentile intervals, (columns, 2), of the means of values (questions, columns) from the same resamples."""
-    _, member = np.unique(np.asarray(clusters), return_inverse=True)
+    numbers = {name: number for number, name in enumerate(sorted(set(clusters)))}
+    member = np.array([numbers[name] for name in clusters])
     counts = np.bincount(member)
     sums = np.column_stack([np.bincount(member, weights=column) for column in values.T] + [counts])
     generator = np.random.default_rng(CHANCE_SEED)

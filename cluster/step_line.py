@@ -82,6 +82,7 @@ def step_line(
         "loss": result.loss,
         "grad_norm": result.grad_norm,
         "learning_rate": result.learning_rate,
+        "updates": result.updates,
         "completions": completions,
         "completions_dropped": dict(sum((Counter(summary.dropped) for summary in groups), Counter[str]())),
         "completion_tokens_mean": tokens / sampled,

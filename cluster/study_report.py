@@ -13,6 +13,7 @@ from cluster.tables import share, with_interval
 Figures = Mapping[str, Any]
 
 LEVEL = "95%"
+UNTESTABLE = "the model before training never gives the form that the prompt asks for"
 
 
 def markdown(found: Figures) -> str:
@@ -22,17 +23,21 @@ def markdown(found: Figures) -> str:
 
 
 def _head(found: Figures) -> str:
-    arms = list(found["arms"].values())
-    first = arms[0]
+    some = next(iter((found["arms"] or found["before"]).values()))
+    seen = _seen(list(found["arms"].values()))
     lines = [
         f"# {found['title']}",
         "",
-        f"Each run saw {_seen(arms)}, repetitions counted. Accuracy is on {first['questions']} held-out questions "
-        f"about {first['recordings']} recordings, over all seeds; intervals are {LEVEL} and resample recordings, so "
-        "they speak of the questions and not of the luck of a seed. The accuracy of each seed stands beside.",
+        *([f"Each run saw {seen}, repetitions counted."] if seen else []),
+        f"Accuracy is on {some['questions']} held-out questions about {some['recordings']} recordings, over all seeds; "
+        f"intervals are {LEVEL} and resample recordings, so they speak of the questions and not of the luck of a seed. "
+        "The accuracy of each seed stands beside.",
     ]
-    for arm, why in found["untestable"].items():
-        lines += ["", f"`{arm}` is not in the tables: {why}."]
+    for title, seeds in found["untestable"].items():
+        which = f" with seed {', '.join(map(str, seeds))}" if title in _parts(found) else ""
+        lines += ["", f"{title} is not testable here{which}: {UNTESTABLE}."]
+    if len(found["commits"]) > 1:
+        lines += ["", f"The runs are not of one commit: {', '.join(found['commits'])}."]
     return "\n".join(lines)
 
 
@@ -56,7 +61,7 @@ def _by_task(found: Figures) -> tuple[dict[str, Figures], list[str]]:
 
 
 def _accuracy_table(found: Figures) -> str:
-    rows = [[name, *_accuracy_cells(part), share(part.get("silent_accuracy"))] for name, part in _parts(found).items()]
+    rows = [[name, *_accuracy_cells(part)] for name, part in _parts(found).items()]
     header = ["", "greedy", "each seed", "sampled", "format", "greedy, about silence"]
     return "## Accuracy\n\n" + _table(header, rows)
 
@@ -67,6 +72,7 @@ def _accuracy_cells(part: Figures) -> list[str]:
         ", ".join(share(value) for value in part["seeds"].values()),
         with_interval(part, "accuracy_sampled"),
         share(part["format_rate"]),
+        with_interval(part, "silent_accuracy") if part.get("silent_accuracy") is not None else "-",
     ]
 
 
@@ -87,6 +93,7 @@ def _cost_table(found: Figures) -> str:
         [
             arm["title"],
             f"{arm['steps']:,}",
+            f"{arm['questions_drawn']:,.0f}",
             f"{arm['questions_trained']:,.0f}",
             f"{arm['completions']:,.0f}",
             f"{arm['tokens']:,.0f}",
@@ -94,16 +101,22 @@ def _cost_table(found: Figures) -> str:
         ]
         for arm in found["arms"].values()
     ]
-    header = ["", "steps", "questions", "completions", "positions through the policy", "seconds"]
+    if not rows:
+        return ""
+    drawn = ["questions drawn", "questions trained on"]
+    header = ["", "steps", *drawn, "completions trained on", "tokens through the learner", "seconds"]
     return "## What it took, a run\n\n" + _table(header, rows)
 
 
 def _comparisons(found: Figures) -> str:
-    lines = ["## Side by side", "", "The same question after either, over all seeds; McNemar's test is exact."]
-    for pair in found["comparisons"]:
-        lines.append("")
-        lines += [f"- {sentence(pair, measure, found)}" for measure in ("accuracy", "accuracy_sampled")]
-    return "\n".join(lines) if found["comparisons"] else ""
+    sentences = [f"- {sentence(pair, measure, found)}" for pair in found["comparisons"] for measure in pair["measures"]]
+    if not sentences:
+        return ""
+    head = (
+        "The same questions after either, over all seeds. p is of McNemar's exact test, of one seed. Where nothing "
+        f"differs, about one interval in twenty leaves zero out all the same; there are {len(sentences)}."
+    )
+    return "\n".join(["## Side by side", "", head, "", *sentences])
 
 
 def sentence(pair: Figures, measure: str, found: Figures) -> str:
@@ -113,19 +126,19 @@ def sentence(pair: Figures, measure: str, found: Figures) -> str:
     first, second = (title_of(name, found) for name in (pair["first"], pair["second"]))
     points = f"{100 * figures['difference']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
     how = "Greedily" if measure == "accuracy" else "Sampled"
-    seeds = [part[measure]["difference"] for part in pair["by_seed"].values()]
     if low > 0:
         verdict = f"{first} answers better than {second}"
     elif high < 0:
         verdict = f"{first} answers worse than {second}"
     else:
         verdict = f"no difference between {first} and {second} is shown"
-    tested = f", p = {figures['p_value']:.2g}" if "p_value" in figures else ""
-    agree = ""
-    if measure == "accuracy" and len(seeds) > 1:
-        above = sum(value > 0 for value in seeds)
-        agree = f"; {above} of {len(seeds)} seeds are above"
-    return f"{how}, {verdict}: {points}{tested}{agree}."
+    seeds = [_of_a_seed(own[measure]) for own in pair["by_seed"].values()]
+    return f"{how}, {verdict}: {points}; by seed {', '.join(seeds)}."
+
+
+def _of_a_seed(figures: Figures) -> str:
+    tested = f" (p = {figures['p_value']:.2g})" if "p_value" in figures else ""
+    return f"{100 * figures['difference']:+.1f}{tested}"
 
 
 def title_of(name: str, found: Figures) -> str:
@@ -173,7 +186,8 @@ def _finish(figure: Any, axis: Any, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     axis.grid(alpha=0.3, axis="y")
-    axis.legend(fontsize=8)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -11,27 +10,32 @@ from typing import Any
 from cluster.comparison import compare
 from cluster.groups import by_group
 from cluster.statistics import estimated
-from configs.schema import Config
-from data.order import hash_seed
+from configs.study import BASE
 
-BASE = "base"
-"""The model before training, in comparisons."""
+Evaluation = Mapping[str, Any]
+"""Figures of an evaluation, with its `rows`."""
 
-Rows = Sequence[Mapping[str, Any]]
+COMPARED = ("accuracy", "accuracy_sampled")
+OF_A_SEED = ("p_value", "only_a", "only_b")
+"""What McNemar's test says of one seed. Of several it is not valid: their answers to a question are not independent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
     """One finished run."""
 
-    family: str
+    origin: str
     """Which model before training it is held against."""
-    rows: Rows
-    """Of its held-out evaluation."""
+    evaluation: Evaluation
+    """Of the held-out questions."""
+    silent: Evaluation | None
+    """Of these about silence, where they were asked."""
     summary: Mapping[str, Any]
     """Its `summary.json`."""
     validations: Sequence[tuple[int, float]]
     """Questions seen, and greedy accuracy on the validation questions."""
+    commit: str | None
+    """Of the code that it began with."""
 
 
 @dataclass(slots=True)
@@ -41,48 +45,50 @@ class Findings:
     titles: Mapping[str, str]
     """Of the arms, in order."""
     compared: Sequence[tuple[str, str]]
-    before: dict[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
-    """By family and seed: the figures of an evaluation, with its rows."""
+    before: dict[tuple[str, int], Evaluation] = field(default_factory=dict)
+    """By origin and seed."""
     trained: dict[tuple[str, int], Trained] = field(default_factory=dict)
     """By arm and seed."""
-    untestable: dict[str, str] = field(default_factory=dict)
-    """Arms that were not trained, and why."""
+    untestable: list[tuple[str, int]] = field(default_factory=list)
+    """Arms and seeds that were not trained, since the model before training does not give the form."""
 
     def figures(self) -> dict[str, Any]:
         """Everything, as `study.json` holds it."""
-        families = sorted({name for name, _ in self.before})
+        origins = sorted({name for name, _ in self.before})
         return {
-            "before": {name: self._before(name) for name in families},
+            "before": {name: self._before(name) for name in origins},
             "arms": {name: self._arm(name) for name in self.titles if self._seeds(name)},
-            "untestable": dict(self.untestable),
-            "comparisons": [
-                self._compared(first, second)
-                for first, second in self.compared
-                if self._seeds(first) and (second == BASE or self._seeds(second))
-            ],
+            "untestable": {
+                title: sorted(seed for arm, seed in self.untestable if arm == name)
+                for name, title in self.titles.items()
+                if any(arm == name for arm, _ in self.untestable)
+            },
+            "comparisons": [self._compared(*pair) for pair in self.compared if self._both(*pair)],
+            "commits": sorted({str(run.commit) for run in self.trained.values()}),
         }
 
     def _seeds(self, arm: str) -> list[int]:
         return sorted(seed for name, seed in self.trained if name == arm)
 
+    def _both(self, first: str, second: str) -> list[int]:
+        """The seeds that both were trained with."""
+        return [seed for seed in self._seeds(first) if second == BASE or (second, seed) in self.trained]
+
     def _before(self, name: str) -> dict[str, Any]:
-        parts = {seed: value for (own, seed), value in sorted(self.before.items()) if own == name}
-        return pooled({seed: part["rows"] for seed, part in parts.items()}) | {
-            "format_rate": fmean([part["format_rate"] for part in parts.values()]),
-        }
+        return pooled({seed: value for (own, seed), value in sorted(self.before.items()) if own == name})
 
     def _arm(self, name: str) -> dict[str, Any]:
         runs = {seed: self.trained[name, seed] for seed in self._seeds(name)}
         summaries = [run.summary for run in runs.values()]
-        evaluations = [summary["trained"] for summary in summaries]
-        silences = [summary["silent"]["accuracy"] for summary in summaries if summary["silent"]]
+        silences = {seed: run.silent for seed, run in runs.items() if run.silent is not None}
+        about_silence = pooled(silences) if silences else {}
         return {
             "title": self.titles[name],
-            "family": next(iter(runs.values())).family,
-            **pooled({seed: run.rows for seed, run in runs.items()}),
-            "format_rate": fmean([one["format_rate"] for one in evaluations]),
-            "silent_accuracy": fmean(silences) if silences else None,
+            "origin": next(iter(runs.values())).origin,
+            **pooled({seed: run.evaluation for seed, run in runs.items()}),
+            **{f"silent_{key}": about_silence.get(key) for key in ("accuracy", "accuracy_interval")},
             "steps": summaries[0]["steps"],
+            "questions_drawn": fmean([summary["ledger"]["admitted"] for summary in summaries]),
             "questions_trained": fmean([summary["questions_trained"] for summary in summaries]),
             "completions": fmean([summary["completions"] for summary in summaries]),
             "tokens": fmean([summary["tokens"] for summary in summaries]),
@@ -92,58 +98,59 @@ class Findings:
 
     def _compared(self, first: str, second: str) -> dict[str, Any]:
         """What the first has over the second, on the seeds that both have."""
-        seeds = [seed for seed in self._seeds(first) if second == BASE or (second, seed) in self.trained]
-        ours = {seed: self.trained[first, seed].rows for seed in seeds}
+        ours = {seed: self.trained[first, seed].evaluation for seed in self._both(first, second)}
         theirs = {
-            seed: self.before[self.trained[first, seed].family, seed]["rows"]
+            seed: self.before[self.trained[first, seed].origin, seed]
             if second == BASE
-            else self.trained[second, seed].rows
-            for seed in seeds
+            else self.trained[second, seed].evaluation
+            for seed in ours
         }
-        found = compare({"rows": _by_seed(theirs)}, {"rows": _by_seed(ours)}, (second, first))
-        alone = {
-            seed: compare({"rows": theirs[seed]}, {"rows": ours[seed]}, (second, first))["measures"] for seed in seeds
-        }
+        measures = compare(_together(theirs), _together(ours), (second, first))["measures"]
+        alone = {seed: compare(theirs[seed], ours[seed], (second, first))["measures"] for seed in ours}
         return {
             "first": first,
             "second": second,
-            "measures": found["measures"],
-            "by_seed": {
-                seed: {measure: measures[measure] for measure in ("accuracy", "accuracy_sampled")}
-                for seed, measures in alone.items()
+            "measures": {
+                name: {key: value for key, value in measures[name].items() if key not in OF_A_SEED}
+                for name in COMPARED
+                if name in measures
             },
+            "by_seed": {seed: {name: own[name] for name in COMPARED if name in own} for seed, own in alone.items()},
         }
 
 
-def family(config: Config) -> str:
-    """A name for the model that a run starts from and the prompt that it is asked with, seeds aside."""
-    model = re.sub(r"\W+", "_", config.run.init_from or config.model.path).strip("_")
-    prompt = config.data.prompt.model_dump()
-    return f"{model}-{prompt if isinstance(prompt, str) else hash_seed(*prompt.values())}"
+def pooled(by_seed: Mapping[int, Evaluation]) -> dict[str, Any]:
+    """Accuracies over all seeds and each seed's own, with intervals that resample recordings, in all and by group.
 
-
-def pooled(by_seed: Mapping[int, Rows]) -> dict[str, Any]:
-    """Accuracies over all seeds and each seed's own, with intervals that resample recordings, in all and by group."""
-    rows = _by_seed(by_seed)
-    seeds = {seed: _accuracies(some)["accuracy"] for seed, some in by_seed.items()}
-    groups = by_group(rows, lambda row, key: str(row.get(key) or ""), _accuracies)
+    Bad rows of the file count as wrong, in all and in no group.
+    """
+    whole = _together(by_seed)
+    rates = [evaluation["format_rate"] for evaluation in by_seed.values() if evaluation["format_rate"] is not None]
+    groups = by_group(whole["rows"], lambda row, key: str(row.get(key) or ""), _accuracies)
+    first = next(iter(by_seed.values()))
     return {
-        "seeds": seeds,
-        "questions": len(next(iter(by_seed.values()))),
-        "recordings": len({row["recording"] for row in rows}),
-        **_accuracies(rows),
+        "seeds": {seed: _accuracies(one["rows"], one["bad_rows"])["accuracy"] for seed, one in by_seed.items()},
+        "questions": len(first["rows"]) + first["bad_rows"],
+        "recordings": len({row["recording"] for row in whole["rows"]}),
+        "format_rate": fmean(rates) if rates else None,
+        "format_rates": {seed: evaluation["format_rate"] for seed, evaluation in by_seed.items()},
+        **_accuracies(whole["rows"], whole["bad_rows"]),
         **groups,
     }
 
 
-def _accuracies(rows: Rows) -> dict[str, Any]:
+def _accuracies(rows: Sequence[Mapping[str, Any]], bad_rows: int = 0) -> dict[str, Any]:
+    """Greedy and, where there are samples, sampled accuracy."""
+    measures = {"accuracy": "correct", "accuracy_sampled": "correct_sampled"}
     columns = {
-        name: [float(row[key]) for row in rows]
-        for name, key in (("accuracy", "correct"), ("accuracy_sampled", "correct_sampled"))
+        name: [*(float(row[key]) for row in rows), *[0.0] * bad_rows]
+        for name, key in measures.items()
+        if all(row[key] is not None for row in rows)
     }
-    return estimated(columns, [row["recording"] for row in rows])
+    return estimated(columns, [*(row["recording"] for row in rows), *(f"bad row {one}" for one in range(bad_rows))])
 
 
-def _by_seed(by_seed: Mapping[int, Rows]) -> list[dict[str, Any]]:
-    """The rows of all seeds; a question is another one in each, about the same recording."""
-    return [{**row, "id": f"{row['id']}, seed {seed}"} for seed, rows in by_seed.items() for row in rows]
+def _together(by_seed: Mapping[int, Evaluation]) -> dict[str, Any]:
+    """All seeds as one evaluation; a question is another one in each, about the same recording."""
+    rows = [{**row, "id": f"{row['id']}, seed {seed}"} for seed, one in by_seed.items() for row in one["rows"]]
+    return {"rows": rows, "bad_rows": sum(one["bad_rows"] for one in by_seed.values())}

@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 from cluster.asking import Unusable
+from cluster.errors import first_of
 from cluster.training_loop import NothingToTrain, TrainingLoop, group_name
 from data.order import Draw
 from data.types import Lesson, Prompt
@@ -27,6 +28,9 @@ class SupervisedLoop(TrainingLoop):
         result = await self.workers.learner.teach(lessons, self.version)
         self.ledger.train(group_name(draw) for draw in draws)
         self.version += 1
+        self.run_directory.append_dropped(
+            self.version, [(self.questions.train[draw.index].id, reason) for draw, reason in self._dropped]
+        )
         self._dropped = []
         ended = time.perf_counter()
         self._ended_at = time.time()
@@ -79,5 +83,8 @@ class SupervisedLoop(TrainingLoop):
 
     async def _engines_are_current(self) -> None:
         if self.workers.rollout.version < self.version:
-            async with asyncio.TaskGroup() as tasks:
-                await self._delivery.publish(self.version, tasks)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    await self._delivery.publish(self.version, tasks)
+            except BaseExceptionGroup as failed:
+                raise first_of(failed) from None

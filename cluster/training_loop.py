@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.asking import Asker
 from cluster.delivery import Delivery
+from cluster.errors import first_of
 from cluster.evaluation import ask_all
 from cluster.ledger import Ledger
 from cluster.metrics import Metrics
@@ -168,7 +169,7 @@ class TrainingLoop:
                     if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
                         await self.checkpoint()
         except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None  # the others are what it took with it
+            raise first_of(failed) from None
 
     async def _profiled(self, line: Mapping[str, Any]) -> None:
         """Note a step in the trace, which begins after the first and ends with the last that it has room for."""

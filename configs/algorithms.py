@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 Name = Literal["grpo", "dr_grpo", "dapo", "rloo", "reinforce_plus_plus", "gspo", "cispo", "sft"]
 Advantage = Literal["standardised", "centred", "leave_one_out", "batch_standardised"]
-Surrogate = Literal["clipped", "sequence", "weighted"]
+Surrogate = Literal["clipped", "sequence", "completion", "weighted"]
 Mean = Literal["sequence", "token", "constant", "sum"]
 KlEstimator = Literal["k1", "k2", "k3"]
+
+ONE_RATIO: tuple[Surrogate, ...] = ("sequence", "completion")
+"""Surrogates that have one ratio for all tokens of a completion."""
 
 OVERLONG = "overlong"
 """Among rewards, what `overlong_share` takes off."""
@@ -35,7 +38,15 @@ ALGORITHMS: Mapping[str, dict[str, Any]] = {
     "grpo": GRPO,
     "dr_grpo": GRPO | {"beta": 0.0, "advantage": "centred", "mean": "constant"},
     "dapo": GRPO | {"beta": 0.0, "clip": (0.2, 0.28), "mean": "token", "dynamic_sampling": True, "overlong_share": 0.2},
-    "rloo": GRPO | {"beta": 0.03, "kl": "k1", "kl_in": "reward", "advantage": "leave_one_out", "mean": "sum"},
+    "rloo": GRPO
+    | {
+        "beta": 0.03,
+        "kl": "k1",
+        "kl_in": "reward",
+        "advantage": "leave_one_out",
+        "surrogate": "completion",
+        "mean": "sum",
+    },
     "reinforce_plus_plus": GRPO | {"beta": 0.01, "kl": "k2", "advantage": "batch_standardised"},
     "gspo": GRPO | {"beta": 0.0, "surrogate": "sequence", "clip": (3e-4, 4e-4)},
     "cispo": GRPO | {"beta": 0.0, "surrogate": "weighted", "clip": (1.0, 4.0), "mean": "token"},

@@ -3,6 +3,9 @@
 All problems are reported at once, each with its dotted key, the value that was given and what would be right. YAML
 is read by the rules of YAML 1.2 where 1.1 surprises: `1e-6` is a number, `no` and `12:30` are text, and a key that
 stands twice is an error. A file with `base: NAME_OR_PATH` changes another one, key by key; a path is relative to it.
+
+A configuration has levels: the base, the file on top of it, the overrides on top of both. Where a level names another
+algorithm than those below it, what they say of the keys that the name stands for no longer counts.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from configs.algorithms import GRPO
 from configs.keys import Key, keys_by_name, section_names
 from configs.schema import Config, Prompt
 
@@ -92,11 +96,11 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
     to the stem of the file. Raises `ConfigError` with all problems.
     """
     tree, stem = _tree(name_or_path)
-    problems = []
+    own: dict[Any, Any] = {}
     for override in overrides:
-        problem = _apply(tree, override)
-        if problem is not None:
-            problems.append(problem)
+        _apply(own, override)
+    tree = _under(tree, own)
+    problems = [problem for override in overrides if (problem := _apply(tree, override)) is not None]
     run = tree.setdefault("run", {})
     if isinstance(run, dict) and run.get("name") in (None, ""):
         run["name"] = stem
@@ -146,9 +150,16 @@ def _tree(name_or_path: str, above: tuple[str, ...] = ()) -> tuple[dict[Any, Any
         raise ConfigError(name_or_path, [f"base: {_shown(base)} is not the name of a preset or the path of a file"])
     if name_or_path not in presets() and base not in presets():
         base = str(Path(name_or_path).parent / base)
-    if base in (*above, name_or_path):
+    if _is_any_of(base, (*above, name_or_path)):
         raise ConfigError(name_or_path, [f"base: {' -> '.join((*above, name_or_path, base))} comes back to itself"])
-    return _merged(_tree(base, (*above, name_or_path))[0], tree), stem
+    return _merged(_under(_tree(base, (*above, name_or_path))[0], tree), tree), stem
+
+
+def _is_any_of(base: str, names: Sequence[str]) -> bool:
+    """Whether it is one of these presets or files, by whatever way its path goes."""
+    if base in presets():
+        return base in names
+    return Path(base).resolve() in [Path(name).resolve() for name in names if name not in presets()]
 
 
 def _mapping(text: str, origin: str) -> dict[Any, Any]:
@@ -163,6 +174,17 @@ def _merged(base: dict[Any, Any], tree: dict[Any, Any]) -> dict[Any, Any]:
     """The base with the keys of the tree in place of its own, section by section."""
     both = {key: _merged(base[key], value) for key, value in tree.items() if _sections_both(base.get(key), value)}
     return base | tree | both
+
+
+def _under(lower: dict[Any, Any], higher: dict[Any, Any]) -> dict[Any, Any]:
+    """What stays of a level below another: where that names another algorithm, not the keys that a name stands for."""
+    section, above = lower.get("algorithm"), higher.get("algorithm")
+    if not isinstance(section, dict) or not isinstance(above, dict):
+        return lower
+    name = above.get("name")
+    if name is None or name == section.get("name", "grpo"):
+        return lower
+    return lower | {"algorithm": {key: value for key, value in section.items() if key not in GRPO}}
 
 
 def _sections_both(one: Any, other: Any) -> bool:

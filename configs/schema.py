@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from configs.algorithms import ALGORITHMS, GRPO, OVERLONG, Advantage, KlEstimator, Mean, Name, Surrogate
+from configs.algorithms import ALGORITHMS, GRPO, ONE_RATIO, OVERLONG, Advantage, KlEstimator, Mean, Name, Surrogate
 from configs.prompts import PROMPTS
 
 SAMPLING_REFUSED = (
@@ -362,8 +362,9 @@ class Correction(Section):
     """
 
     level: Literal["auto", "none", "token", "sequence"] = "auto"
-    """The ratio of a token, or the product over its completion. `auto` is `token` where `algorithm.max_staleness` is
-    above 0 and `algorithm.ratio` is `current`, else `none`."""
+    """The ratio of a token, or the product over its completion. `auto` is `none` where `algorithm.max_staleness` is 0
+    or `algorithm.ratio` is `sampled`; else `sequence` where `algorithm.surrogate` has one ratio a completion, and
+    `token` where it has one a token."""
     cap: PositiveFloat = 2.0
     """Ratios are truncated here."""
     mask: tuple[float, float] | None = None
@@ -393,11 +394,13 @@ class Algorithm(Section):
     """What a completion's reward is compared with: the group's mean, over its deviation (`standardised`) or not
     (`centred`), the mean of the others (`leave_one_out`), or the group's mean over the step's deviation."""
     surrogate: Surrogate = GRPO["surrogate"]
-    """What the advantage multiplies: each token's ratio, clipped as in PPO; the whole `sequence`'s; or the log-prob,
-    `weighted` by the truncated ratio."""
+    """What the advantage multiplies: each token's ratio, `clipped` as in PPO; one ratio of all tokens of a completion,
+    clipped too, which is their geometric mean (`sequence`) or their product (`completion`); or the log-prob, `weighted`
+    by the truncated ratio."""
     mean: Mean = GRPO["mean"]
     """Over tokens: within a completion first, then over completions (`sequence`); over all tokens of the step; over
-    completions of their sum, or of their sum over the `constant` `rollout.max_completion_tokens`."""
+    completions of their sum, or of their sum over the `constant` `rollout.max_completion_tokens`. A KL in the loss is
+    weighed in the same way, so that `sum` weighs it by a completion's length."""
     group_size: int = Field(default=8, ge=2)
     """Completions a prompt (G)."""
     prompts_per_step: PositiveInt = 16
@@ -419,10 +422,14 @@ class Algorithm(Section):
     is to the policy before the first, clipped by `algorithm.clip` as in decoupled PPO (arXiv 2110.00641)."""
     clip: tuple[NonNegativeFloat, NonNegativeFloat] = GRPO["clip"]
     """How far below and above 1 a ratio may gain: to the policy that sampled, or to the one before a step's updates."""
+    dual_clip: float | None = Field(default=None, gt=1)
+    """Where the advantage is negative, a completion loses no more than this many times it, however large the ratio
+    (dual-clip PPO, arXiv 1912.09729); 3 is usual, no bound when empty."""
     correction: Correction = Correction()
     """Importance sampling between engine and learner, as in `algorithm.correction`."""
     entropy_coefficient: NonNegativeFloat = 0.0
-    """Weight of the mean token entropy that is added to the objective."""
+    """Weight of the mean entropy over all tokens of the step, whatever `algorithm.mean`, that is added to the
+    objective."""
 
     @model_validator(mode="before")
     @classmethod
@@ -454,7 +461,9 @@ class Algorithm(Section):
         """`correction.level` with `auto` resolved."""
         if self.correction.level != "auto":
             return self.correction.level
-        return "token" if self.max_staleness and self.ratio == "current" else "none"
+        if not self.max_staleness or self.ratio == "sampled":
+            return "none"
+        return "sequence" if self.surrogate in ONE_RATIO else "token"
 
     @model_validator(mode="after")
     def _corrected_once(self) -> Self:
@@ -464,6 +473,21 @@ class Algorithm(Section):
             raise ValueError(
                 f"algorithm.clip: {list(self.clip)} clips nothing: it needs algorithm.ratio: sampled, or "
                 "algorithm.updates_per_step above 1"
+            )
+        if unclipped and self.dual_clip is not None:
+            raise ValueError(
+                f"algorithm.dual_clip: {self.dual_clip:g} bounds nothing: it needs algorithm.ratio: sampled, or "
+                "algorithm.updates_per_step above 1"
+            )
+        if self.surrogate == "weighted" and self.dual_clip is not None:
+            raise ValueError(
+                f"algorithm.dual_clip: {self.dual_clip:g} bounds a clipped ratio, and algorithm.surrogate: weighted "
+                "has none: leave it empty, or take another surrogate"
+            )
+        if self.surrogate in ONE_RATIO and level == "token":
+            raise ValueError(
+                f"algorithm.correction.level: token weighs tokens apart, and algorithm.surrogate: {self.surrogate} has "
+                "one ratio for all tokens of a completion: use level sequence, auto or none"
             )
         if level == "none" and self.correction.cap != Correction.model_fields["cap"].default:
             raise ValueError(

@@ -10,7 +10,7 @@ import math
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import deepspeed
 import torch
@@ -62,6 +62,19 @@ def join_ranks(rank: int, world_size: int, rendezvous: str, device: str) -> None
         auto_mpi_discovery=False,
         verbose=False,
     )
+
+
+@contextmanager
+def leaving_ranks() -> Iterator[None]:
+    """Leave the process group that is joined within the block when the block ends.
+
+    Without that gloo's threads may end a process that is about to exit, with SIGABRT.
+    """
+    try:
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def local_rendezvous() -> str:

@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,6 +27,8 @@ from learner.hf import DTYPES, PROCESSOR_FILES, check_model, export_checkpoint, 
 from learner.hf_files import ModelError, load_processor, read_json, stored_tensors, weight_files
 from learner.memory import SHARD_BYTES
 
+CHECKPOINT = re.compile(r"step_(\d+)")
+"""Name of a run's checkpoint; what a user has renamed beside it is none."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 EXAMPLES = """examples:
   python -m learner.export runs/mine --out mine                        the newest checkpoint
@@ -103,6 +107,7 @@ def find_source(path: str) -> Source:
     given = Path(path).expanduser()
     if not given.is_dir():
         raise ModelError(f"{given} is no directory; name a run, a checkpoint (runs/NAME/checkpoints/step_N) or its hf/")
+    given = given.resolve()  # `.` within hf/ has no name
     checkpoint = given
     if (given / "checkpoints").is_dir():
         checkpoint = _newest(given / "checkpoints")
@@ -149,7 +154,7 @@ def export_adapter(source: Source, out: Path, dtype: torch.dtype | None) -> list
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out} exists already; export to a new directory or move it away")
     digests = Digests()
-    stored = load_file(source.adapter / "adapter_model.safetensors")
+    stored = _adapter(source.adapter)
     tensors = dict(digests.noted((name, tensor.to(dtype or tensor.dtype)) for name, tensor in stored.items()))
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -163,7 +168,7 @@ def export_adapter(source: Source, out: Path, dtype: torch.dtype | None) -> list
         os.replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _verify(out, digests.by_name, load_file(out / "adapter_model.safetensors").items())
+    _verify(out, digests.by_name, _adapter(out).items())
     base = read_json(out / "adapter_config.json").get("base_model_name_or_path")
     here = "" if base is None or Path(str(base)).is_dir() or not os.path.isabs(str(base)) else ", which is not here"
     return [
@@ -172,6 +177,17 @@ def export_adapter(source: Source, out: Path, dtype: torch.dtype | None) -> list
         f"it needs its base model, {base}{here}: peft.PeftModel.from_pretrained(base, {json.dumps(str(out))}); "
         f"--merge-lora writes a model that needs none",
     ]
+
+
+def _adapter(directory: Path) -> dict[str, Tensor]:
+    """An adapter's tensors by name."""
+    file = directory / "adapter_model.safetensors"
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ModelError(
+            f"{file} is cut short or damaged ({error}); export with --merge-lora, or another checkpoint"
+        ) from error
 
 
 def digest(tensor: Tensor) -> str:
@@ -195,10 +211,14 @@ def _verify(out: Path, written: Mapping[str, str], read: Iterable[tuple[str, Ten
 
 def _newest(checkpoints: Path) -> Path:
     """The newest complete checkpoint."""
-    complete = [path for path in checkpoints.glob("step_*") if (path / "hf" / "config.json").is_file()]
+    complete = {
+        int(step[1]): path
+        for path in checkpoints.iterdir()
+        if (step := CHECKPOINT.fullmatch(path.name)) and (path / "hf" / "config.json").is_file()
+    }
     if not complete:
         raise ModelError(f"{checkpoints} holds no complete checkpoint yet")
-    return max(complete, key=lambda path: int(path.name.removeprefix("step_")))
+    return complete[max(complete)]
 
 
 def _bytes(text: str) -> int:

@@ -7,6 +7,7 @@ side; here they are put apart again, as transformers has them.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,25 @@ LAYER = {
 OUTER = {"token_embd.weight": "embed_tokens.weight", "output_norm.weight": "norm.weight", "output.weight": "lm_head"}
 
 TOKENS, MERGES = "tokenizer.ggml.tokens", "tokenizer.ggml.merges"
+NEEDED = (
+    "llama.embedding_length",
+    "llama.block_count",
+    "llama.attention.head_count",
+    "llama.feed_forward_length",
+    "llama.context_length",
+    "llama.attention.layer_norm_rms_epsilon",
+    TOKENS,
+    MERGES,
+    "tokenizer.ggml.token_type",
+)
+"""Keys without which there is no model or no tokenizer."""
+SCALING = "llama.rope.scal"
+"""What keys of a scaled rotation begin with: `llama.rope.scaling.*`, and `llama.rope.scale_linear` of old files."""
 CONTROL = 3
 """Type of a token that is never part of a text."""
 SPLIT = "smollm"
-"""The one way of splitting text that is read here, as llama.cpp calls it: digits one by one, then GPT-2's pattern."""
+"""The one way of splitting text that is read here, as llama.cpp calls it: digits one by one, then GPT-2's pattern.
+transformers' own reader of tokenizers in GGUF files knows no such splitting, and keeps digits together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +87,24 @@ def load_language(path: Path) -> Language:
     try:
         header = GgufHeader.from_file(str(path))
         metadata, _ = read_gguf_metadata(str(path), (TOKENS, MERGES))
-    except ValueError as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
+        present = path.stat().st_size
+    except (ValueError, OSError, struct.error) as error:
+        raise ModelError(f"{path} cannot be read: {error}; fetch it again") from error
     if header.architecture != "llama":
         raise ModelError(f"{path} holds a model of the architecture {header.architecture!r}; 'llama' is read")
-    sizes = _sizes(metadata)
+    needed = max((header.data_start + info.offset + info.nbytes for info in header.tensors), default=0)
+    if present < needed:
+        raise ModelError(f"{path} is cut short: it has {present:,} bytes, and its last tensor ends at {needed:,}")
+    if missing := [key for key in NEEDED if key not in metadata]:
+        raise ModelError(f"{path} lacks {', '.join(missing)}; it is no llama as llama.cpp writes one")
+    sizes = _sizes(path, metadata)
     return Language(_weights(path, header, sizes), sizes, _tokenizer(path, metadata))
 
 
-def _sizes(metadata: dict[str, Any]) -> LanguageSizes:
+def _sizes(path: Path, metadata: dict[str, Any]) -> LanguageSizes:
+    scaling = {key: value for key, value in metadata.items() if key.startswith(SCALING)}
+    if scaling and scaling.get("llama.rope.scaling.type") != "none":
+        raise ModelError(f"{path} scales its rotation ({scaling}), and a model without such scaling is read")
     heads = metadata["llama.attention.head_count"]
     return LanguageSizes(
         hidden_size=metadata["llama.embedding_length"],

@@ -66,14 +66,14 @@ class Learner:
             frozen = load_model(reference_path, dtype, tower=with_tower).to(device)
             reference = Policy(frozen, config.rollout.temperature, kind).requires_grad_(False).eval()
         self.updates = 0
-        """Of the optimizer, in the run so far."""
+        """Of the optimizer, in the run so far; a step in which nothing was learned has none."""
         self._update = Update(config, self.engine, reference)
         self._lesson = SupervisedUpdate(self.engine, config.learner, config.run.max_steps)
 
     def update(self, groups: Sequence[Group], fetch: Callable[[Group], ClipFeatures], step: int) -> UpdateResult:
         """Train on the groups of a step; see `learner.update`."""
         result = self._update(groups, fetch, step)
-        self.updates += self.config.algorithm.updates_per_step
+        self.updates += result.updates
         return result
 
     def teach(self, lessons: Sequence[Lesson], fetch: Callable[[Lesson], ClipFeatures], step: int) -> LessonResult:

@@ -4,30 +4,42 @@ A loss is the weighted sum of its tokens. The weights carry the normalisation, a
 ranks and micro-batches, so that the gradient does not depend on how the work was packed or sharded.
 
 A surrogate takes log-probs (N,) with gradient, those of the older policy that the ratio is to (N,), advantages (N,),
-the completion of each token (N,) and the clip's two bounds. It gives the loss of each token (N,), and whether it is
+the completion of each token (N,) and the clip's bounds. It gives the loss of each token (N,), and whether it is
 clipped (N,). Where the older policy is the policy itself, the ratio is 1 and each has the plain policy gradient.
+
+No ratio leaves [exp(-20), exp(20)], and beyond these bounds it has no gradient: nothing here is infinite.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from configs.algorithms import Mean
 
-Clip = tuple[float, float]
+LARGEST_LOG_RATIO = 20.0
+"""Difference of two log-probs that still counts; its exponential is 5e8, and a sum of squares of such is finite."""
+
+
+class Clip(NamedTuple):
+    """Where a ratio stops to count."""
+
+    low: float
+    """It gains nothing below 1 - low ..."""
+    high: float
+    """... and above 1 + high."""
+    dual: float | None = None
+    """A negative advantage is multiplied by this at most, which is above 1; None has no bound."""
 
 
 def clipped(
     logprobs: Tensor, older_logprobs: Tensor, advantages: Tensor, owners: Tensor, clip: Clip
 ) -> tuple[Tensor, Tensor]:
-    """PPO's clipped ratio of each token (arXiv 1707.06347, eq. 7); DAPO's with other bounds (arXiv 2503.14476).
-
-    The ratio gains nothing below 1 - clip[0] and above 1 + clip[1].
-    """
-    return _clipped_gain(torch.exp(logprobs - older_logprobs), advantages, clip)
+    """PPO's clipped ratio of each token (arXiv 1707.06347, eq. 7); DAPO's with other bounds (arXiv 2503.14476)."""
+    return _clipped_gain(ratio_of(logprobs - older_logprobs), advantages, clip)
 
 
 def sequence_clipped(
@@ -37,25 +49,35 @@ def sequence_clipped(
 
     Every token has its completion's loss, of which the mean over the completion's tokens makes one.
     """
-    difference = logprobs - older_logprobs  # (N,)
-    sums = difference.new_zeros(_completions(owners)).index_add(0, owners, difference)  # (C,)
-    lengths = torch.bincount(owners, minlength=len(sums)).clamp(min=1)  # (C,)
-    return _clipped_gain(torch.exp(sums / lengths)[owners], advantages, clip)
+    sums, lengths = _by_completion(logprobs - older_logprobs, owners)
+    return _clipped_gain(ratio_of(sums / lengths)[owners], advantages, clip)
+
+
+def completion_clipped(
+    logprobs: Tensor, older_logprobs: Tensor, advantages: Tensor, owners: Tensor, clip: Clip
+) -> tuple[Tensor, Tensor]:
+    """RLOO: the completion is one action, whose ratio is its tokens' product, clipped as one (arXiv 2402.14740).
+
+    Every token has an even share of its completion's loss, of which the sum over the completion's tokens makes one.
+    """
+    sums, lengths = _by_completion(logprobs - older_logprobs, owners)
+    loss, cut = _clipped_gain(ratio_of(sums)[owners], advantages, clip)
+    return loss / lengths[owners], cut
 
 
 def weighted(
     logprobs: Tensor, older_logprobs: Tensor, advantages: Tensor, owners: Tensor, clip: Clip
 ) -> tuple[Tensor, Tensor]:
     """CISPO: the log-prob, weighted by the ratio, whose truncation takes no token's gradient (arXiv 2506.13585)."""
-    low, high = clip
-    ratio = torch.exp(logprobs.detach() - older_logprobs)  # (N,)
-    truncated = ratio.clamp(1 - low, 1 + high)
+    ratio = ratio_of(logprobs.detach() - older_logprobs)  # (N,)
+    truncated = ratio.clamp(1 - clip.low, 1 + clip.high)
     return -truncated * advantages * logprobs, truncated != ratio
 
 
 SURROGATES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Clip], tuple[Tensor, Tensor]]] = {
     "clipped": clipped,
     "sequence": sequence_clipped,
+    "completion": completion_clipped,
     "weighted": weighted,
 }
 """By `algorithm.surrogate`."""
@@ -76,7 +98,7 @@ def kl_k2(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
 
 def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     """Ratio - 1 - log-ratio of the reference to the policy, (N,): unbiased and never negative."""
-    difference = reference_logprobs - logprobs  # (N,)
+    difference = (reference_logprobs - logprobs).clamp(max=LARGEST_LOG_RATIO)  # (N,)
     return torch.exp(difference) - difference - 1
 
 
@@ -85,17 +107,17 @@ KL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": kl_k1, "k2": kl_k2, "
 
 
 def objective(
-    surrogate: Tensor, kl: Tensor | None, entropy: Tensor, weights: Tensor, beta: float, entropy_coefficient: float
+    surrogate: Tensor, kl: Tensor | None, entropy: Tensor, weights: Tensor, beta: float, entropy_weight: float
 ) -> Tensor:
-    """The surrogate, the KL to the reference and an entropy bonus, in the mean over tokens.
+    """The surrogate and the KL to the reference in one mean over tokens, and an entropy bonus.
 
     Args:
         surrogate: loss of each token, (N,), with gradient.
         kl: estimate of the KL at each token, (N,), with gradient; None where it is not in the loss.
-        entropy: entropy of the policy at each token in nats, (N,), with gradient if its coefficient is not 0.
+        entropy: entropy of the policy at each token in nats, (N,), with gradient if its weight is not 0.
         weights: share of each token in the mean, (N,); see `token_weight`.
         beta: weight of the KL to the reference.
-        entropy_coefficient: weight of the entropy bonus.
+        entropy_weight: of a token's entropy, the same for all: the bonus is a mean over the step's tokens.
 
     Returns:
         Scalar, to be minimised and summed over micro-batches and ranks.
@@ -103,9 +125,8 @@ def objective(
     per_token = surrogate
     if kl is not None:
         per_token = per_token + beta * kl
-    if entropy_coefficient:
-        per_token = per_token - entropy_coefficient * entropy
-    return (weights * per_token).sum()
+    loss = (weights * per_token).sum()
+    return loss - entropy_weight * entropy.sum() if entropy_weight else loss
 
 
 def token_weight(mean: Mean, tokens: int, completions: int, step_tokens: int, most_tokens: int) -> float:
@@ -114,6 +135,7 @@ def token_weight(mean: Mean, tokens: int, completions: int, step_tokens: int, mo
     Args:
         mean: `algorithm.mean`: `sequence` as in GRPO, `token` as in DAPO (arXiv 2503.14476, over the whole step),
             `constant` as in Dr. GRPO (arXiv 2503.20783), `sum` as in RLOO, whose action is the whole completion.
+            A KL in the loss is weighed alike.
         tokens: of the completion.
         completions: trained in the step, on all ranks.
         step_tokens: of them.
@@ -133,12 +155,22 @@ def token_weight(mean: Mean, tokens: int, completions: int, step_tokens: int, mo
     return 1.0 / max(parts[mean], 1)
 
 
+def ratio_of(difference: Tensor) -> Tensor:
+    """The exponential of a difference of log-probs, kept within its bounds."""
+    return torch.exp(difference.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO))
+
+
 def _clipped_gain(ratio: Tensor, advantages: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
-    low, high = clip
-    loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
-    flat = torch.where(advantages > 0, ratio > 1 + high, (advantages < 0) & (ratio < 1 - low))
-    return loss, flat
+    loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip.low, 1 + clip.high) * advantages)
+    flat = torch.where(advantages > 0, ratio > 1 + clip.high, (advantages < 0) & (ratio < 1 - clip.low))
+    if clip.dual is None:
+        return loss, flat
+    loss = torch.where(advantages < 0, torch.minimum(loss, -clip.dual * advantages), loss)
+    return loss, flat | ((advantages < 0) & (ratio > clip.dual))
 
 
-def _completions(owners: Tensor) -> int:
-    return int(owners.max()) + 1 if len(owners) else 0
+def _by_completion(values: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the values of each completion's tokens, and how many they are, (C,) each."""
+    count = int(owners.max()) + 1 if len(owners) else 0
+    sums = values.new_zeros(count).index_add(0, owners, values)  # (C,)
+    return sums, torch.bincount(owners, minlength=count).clamp(min=1)

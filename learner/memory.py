@@ -8,7 +8,7 @@ on a CPU the two are one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from configs.schema import LANGUAGE_LAYERS, TOWER_LAYERS, Config, Model
@@ -64,8 +64,12 @@ class RankMemory:
     """After the backward, where one bucket holds all gradients; several are sent while it goes on."""
     step: tuple[Figure, ...]
     """At the optimizer's step, beyond what is held."""
+    host_starting: tuple[Figure, ...]
+    """In the memory of the rank's machine, before anything is on a device."""
     host: tuple[Figure, ...]
-    """In the memory of the rank's machine."""
+    """There from the engine's start on, at every moment."""
+    host_reference: tuple[Figure, ...]
+    """There while the reference is read, beyond what is held."""
 
     @property
     def peak(self) -> float:
@@ -103,11 +107,14 @@ def parts_of(sizes: Sizes, model: Model) -> Parts:
 
 
 def rank_memory(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> RankMemory:
-    """The lines of the rank that has most to do; the layers' activations are those of `work`."""
+    """The lines of the rank that has most to do; the layers' activations are those of `work`.
+
+    Every rank reads the model whole, and the reference too, before it is on a device or is sharded.
+    """
     parts, learner = parts_of(sizes, config.model), config.learner
     held = [_weights(config, parts, on_gpu)] if learner.offload != "all" else []
-    if config.algorithm.beta and config.model.lora is None:
-        held.append(_reference(config, parts))
+    reference = [_reference(config, parts)] if config.algorithm.beta and config.model.lora is None else []
+    held += reference
     states = _states(config, parts)
     offloaded = learner.offload != "none"
     if not offloaded:
@@ -118,9 +125,8 @@ def rank_memory(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> RankM
         held += bucket
         bucket = ()
     gathered, several = _gathered(config, parts), parts.trained > BUCKET_NUMBERS
-    host = [figure("reading the model", "parameters * bytes", parameters=parts.stored, bytes=_width(config))]
-    if offloaded:
-        host = [*states, *_gradients_on_the_host(config, parts)]
+    read = figure("reading the model", "parameters * bytes", parameters=parts.stored, bytes=_width(config))
+    host = [*states, *_gradients_on_the_host(config, parts)] if offloaded else []
     if learner.offload == "all":
         host.append(_weights(config, parts, on_gpu))
     return RankMemory(
@@ -135,7 +141,9 @@ def rank_memory(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> RankM
         ),
         sending=() if several else (*bucket, *gathered, *sending),
         step=tuple(_step(config, parts, on_gpu)),
+        host_starting=(read,),
         host=tuple(host),
+        host_reference=tuple(replace(one, what="reading the reference") for one in reference),
     )
 
 
@@ -234,8 +242,9 @@ def _in_flight(config: Config, sizes: Sizes, work: Work, parts: Parts) -> tuple[
 
 
 def _gathered(config: Config, parts: Parts) -> tuple[Figure, ...]:
-    """Shards of weights that are whole while they are used, from the forward until the gradients are sent."""
-    if config.learner.zero_stage < 3 or config.learner.ranks == 1:
+    """Weights that are elsewhere, in shards or on the host, and whole here while they are used: from the forward until
+    the gradients are sent."""
+    if config.learner.zero_stage < 3 or (config.learner.ranks == 1 and config.learner.offload != "all"):
         return ()
     return (
         figure("weights that are whole for now", "min(parameters, live + largest) * bytes",

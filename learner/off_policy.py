@@ -81,14 +81,16 @@ def policy_loss(
         algorithm: `surrogate`, its bounds, and whether tokens are weighed.
     """
     older = logprobs.detach() if older_logprobs is None else older_logprobs
-    loss, cut = losses.SURROGATES[algorithm.surrogate](logprobs, older, advantages, owners, algorithm.clip)
+    clip = losses.Clip(*algorithm.clip, algorithm.dual_clip)
+    loss, cut = losses.SURROGATES[algorithm.surrogate](logprobs, older, advantages, owners, clip)
     return (loss if algorithm.correction_level == "none" else loss * found.weights), cut
 
 
 def importance_ratios(logprobs: Tensor, sampled_logprobs: Tensor, owners: Tensor, level: str) -> Tensor:
-    """exp(log-prob - sampled log-prob) of each token, or with `sequence` the product over its completion, (N,)."""
+    """exp(log-prob - sampled log-prob) of each token, or with `sequence` the product over its completion, (N,); within
+    the bounds of `losses.ratio_of`."""
     difference = logprobs - sampled_logprobs  # (N,)
     if level == "sequence" and len(owners):
         by_completion = difference.new_zeros(int(owners.max()) + 1).index_add(0, owners, difference)  # (C,)
         difference = by_completion[owners]
-    return torch.exp(difference)
+    return losses.ratio_of(difference)

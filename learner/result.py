@@ -24,11 +24,15 @@ class UpdateResult:
     grad_norm: float
     """Before clipping; the largest of the step's updates."""
     learning_rate: float
+    updates: int
+    """Optimizer updates that were made: none where no group had anything to learn from, and the weights are as before.
+    """
     logprob_difference_max: float | None
     """Largest |log-prob(engine) - log-prob(learner)| of a token, of the groups that are wholly of the learner's
     version; None where no group is."""
     logprob_difference_mean: float | None
     zero_variance_groups: int
+    """Groups of at least two scored completions that all have the same reward."""
     completions: int
     """Completions that count in the mean."""
     packed_tokens: int

@@ -24,7 +24,7 @@ from configs.schema import Learner, Lora, Model
 from data.formats import load_examples
 from data.prompts import PromptEncoder
 from data.types import Example, Lesson
-from learner.engine import Engine, join_ranks, local_rendezvous
+from learner.engine import Engine, join_ranks, leaving_ranks, local_rendezvous
 from learner.hf import load_model
 from learner.hf_files import load_processor
 from learner.lora import add_adapters
@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         build(parts, options.seed, options.encoder, options.language)
         lessons = lessons_of(parts, [*train, *held], options.features, console)
         learned = some_thoughtful(parts, lessons[: len(train)])
-        introduced(parts, options.out, learned, lessons[len(train) :], options.seed, options.steps, console)
+        with leaving_ranks():
+            introduced(parts, options.out, learned, lessons[len(train) :], options.seed, options.steps, console)
     return 0
 
 
@@ -88,11 +89,11 @@ def introduced(
     steps: int,
     console: Console,
 ) -> None:
-    """Teach the parts at `source` of each other, and write the model to `out`; what is there is replaced.
+    """Teach the parts at `source` of each other, and write the model to `out`.
 
     Args:
         source: model directory.
-        out: model directory to write.
+        out: model directory to make.
         lessons: questions to learn, which hold the tower's output.
         validation: questions that accuracy is told on.
         seed: of adapters and order.

@@ -1,7 +1,8 @@
 """The policy-gradient updates from the groups of a step: one, or several from the same groups.
 
 Every rank sees all groups (without audio they are small), so each computes the same advantages, counts and plan, and
-nothing has to be agreed on before the first backward.
+nothing has to be agreed on before the first backward. So it is too where no group has anything to learn from: every
+rank then measures one group and takes no step, since AdamW's moments would move the weights by themselves.
 """
 
 from __future__ import annotations
@@ -55,14 +56,14 @@ class Update:
         found = advantages(rewards, algorithm.advantage)
         trained = found if not algorithm.mask_truncated else tuple(map(_whole_ones, groups, found))
         counts = _Counts.of(groups, trained)
-        idle = [all(not value for value in values) for values in trained]
         skip = not self._kl_in_loss and not algorithm.entropy_coefficient
         useful = [
             index
             for index, values in enumerate(trained)
-            if any(value is not None for value in values) and not (skip and idle[index])
+            if any(value is not None for value in values) and not (skip and not any(values))
         ]
-        used = useful or [0]  # nothing to learn from: one group of weight 0, so that the step is still a step
+        used = useful or [0]  # nothing to learn from: one group is measured
+        steps = len(useful) > 0
         sequences = {index: self._sequences(groups[index], trained[index]) for index in used}
         clock("pack")
 
@@ -82,11 +83,15 @@ class Update:
         for _ in range(algorithm.updates_per_step):
             for part in work:
                 clock("pack")
-                loss = self._loss(part, sums, clock)
+                with torch.set_grad_enabled(steps):
+                    loss = self._loss(part, counts, sums, clock)
                 finite(loss.detach(), f"the loss of step {step + 1}")
-                self.engine.backward(loss)
+                if steps:
+                    self.engine.backward(loss)
                 part.batch.forget_masks()
                 clock("backward")
+            if not steps:
+                break
             norms.append(self.engine.step(rate))
             clock("optimizer")
         totals = sums.over_ranks()
@@ -97,8 +102,9 @@ class Update:
             loss=totals["loss"],
             kl=totals["kl"] / tokens_seen if self._kl_in_loss else kl_of_rewards,
             entropy=totals["entropy"] / tokens_seen,
-            grad_norm=max(norms),
+            grad_norm=max(norms, default=0.0),
             learning_rate=rate,
+            updates=len(norms),
             logprob_difference_max=totals["difference_max"] if current else None,
             logprob_difference_mean=totals["difference"] / current if current else None,
             off_policy={
@@ -111,7 +117,7 @@ class Update:
                 "logprob_difference_mean": totals["off_policy_difference"] / tokens_seen,
                 "logprob_difference_max": totals["off_policy_difference_max"],
             },
-            zero_variance_groups=sum(idle),
+            zero_variance_groups=sum(map(_alike, found)),
             completions=counts.completions,
             packed_tokens=int(totals["packed"]),
             seconds=clock.seconds,
@@ -166,7 +172,7 @@ class Update:
             torch.tensor(current)[owners],
         )
 
-    def _loss(self, part: _Part, sums: Sums, clock: PhaseClock) -> Tensor:
+    def _loss(self, part: _Part, counts: _Counts, sums: Sums, clock: PhaseClock) -> Tensor:
         """This part's share of the objective; the first time it keeps what the further updates need of the first."""
         algorithm, tokens, first = self.config.algorithm, part.tokens, part.first
         reference = self._reference_logprobs(part.batch) if first is None else first.reference
@@ -181,7 +187,8 @@ class Update:
         gained, cut = policy_loss(logprobs, older, tokens.advantages, tokens.owners, found, algorithm)
         kl = None if reference is None else losses.KL[algorithm.kl](logprobs, reference)
         weights = tokens.weights * part.weighted
-        loss = losses.objective(gained, kl, entropy, weights, algorithm.beta, algorithm.entropy_coefficient)
+        bonus = algorithm.entropy_coefficient * part.weighted / max(counts.tokens, 1)
+        loss = losses.objective(gained, kl, entropy, weights, algorithm.beta, bonus)
         if part.planned and len(logprobs) and first is None:
             values = {"loss": loss, "kl": 0.0 if kl is None else kl.sum(), "entropy": entropy.sum()}
             sums.add(values | _told(logprobs, tokens, found, cut, part.batch.packed))
@@ -260,6 +267,12 @@ def _whole_ones(group: Group, values: Values) -> Values:
         None if completion.finish_reason == "length" else value
         for completion, value in zip(group.completions, values, strict=True)
     )
+
+
+def _alike(values: Values) -> bool:
+    """Whether a group has completions to compare, and they scored alike."""
+    kept = [value for value in values if value is not None]
+    return len(kept) > 1 and not any(kept)
 
 
 def _told(

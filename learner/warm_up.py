@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ from data.formats import load_examples
 from data.prompts import PromptEncoder, render_question
 from data.types import Clip, ClipFeatures, Example, Lesson, Prompt
 from learner.demo_model import build
-from learner.engine import Engine, join_ranks, local_rendezvous
+from learner.engine import Engine, join_ranks, leaving_ranks, local_rendezvous
 from learner.feature_cache import FrozenTower
 from learner.hf import export_checkpoint, load_model, load_tower
 from learner.hf_files import load_processor
@@ -66,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         lessons = lessons_of(source, [*train, *validation], options.features, console)
         learned, held = lessons[: len(train)], lessons[len(train) :]
         weighted = [lesson for lesson in learned for _ in range(TIMES[lesson.prompt.example.task])]
-        fine_tuned(source, options.out, weighted, held, options.seed, options.steps, console)
+        with leaving_ranks():
+            fine_tuned(source, options.out, weighted, held, options.seed, options.steps, console)
     return 0
 
 
@@ -74,11 +74,29 @@ def parser(module: str, description: str | None, steps: int) -> argparse.Argumen
     """What every warm-up is told on its command line; `steps` is the default of --steps."""
     arguments = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     arguments.add_argument("--data", type=Path, required=True, help="directory of the demo set (train.parquet, ...)")
-    arguments.add_argument("--out", type=Path, required=True, help="model directory to write")
+    arguments.add_argument("--out", type=_new_directory, required=True, help="model directory to write; a new one")
     arguments.add_argument("--features", type=Path, required=True, help="directory that keeps the tower's output")
     arguments.add_argument("--seed", type=int, default=0, help="of initialisation and order (default 0)")
-    arguments.add_argument("--steps", type=int, default=steps, help=f"fine-tuning steps (default {steps})")
+    arguments.add_argument("--steps", type=_positive, default=steps, help=f"fine-tuning steps (default {steps})")
     return arguments
+
+
+def _new_directory(text: str) -> Path:
+    """A path at which nothing would be lost, so that a run of minutes is not refused at its end."""
+    path = Path(text)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise argparse.ArgumentTypeError(f"{text} exists already; name a new directory or move it away")
+    return path
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer above 0")
+    return value
 
 
 def text_of(example: Example) -> str:
@@ -96,11 +114,11 @@ def fine_tuned(
     steps: int,
     console: Console,
 ) -> None:
-    """Fine-tune the model at `source` with its tower frozen, and write it to `out`; what is there is replaced.
+    """Fine-tune the model at `source` with its tower frozen, and write it to `out`.
 
     Args:
         source: model directory.
-        out: model directory to write.
+        out: model directory to make.
         lessons: questions to learn.
         validation: questions that accuracy is told on.
         seed: of the order.
@@ -129,8 +147,7 @@ def fine_tuned(
 
 
 def write(engine: Engine, out: Path, source: Path) -> None:
-    """Write the engine's model, adapters merged, with the processor of `source`; what is at `out` is replaced."""
-    shutil.rmtree(out, ignore_errors=True)
+    """Write the engine's model, adapters merged, with the processor of `source`; raises where `out` holds anything."""
     out.parent.mkdir(parents=True, exist_ok=True)
     weights = ((name, tensor.contiguous()) for name, tensor in engine.weights(trained_only=False))
     export_checkpoint(out, engine.policy.model.config, weights, str(source))

@@ -29,12 +29,12 @@ class Scored:
     group: Group
     dropped: Mapping[str, int]
     """Completions by reason, such as `reward_none`; of several reasons that of the first term counts."""
-    faulted: tuple[str, ...]
-    """Names of the terms that failed the whole group: they raised, were late or died, or gave what is no value."""
     problems: tuple[str, ...]
     """One line for each reward that left a completion without a value."""
     seconds: float
     """What the slowest reward took."""
+    faulted: tuple[str, ...] = ()
+    """Names of the terms that failed the whole group: they raised, were late or died, or gave what is no value."""
     notes: tuple[str, ...] = ()
     """What the user should hear of."""
 
@@ -107,7 +107,7 @@ def combined(group: Group, terms: Sequence[Term], outcomes: Sequence[Outcome]) -
     slowest = max(outcome.seconds for outcome in outcomes)
     scored = dataclasses.replace(group, rewards=rewards, total=total)
     notes = tuple(outcome.note for outcome in outcomes if outcome.note)
-    return Scored(scored, dropped, faulted, tuple(problems), slowest, notes)
+    return Scored(scored, dropped, tuple(problems), slowest, faulted, notes)
 
 
 def _failed(outcome: Outcome) -> bool:

@@ -209,6 +209,29 @@ BREAKS = (
         "test_an_asynchronous_step_makes_the_gradient_and_the_weights_that_are_written_by_hand",
     ),
     Break(
+        "a masked completion is trained through its tokens",
+        "configs/schema.py",
+        'return "sequence" if self.surrogate in ONE_RATIO else "token"',
+        'return "token"',
+        "tests/unit/test_off_policy.py::test_a_masked_completion_has_no_gradient_whatever_the_surrogate[completion]",
+    ),
+    Break(
+        "a step that teaches nothing moves the weights by the moments of others",
+        "learner/update.py",
+        "steps = len(useful) > 0",
+        "steps = True",
+        "tests/integration/test_learner_ranks.py::"
+        "test_a_step_without_any_variance_moves_nothing_by_the_moments_of_those_before_it[one rank]",
+    ),
+    Break(
+        "dynamic sampling looks at what long completions lose",
+        "actors/reward.py",
+        "unshaped = [total for total in scored.group.total if total is not None]",
+        "unshaped = kept",
+        "tests/unit/test_reward_scoring.py::"
+        "test_a_groups_spread_is_that_of_its_rewards_before_long_completions_lose_some[rewards0-0.0]",
+    ),
+    Break(
         "a further update weighs stale tokens anew",
         "learner/update.py",
         "found = first.importance",
@@ -387,8 +410,8 @@ BREAKS = (
     Break(
         "a forecast forgets the reference policy",
         "learner/memory.py",
-        "    if config.algorithm.beta and config.model.lora is None:\n",
-        "    if False:\n",
+        "if config.algorithm.beta and config.model.lora is None else []",
+        "if False else []",
         "tests/unit/test_forecast.py::test_the_papers_preset_fits_the_gpus_that_it_names_and_says_what_it_takes",
     ),
     Break(
@@ -468,5 +491,44 @@ BREAKS = (
         "dict.fromkeys(KEYS, answer.prediction)",
         "dict.fromkeys(KEYS, answer.greedy)",
         "tests/unit/test_prediction_file.py::test_mmaus_script_and_our_scoring_come_to_the_accuracy_of_the_evaluation",
+    ),
+    Break(
+        "a study takes a run of another length for its own",
+        "cluster/study.py",
+        'key == "run.max_steps" or not resumable(key)',
+        "not resumable(key)",
+        "tests/unit/test_study_command.py::"
+        "test_a_run_of_another_length_is_refused_and_trained_again_where_that_is_asked_for",
+    ),
+    Break(
+        "a study takes what other weights answered for what its model did before training",
+        "cluster/study.py",
+        '"weights": _weights(settings.model.path),',
+        '"weights": "",',
+        "tests/unit/test_study_command.py::"
+        "test_the_model_before_training_is_asked_again_where_its_answers_may_differ[weights]",
+    ),
+    Break(
+        "bad rows count in no accuracy of a study",
+        "cluster/study_results.py",
+        "*[0.0] * bad_rows]",
+        "*[0.0] * 0]",
+        "tests/unit/test_study.py::test_bad_rows_are_wrong_in_all_that_an_evaluation_is_taken_for",
+    ),
+    Break(
+        "predictions on a table whose clips are paths are written as if it were JSON",
+        "cluster/prediction_file.py",
+        'questions.container != "json"',
+        "any(answer.example.clip.row is not None for answer in answers)",
+        "tests/unit/test_prediction_file.py::"
+        "test_a_table_whose_clips_are_paths_is_written_like_one_that_holds_them[parquet]",
+    ),
+    Break(
+        "supervised fine-tuning ends with a group of errors",
+        "cluster/supervised.py",
+        "raise first_of(failed) from None",
+        "raise failed",
+        "tests/unit/test_supervised.py::"
+        "test_weights_that_do_not_reach_the_engines_end_the_run_with_their_own_error[test-sft]",
     ),
 )

@@ -25,7 +25,7 @@ from data.audio import audio_tokens, log_mel, mel_frames
 from data.prompts import PromptEncoder
 from data.types import Clip, ClipFeatures, ClipSource, Completion, Example, Group, Lesson, Prompt
 from learner import head
-from learner.engine import NotFinite, local_rendezvous
+from learner.engine import NotFinite, leaving_ranks, local_rendezvous
 from learner.head import CHUNK_LOGITS
 from learner.hf_files import load_processor
 from learner.learner import Learner
@@ -71,8 +71,8 @@ class Job:
     threads: int | None = 1
     beta: float = BETA
     entropy_coefficient: float = ENTROPY_COEFFICIENT
-    alike: bool = False
-    """Give every completion the same reward."""
+    alike: tuple[int, ...] = ()
+    """Numbers of the updates in which every completion has the same reward."""
     uneven: bool = False
     """Update from three groups: one with long completions, and two of which one is too many for an even share."""
     one_clip: bool = False
@@ -107,6 +107,8 @@ class Outcome:
     """One an update."""
     zero_variance_groups: list[int]
     """One an update."""
+    applied: list[int]
+    """Optimizer updates, one a call; and last those that the learner counts in all."""
     clipped_again: list[float]
     """Shares of the tokens of the updates after the first, one a step."""
     threads: int
@@ -208,7 +210,7 @@ def _rank(folder: Path, rank: int) -> None:
     fabricated, features = fabricate(plan["model"])
     for values in plan["jobs"]:
         job = Job(**values)
-        groups = [replace(group, total=(1.0,) * len(group.total)) if job.alike else group for group in fabricated]
+        groups = fabricated
         if job.uneven:
             groups = [lasting(group, length) for group, length in zip(groups, (30, 1, 1), strict=False)]
         if job.stale:
@@ -244,8 +246,7 @@ def _rank(folder: Path, rank: int) -> None:
         )
         start = f"{job.load}/hf" if job.load and job.lora is None else plan["model"]
         learner = Learner(config, rank, plan["ranks"], plan["rendezvous"], start, plan["reference"])
-        if job.load:
-            learner.load(Path(job.load) / "trainer")
+        version = learner.load(Path(job.load) / "trainer") if job.load else 0
         forwards = [0]
         learner.engine.policy.register_forward_pre_hook(lambda *_, seen=forwards: seen.append(0))
         heard: list[int] = []
@@ -255,10 +256,11 @@ def _rank(folder: Path, rank: int) -> None:
         refused = None
         if job.broken:
             next(learner.engine.policy.model.parameters()).data.fill_(torch.nan)
-        for _ in range(job.updates):
+        for number in range(job.updates):
             try:
-                version = learner.updates // config.algorithm.updates_per_step
                 work: list[Any] = groups
+                if number in job.alike:
+                    work = [replace(group, total=(1.0,) * len(group.total)) for group in groups]
                 apply: Any = learner.update
                 if config.algorithm.name == "sft":
                     work, apply = lessons(groups), learner.teach
@@ -267,6 +269,7 @@ def _rank(folder: Path, rank: int) -> None:
                 if not job.broken:
                     raise
                 refused = str(error)
+            version += 1
             if job.save and len(results) == 1:
                 learner.save(Path(job.save), {"step": 1})
         state = {f"{part}/{name}": tensor for part, of in learner.engine.state() for name, tensor in of.items()}
@@ -281,16 +284,17 @@ def _rank(folder: Path, rank: int) -> None:
                 "heard": sum(heard),
                 "packed_tokens": [result.packed_tokens for result in results],
                 "zero_variance_groups": [result.zero_variance_groups for result in updates],
+                "applied": [*(result.updates for result in updates), learner.updates],
                 "clipped_again": [result.off_policy["further_clipped"] for result in updates],
                 "refused": refused,
                 "threads": torch.get_num_threads(),
             }
             (folder / f"{job.name}.json").write_text(json.dumps(facts))
     dist.barrier()
-    dist.destroy_process_group()  # gloo's threads may end a process that exits without, with SIGABRT
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    _rank(Path(sys.argv[1]), int(sys.argv[2]))
+    with leaving_ranks():
+        _rank(Path(sys.argv[1]), int(sys.argv[2]))

@@ -48,12 +48,14 @@ LEVELS = ("token", "sequence")
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "dr_grpo": {},
     "dapo": {"mask_truncated": True},
-    "rloo": {"beta": 0.3},
+    "rloo": {"beta": 0.3, "clip": [0.7, 0.5]},
     "reinforce_plus_plus": {"beta": 0.3},
     "gspo": {"clip": [0.1, 0.2]},
     "cispo": {"clip": [0.5, 0.7]},
 }
 """Names, with keys that make what is theirs show."""
+QUIET = {"one rank": 0, "two ranks, ZeRO 2": 2, "two ranks, ZeRO 3": 3}
+"""Where a step comes in between that teaches nothing, and the ZeRO stage there."""
 CLIPPED_NORM = 0.05
 SMALL = 350
 """Tokens of a micro-batch that holds one group, or two of the shortest."""
@@ -77,6 +79,15 @@ def named(name: str, stage: int, micro_batch_tokens: int, where: str = "") -> Jo
     return Job(name + where, stage, micro_batch_tokens, stale="none", entropy_coefficient=0.0, algorithm=keys)
 
 
+def quiet(where: str) -> list[Job]:
+    """Two updates, and the same two around one from which nothing can be learned."""
+    stage, plain = QUIET[where], {"beta": 0.0, "entropy_coefficient": 0.0}
+    return [
+        Job(f"two updates on {where}", stage, SMALL, updates=2, **plain),
+        Job(f"two updates and a quiet one on {where}", stage, SMALL, updates=3, alike=(1,), **plain),
+    ]
+
+
 @pytest.fixture(scope="module")
 def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     folder = tmp_path_factory.mktemp("ranks")
@@ -87,7 +98,8 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
         Job("whole", 0, 100_000),
         Job("no reference", 0, 100_000, beta=0.0, entropy_coefficient=0.0),
         Job("hardly a reference", 0, 100_000, beta=1e-20, entropy_coefficient=0.0),
-        Job("all alike", 0, 100_000, beta=0.0, entropy_coefficient=0.0, alike=True),
+        Job("all alike", 0, 100_000, beta=0.0, entropy_coefficient=0.0, alike=(0,)),
+        *quiet("one rank"),
         Job("broken", 0, 100_000, broken=True),
         *(Job(f"stale, {level}", 0, 100_000, stale=level) for level in LEVELS),
         Job("several", 0, 100_000, stale="token", several=True),
@@ -105,6 +117,7 @@ def outcomes(model: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
     together = [
         *(Job(f"two ranks, ZeRO {stage}", stage, SMALL) for stage in (0, 2, 3)),
         Job("two ranks, ZeRO 0, each group alone", 0, 1),
+        *(job for where in QUIET if where.startswith("two") for job in quiet(where)),
         *(Job(f"resumed, ZeRO {stage}", stage, SMALL, load=saved) for stage in (2, 3)),
         *(Job(f"clipped, ZeRO {stage}", stage, SMALL, max_grad_norm=CLIPPED_NORM) for stage in (0, 2, 3)),
         Job("two ranks about one clip, each group alone", 0, 1, one_clip=True),
@@ -370,7 +383,8 @@ def rloo(completions: Sequence[Seen]) -> Tensor:
     gains = []
     for one in completions:
         others = [penalised(other) for other in completions if other.group == one.group and other is not one]
-        gains.append(ppo(one.ratio, penalised(one) - statistics.mean(others), 0.2, 0.2).sum())
+        ratio = (one.now - one.sampled).sum().exp()
+        gains.append(ppo(ratio, penalised(one) - statistics.mean(others), *ALGORITHMS["rloo"]["clip"]))
     return -torch.stack(gains).mean()
 
 
@@ -487,14 +501,16 @@ def loss_by_hand(
     features: dict[str, ClipFeatures],
     gain: Callable[[Tensor, Tensor, float], Tensor] = plain_gain,
 ) -> Tensor:
-    """The mean over all completions that are not dropped; `gain` is of log-probs, sampled log-probs and advantage."""
+    """The mean over all completions that are not dropped, and the entropy's over all of their tokens; `gain` is of
+    log-probs, sampled log-probs and advantage."""
     by_completion = [
         one_completion(policy, reference, group, features[group.prompt.clip.sha256], tokens, advantage, gain)
         for group in groups
         for tokens, advantage in zip(group.completions, by_hand(group.total), strict=True)
         if advantage is not None
     ]
-    return torch.stack(by_completion).mean()
+    losses, entropies = zip(*by_completion, strict=True)
+    return torch.stack(losses).mean() - ENTROPY_COEFFICIENT * torch.cat(entropies).mean()
 
 
 def one_completion(
@@ -505,14 +521,14 @@ def one_completion(
     completion: Completion,
     advantage: float,
     gain: Callable[[Tensor, Tensor, float], Tensor],
-) -> Tensor:
-    """The mean over the tokens of one completion, which is alone with its prompt."""
+) -> tuple[Tensor, Tensor]:
+    """The mean loss of a token of one completion, which is alone with its prompt, and the entropy of each."""
     prompt = expand_audio(group.prompt.token_ids, policy.audio_token_id, group.prompt.clip.audio_tokens)
     batch = MicroBatch(pack([Sequences(prompt, [completion.token_ids])]), [clip])
     logprobs, entropy = (values.double() for values in policy(batch, entropy="gradient"))
     apart = reference(batch)[0].double() - logprobs
     gained = gain(logprobs, torch.tensor(completion.logprobs).double(), advantage)
-    return (-gained + BETA * (apart.exp() - apart - 1) - ENTROPY_COEFFICIENT * entropy).mean()
+    return (-gained + BETA * (apart.exp() - apart - 1)).mean(), entropy
 
 
 def assert_equal(one: Outcome, other: Outcome, rounding: float = ROUNDING) -> None:
@@ -540,9 +556,20 @@ def test_a_group_without_variance_is_left_out_where_only_the_advantage_counts(
     assert_equal(packed, skipped)
 
 
-def test_a_step_without_any_variance_is_still_a_step_and_changes_nothing(
-    outcomes: dict[str, Outcome], model: Path
+@pytest.mark.parametrize("where", QUIET)
+def test_a_step_without_any_variance_moves_nothing_by_the_moments_of_those_before_it(
+    outcomes: dict[str, Outcome], where: str
 ) -> None:
+    plain, between = outcomes[f"two updates on {where}"], outcomes[f"two updates and a quiet one on {where}"]
+    assert (plain.applied, between.applied) == ([1, 1, 2], [1, 0, 1, 2])
+    assert between.zero_variance_groups == [1, len(TOTALS), 1]
+    assert [norm > 0 for norm in between.grad_norms] == [True, False, True]
+    assert between.state.keys() == plain.state.keys()
+    for name, tensor in plain.state.items():
+        assert torch.equal(tensor, between.state[name]), name
+
+
+def test_a_step_without_any_variance_is_measured_and_changes_nothing(outcomes: dict[str, Outcome], model: Path) -> None:
     alike = outcomes["all alike"]
     assert alike.zero_variance_groups == [len(TOTALS)]
     assert (alike.grad_norms, alike.losses) == ([0.0], [0.0])

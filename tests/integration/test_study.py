@@ -65,7 +65,7 @@ def test_a_study_goes_on_where_it_was_broken_off_and_tells_what_cannot_be_tested
     assert "finished" in output
     found = json.loads((folder / "out" / "study.json").read_text())
     assert list(found["arms"]) == ["sft", "grpo_silent"]
-    assert found["untestable"].keys() == {"grpo_think"}
+    assert found["untestable"] == {"GRPO, thinking": [0]}
     assert {arm["questions_trained"] for arm in found["arms"].values()} == {8}
     assert (found["arms"]["sft"]["completions"], found["arms"]["grpo_silent"]["completions"]) == (0, 32)
     assert [(pair["first"], pair["second"]) for pair in found["comparisons"]] == [

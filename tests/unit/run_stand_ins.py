@@ -20,6 +20,7 @@ from cluster.run_directory import RunDirectory
 from cluster.supervised import SupervisedLoop
 from cluster.training_loop import TrainingLoop
 from cluster.transports import Buckets
+from cluster.waiting import WorkerError
 from configs.schema import Config
 from data.types import Clip, ClipSource, Completion, Example, Group, GroupSummary, Lesson, Prompt
 from learner.result import LessonResult, UpdateResult
@@ -46,11 +47,14 @@ class Actors:
         self.reports = {"engine-0": None}
         self.scored = 2
         self.unusable = ""
+        """Why questions cannot be asked."""
+        self.unusable_ids = {example.id for example in EXAMPLES}
         self.issues: list[tuple[str, int]] = []
         self.silences: list[tuple[str, bool]] = []
         """Groups that were asked for, and whether about silence."""
         self.alike = 0
         """How many groups are still to have the same reward for all completions."""
+        self.fails_to_publish = False
         self.taught: list[list[str]] = []
         """Ids of the questions of each supervised step."""
         self.losses = 0
@@ -63,7 +67,7 @@ class Actors:
     ) -> Prompt | Unusable:
         self.issues.append((group_id, issue))
         self.silences.append((group_id, silent))
-        if self.unusable:
+        if self.unusable and example.id in self.unusable_ids:
             return Unusable(self.unusable, "no such clip")
         return Prompt(group_id, example, (1,), Clip("c", 1.0, 25), seed=0)
 
@@ -96,7 +100,7 @@ class Actors:
         await asyncio.sleep(0.01)
         self.training.clear()
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
-        return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 2, 2, {}, off_policy)
+        return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 1, 0.0, 0.0, 0, 2, 2, {}, off_policy)
 
     async def teach(self, lessons: Sequence[Lesson], step: int) -> LessonResult:
         self.asked.append("teach")
@@ -121,6 +125,8 @@ class Actors:
 
     async def publish(self, update: Buckets) -> None:
         self.asked.append("publish")
+        if self.fails_to_publish:
+            raise WorkerError("the learner has died")
 
     async def update(self, update: Buckets) -> None:
         self.version = update.version
@@ -141,11 +147,16 @@ class Launch:
     """A control loop on a run directory that a test may look at."""
 
     def __init__(
-        self, folder: Path, test: tuple[Example, ...] = (), staleness: int = 0, train: Sequence[Example] = EXAMPLES
+        self,
+        folder: Path,
+        test: tuple[Example, ...] = (),
+        validation: tuple[Example, ...] = (),
+        staleness: int = 0,
+        train: Sequence[Example] = EXAMPLES,
     ) -> None:
         self.actors = Actors()
         self.said: list[str] = []
-        self.train, self.test = tuple(train), test
+        self.train, self.test, self.validation = tuple(train), test, validation
         self.config = Config.model_validate(
             {
                 "run": {"name": "r", "dir": str(folder), "max_steps": STEPS},
@@ -165,7 +176,7 @@ class Launch:
     def controller(self, state: dict[str, Any] | None = None) -> TrainingLoop:
         reporter = Reporter()
         reporter.say = self.said.append  # type: ignore[method-assign]
-        questions = Questions(train=self.train, test=self.test)
+        questions = Questions(train=self.train, validation=self.validation, test=self.test)
         actors: Any = self.actors
         kind = SupervisedLoop if self.config.algorithm.name == "sft" else Controller
         return kind(self.config, self.run_directory, actors, actors, questions, reporter, Metrics("r"), state)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import reference
+from configs.algorithms import ALGORITHMS, GRPO
 from configs.load import ConfigError, dump_config, load_config, load_prompt, presets
-from configs.schema import Config, Data, Model
+from configs.schema import Algorithm, Config, Data, Model
 
 MINIMAL = "model: {path: m}\ndata: {train: t.jsonl}\n"
 
@@ -227,6 +228,7 @@ def test_a_file_changes_its_base_key_by_key(tmp_path: Path) -> None:
     [
         ("base: nowhere.yaml\n", "is neither a file nor a preset"),
         ("base: child.yaml\n", "comes back to itself"),
+        ("base: folder/../child.yaml\n", "comes back to itself"),
         ("base: [a, b]\n", "is not the name of a preset or the path of a file"),
     ],
 )
@@ -241,6 +243,25 @@ def test_an_algorithms_name_sets_what_is_not_given_and_a_dump_shows_it(tmp_path:
     assert (dapo.clip, dapo.mean, dapo.beta, dapo.dynamic_sampling) == ((0.2, 0.28), "token", 0.0, False)
     again = load_config(write(tmp_path, dump_config(load_config(write(tmp_path, MINIMAL), ["algorithm.name=rloo"]))))
     assert (again.algorithm.advantage, again.algorithm.kl_in) == ("leave_one_out", "reward")
+
+
+@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_on_every_preset_a_name_has_its_own_values_unless_it_is_the_presets(preset: str, name: str) -> None:
+    plain, named = load_config(preset).algorithm, load_config(preset, [f"algorithm.name={name}"]).algorithm
+    expected = plain if plain.name == name else Algorithm.model_validate({"name": name})
+    assert {key: getattr(named, key) for key in GRPO} == {key: getattr(expected, key) for key in GRPO}
+    assert (named.group_size, named.prompts_per_step) == (plain.group_size, plain.prompts_per_step)
+
+
+def test_a_file_that_names_another_algorithm_than_its_base_leaves_the_bases_values_of_the_name(tmp_path: Path) -> None:
+    path = write(tmp_path, "base: tiny\nalgorithm: {name: rloo, mean: token}\n")
+    found = load_config(path).algorithm
+    assert (found.beta, found.kl_in, found.mean, found.prompts_per_step) == (0.03, "reward", "token", 32)
+    again = load_config(path, ["algorithm.beta=0.5", "algorithm.name=reinforce_plus_plus"]).algorithm
+    assert (again.beta, again.kl_in, again.mean) == (0.5, "loss", "sequence")
+    assert load_config(path, ["algorithm.name=rloo"]).algorithm == found
+    assert load_config("tiny", ["algorithm.name=grpo"]).algorithm.beta == 0.0
 
 
 def test_an_algorithm_that_does_not_exist_is_refused_with_the_nearest(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,18 @@ def test_a_result_takes_its_name_when_it_is_whole_and_a_failure_leaves_what_was_
         fail_half_way(out)
     assert out.read_text() == "first"
     assert [path.name for path in out.parent.iterdir()] == ["out.json"]
+
+
+def test_a_device_is_written_to_and_a_link_stays_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with replacing(tmp_path / "pipe", "--out") as partial:
+        assert partial == tmp_path / "pipe"
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with replacing(tmp_path / "link", "--out") as partial:
+        partial.write_text("whole")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "whole"
 
 
 def test_the_first_bad_rows_are_told_with_their_place_and_all_are_kept(

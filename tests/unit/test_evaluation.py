@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from cluster.scoring import Answered
 from data.types import Clip, ClipSource, Completion, Example, Group, Prompt, Sampling
 
 ABSENT = "absent.wav"
+TOO_LONG = "Which of all these?"
 
 
 class Audio:
@@ -32,6 +34,8 @@ class Asker:
 
     async def prompt(self, example: Example, group_id: str, epoch: int, silent: bool = False) -> Prompt | Unusable:
         clip = await self.audio.prepare(example.clip, silent)
+        if example.question == TOO_LONG:
+            return Unusable("prompt_too_long", "")
         return Unusable("clip_missing", "") if isinstance(clip, str) else Prompt(group_id, example, (1,), clip, 0)
 
 
@@ -80,6 +84,17 @@ def test_a_question_whose_own_clip_is_missing_is_not_answered_and_gives_no_clip_
     answers = about_other_clips(questions("a", ABSENT, "b", "c"))
     assert [answer.problem for answer in answers] == ["", "clip_missing", "", ""]
     assert {answer.heard for answer in answers} == {"a", "b", "c", ""}
+
+
+def test_a_question_that_cannot_be_asked_with_the_other_clip_is_about_its_own_still() -> None:
+    [first, *others] = questions("a", "b", "c")
+    answers = about_other_clips([replace(first, question=TOO_LONG), *others])
+    assert [(answer.recording, answer.problem) for answer in answers] == [
+        ("a", "prompt_too_long"),
+        ("b", ""),
+        ("c", ""),
+    ]
+    assert answers[0].heard == ""
 
 
 def test_too_many_questions_about_one_recording_are_refused() -> None:

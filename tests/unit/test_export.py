@@ -110,6 +110,8 @@ def test_of_a_run_the_newest_complete_checkpoint_is_taken(model: Path, tmp_path:
     for step in (9, 10):
         checkpoint(tmp_path / "run" / "checkpoints" / f"step_{step}", model)
     (tmp_path / "run" / "checkpoints" / "step_11" / "hf").mkdir(parents=True)
+    checkpoint(tmp_path / "run" / "checkpoints" / "step_10_best", model)
+    (tmp_path / "run" / "checkpoints" / "notes").write_text("")
     newest = tmp_path / "run" / "checkpoints" / "step_10" / "hf"
     assert export.find_source(str(tmp_path / "run")).model == newest
     assert export.find_source(str(newest)).model == newest
@@ -133,6 +135,27 @@ def test_a_run_with_adapters_gives_the_adapter_alone_which_peft_loads_on_the_bas
     merged = logits(load_model(str(tmp_path / "whole"), torch.float32))
     torch.testing.assert_close(adapted, merged, rtol=0, atol=5e-5)
     assert (adapted - before).abs().max() > 0.01
+
+
+def test_from_within_a_checkpoint_its_adapter_is_seen(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = checkpoint(tmp_path / "step_3", model, adapter=True)
+    monkeypatch.chdir(source / "hf")
+    assert (
+        export.find_source(".") == export.find_source(str(source)) == export.Source(source / "hf", source / "adapter")
+    )
+
+
+def test_a_damaged_adapter_is_named(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = checkpoint(tmp_path / "step_3", model, adapter=True)
+    file = source / "adapter" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    assert run(source, "--out", tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert f"{file} is cut short or damaged" in told
+    assert "--merge-lora" in told
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bit_that_changes_on_its_way_to_the_disk_is_noticed(

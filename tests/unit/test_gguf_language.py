@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,3 +93,40 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "no.gguf").write_bytes(b"something else")
     with pytest.raises(ModelError, match=r"no\.gguf cannot be read: .*not a GGUF file"):
         load_language(tmp_path / "no.gguf")
+
+
+@pytest.mark.parametrize("missing", ["llama__block_count", "tokenizer__ggml__merges", "tokenizer__ggml__token_type"])
+def test_a_file_that_lacks_a_key_is_refused_by_the_keys_name(tmp_path: Path, missing: str) -> None:
+    path = llama_file(tmp_path / "tiny.gguf", tiny_llama())
+    key = missing.replace("__", ".")
+    path.write_bytes(path.read_bytes().replace(key.encode(), key[:-1].encode() + b"x"))
+    with pytest.raises(ModelError, match=rf"tiny\.gguf lacks {key}"):
+        load_language(path)
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.5, 0.1, 0.001])
+def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, kept: float) -> None:
+    path = llama_file(tmp_path / "tiny.gguf", tiny_llama())
+    content = path.read_bytes()
+    path.write_bytes(content[: min(int(len(content) * kept), len(content) - 300)])
+    with pytest.raises(ModelError, match=r"tiny\.gguf (is cut short|cannot be read)"):
+        load_language(path)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no\.gguf cannot be read"):
+        load_language(tmp_path / "no.gguf")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 4.0},
+        {"llama__rope__scaling__factor": 4.0},
+        {"llama__rope__scale_linear": 4.0},
+    ],
+)
+def test_a_scaled_rotation_is_refused(tmp_path: Path, metadata: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="scales its rotation"):
+        load_language(llama_file(tmp_path / "tiny.gguf", tiny_llama(), **metadata))
+    load_language(llama_file(tmp_path / "none.gguf", tiny_llama(), llama__rope__scaling__type="none"))

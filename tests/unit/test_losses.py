@@ -24,7 +24,8 @@ def found(surrogate: str, now: list[float] = NOW, **changed: Any) -> tuple[list[
     older = torch.tensor(changed.get("older", OLDER), dtype=torch.float64)
     advantages = torch.tensor(changed.get("advantages", ADVANTAGES), dtype=torch.float64)
     clip = changed.get("clip", CLIP)
-    loss, cut = losses.SURROGATES[surrogate](logprobs, older, advantages, torch.tensor(OWNERS), clip)
+    bounds = losses.Clip(*clip, changed.get("dual"))
+    loss, cut = losses.SURROGATES[surrogate](logprobs, older, advantages, torch.tensor(OWNERS), bounds)
     [gradient] = torch.autograd.grad(loss.sum(), logprobs)
     return loss.tolist(), cut.tolist(), gradient.tolist()
 
@@ -54,6 +55,61 @@ def test_gspos_ratio_is_the_geometric_mean_of_a_completions_and_is_clipped_as_on
     assert cut == [ratios[0] > 1.3] * 2 + [False] * 3
     assert sum(gradient[3:]) == pytest.approx(-ratios[3] * 2)  # two tokens have the completion's loss each
     assert gradient[3] == gradient[4]
+
+
+def test_rloos_ratio_is_the_product_of_a_completions_and_its_tokens_share_one_loss() -> None:
+    apart = [sum(NOW[i] - OLDER[i] for i in range(5) if OWNERS[i] == owner) for owner in range(3)]
+    ratios = [math.exp(value) for value in apart]
+    of_a_completion = [-min(r * a, min(max(r, 0.8), 1.3) * a) for r, a in zip(ratios, (1.0, -1.0, 1.0), strict=True)]
+    loss, cut, gradient = found("completion")
+    assert [sum(loss[i] for i in range(5) if OWNERS[i] == owner) for owner in range(3)] == pytest.approx(
+        of_a_completion
+    )
+    assert cut == [True, True, False, False, False]
+    assert gradient == pytest.approx([0.0, 0.0, ratios[1], -ratios[2], -ratios[2]])
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "ratios"),
+    [
+        ("clipped", [math.exp(0.5), 1.0, math.exp(1.5), math.exp(-2.5), math.exp(0.1)]),
+        ("sequence", [math.exp(0.25)] * 2 + [math.exp(1.5)] + [math.exp(-1.2)] * 2),
+        ("completion", [math.exp(0.5)] * 2 + [math.exp(1.5)] + [math.exp(-2.4)] * 2),
+    ],
+)
+def test_a_negative_advantage_counts_no_more_often_than_the_dual_clip(surrogate: str, ratios: list[float]) -> None:
+    sizes = [OWNERS.count(owner) if surrogate == "completion" else 1 for owner in OWNERS]
+    loss, cut, gradient = found(surrogate, advantages=[-2.0] * 5, dual=1.6)
+    assert loss == pytest.approx([min(max(r, 0.8), 1.6) * 2 / n for r, n in zip(ratios, sizes, strict=True)])
+    assert cut == [r < 0.8 or r > 1.6 for r in ratios]
+    assert [value == 0 for value in gradient] == cut
+    assert found(surrogate, advantages=[2.0] * 5, dual=1.6) == found(surrogate, advantages=[2.0] * 5)
+
+
+@pytest.mark.parametrize("apart", [200.0, -200.0])
+@pytest.mark.parametrize("surrogate", losses.SURROGATES)
+def test_log_probs_that_are_far_apart_make_nothing_infinite(surrogate: str, apart: float) -> None:
+    logprobs = torch.tensor([-1.0] * 5, requires_grad=True)
+    for advantage in (1.0, -1.0):
+        bounds, advantages = losses.Clip(0.2, 0.3), torch.full((5,), advantage)
+        loss, _ = losses.SURROGATES[surrogate](
+            logprobs, logprobs.detach() - apart, advantages, torch.tensor(OWNERS), bounds
+        )
+        [gradient] = torch.autograd.grad(loss.sum(), logprobs)
+        assert loss.isfinite().all()
+        assert loss.square().isfinite().all()
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("estimator", losses.KL)
+def test_a_reference_that_is_far_away_makes_no_estimate_of_the_kl_infinite(estimator: str) -> None:
+    logprobs = torch.tensor([-300.0, -1.0], requires_grad=True)
+    kl = losses.KL[estimator](logprobs, torch.tensor([-1.0, -300.0]))
+    [gradient] = torch.autograd.grad(kl.sum(), logprobs)
+    assert kl.isfinite().all()
+    assert gradient.isfinite().all()
+    assert gradient[0] <= 0 or estimator == "k1"
+    assert gradient[1] > 0
 
 
 def test_cispo_truncates_a_tokens_weight_and_keeps_its_gradient() -> None:
@@ -128,7 +184,7 @@ def test_grpo_loss_and_gradient_match_a_float64_reference() -> None:
     reference = double([r for reference in references for r in reference])
     weights = double([losses.token_weight("sequence", len(one), 2, 4, 9) for one in policies for _ in one])
     owners = torch.tensor([0, 0, 0, 1])
-    gained, _ = losses.clipped(flat, flat.detach(), double(advantages)[owners], owners, (0.2, 0.2))
+    gained, _ = losses.clipped(flat, flat.detach(), double(advantages)[owners], owners, losses.Clip(0.2, 0.2))
     loss = losses.objective(gained, losses.kl_k3(flat, reference), torch.zeros(4), weights, beta, 0.0)
     loss.backward()
     assert loss.item() == pytest.approx(hand_written(policies, references, advantages, beta), rel=1e-12)
@@ -142,11 +198,19 @@ def test_grpo_loss_and_gradient_match_a_float64_reference() -> None:
     assert flat.grad.tolist() == pytest.approx(gradient, rel=1e-12)
 
 
-def test_entropy_bonus_lowers_the_loss_by_its_weighted_mean() -> None:
-    weights, entropy, surrogate = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 3.0]), torch.ones(2)
-    plain = losses.objective(surrogate, None, entropy, weights, 0.0, 0.0)
-    bonus = losses.objective(surrogate, None, entropy, weights, 0.0, 0.1)
-    assert (plain - bonus).item() == pytest.approx(0.2)
+@pytest.mark.parametrize("mean", ["sequence", "token", "constant", "sum"])
+def test_the_kl_is_weighed_as_the_mean_weighs_tokens_and_the_entropy_as_every_token_alike(mean: Any) -> None:
+    lengths, most = (3, 1), 10
+    weights = double([losses.token_weight(mean, length, 2, 4, most) for length in lengths for _ in range(length)])
+    kl, entropy, nothing = double([1.0, 2.0, 3.0, 4.0]), double([1.0, 3.0, 2.0, 6.0]), double([0.0] * 4)
+    by_mean = {
+        "sequence": ((1 + 2 + 3) / 3 + 4) / 2,
+        "token": (1 + 2 + 3 + 4) / 4,
+        "constant": (1 + 2 + 3 + 4) / most / 2,
+        "sum": (1 + 2 + 3 + 4) / 2,
+    }
+    assert losses.objective(nothing, kl, entropy, weights, 0.5, 0.0).item() == pytest.approx(0.5 * by_mean[mean])
+    assert losses.objective(nothing, None, entropy, weights, 0.5, 0.1 / 4).item() == pytest.approx(-0.1 * 3.0)
 
 
 def double(values: list[float]) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from configs.schema import Config
 from data.types import ClipFeatures
-from learner import head, lora
+from learner import lora
 from learner.figure import figure, total
 from learner.hf import load_model
 from learner.learner import checkpoint_activations, trained_as_configured
@@ -209,5 +209,31 @@ def test_the_formula_that_is_shown_is_the_one_that_is_computed() -> None:
     assert one.numbers == "max(1,234,567, 3) x (2 + 2) / 4"
 
 
-def test_the_heads_chunk_is_the_forecasts() -> None:
-    assert head.CHUNK_LOGITS == CHUNK_LOGITS
+def test_what_is_offloaded_whole_is_in_flight_on_one_rank_too() -> None:
+    sizes = sizes_at("Qwen/Qwen2-Audio-7B-Instruct")
+
+    def in_flight(offload: str) -> float:
+        told = config({"dtype": "bfloat16"}, learner={"zero_stage": 3, "offload": offload})
+        memory = rank_memory(told, sizes, work_of(told, Lengths(10, 80, 32)), on_gpu=True)
+        return sum(one.value for one in memory.backward if one.what == "weights that are whole for now")
+
+    assert in_flight("optimizer") == 0.0
+    assert in_flight("all") == 2 * (1_000_000_000 + 156032 * 4096)
+
+
+def test_every_rank_reads_model_and_reference_whole_on_its_machine() -> None:
+    sizes = sizes_at("Qwen/Qwen2-Audio-7B-Instruct")
+    whole = 2 * parts_of(sizes, config({}).model).stored
+
+    def host(model: dict[str, Any], **learner: Any) -> tuple[float, float, float]:
+        told = config({"dtype": "bfloat16", **model}, learner={"ranks": 4, **learner})
+        found = rank_memory(told, sizes, work_of(told, Lengths(10, 80, 32)), on_gpu=True)
+        return total(found.host_starting), total(found.host), total(found.host_reference)
+
+    adapted = {"audio_tower": "frozen", "lora": {"rank": 16}}
+    starting, held, reference = host(adapted, zero_stage=2, offload="optimizer")
+    assert (starting, reference) == (whole, 0.0)
+    assert held < 0.3e9
+    assert host({}, zero_stage=3) == (whole, 0.0, whole)
+    tower = parts_of(sizes, config({}).model).tower
+    assert host({"audio_tower": "frozen"}, zero_stage=3)[2] == whole - 2 * tower

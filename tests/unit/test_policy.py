@@ -124,12 +124,12 @@ def test_the_gradient_of_grpo_is_that_of_completions_that_are_alone_with_their_p
     with torch.no_grad():
         reference = other(batch)[0] if beta else None
     logprobs, entropy = policy(batch, entropy="gradient" if coefficient else "value")
-    gained, _ = losses.clipped(logprobs, logprobs.detach(), advantages[owners], owners, (0.2, 0.2))
+    gained, _ = losses.clipped(logprobs, logprobs.detach(), advantages[owners], owners, losses.Clip(0.2, 0.2))
     kl = None if reference is None else losses.kl_k3(logprobs, reference)
-    loss = losses.objective(gained, kl, entropy, weights[owners], beta, coefficient)
+    loss = losses.objective(gained, kl, entropy, weights[owners], beta, coefficient / len(owners))
     packed = gradients(policy, loss)
 
-    alone = []
+    alone, spreads = [], []
     answered = [value for completion, value in zip(completions, advantages, strict=True) if completion]
     parts = [naive(policy, *pair) for pair in zip(groups, clips, strict=True)]
     with torch.no_grad():
@@ -137,8 +137,9 @@ def test_the_gradient_of_grpo_is_that_of_completions_that_are_alone_with_their_p
     found = [pair for part in parts for pair in zip(*part, strict=True)]
     for value, (logprob, spread), fixed in zip(answered, found, before, strict=True):
         ratio, apart = (logprob - logprob.detach()).exp(), fixed - logprob
-        alone.append((-ratio * value + beta * (apart.exp() - apart - 1) - coefficient * spread).mean())
-    by_hand = torch.stack(alone).sum() / len(completions)
+        alone.append((-ratio * value + beta * (apart.exp() - apart - 1)).mean())
+        spreads.append(spread)
+    by_hand = torch.stack(alone).sum() / len(completions) - coefficient * torch.cat(spreads).mean()
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
     assert_the_same(packed, gradients(policy, by_hand))
 

@@ -15,8 +15,10 @@ from cluster import prediction_file
 from cluster.arguments import write_json
 from cluster.predictions import score_rows
 from cluster.scoring import Answered, score
-from data.formats import Loaded, load_examples
+from data.formats import Loaded, find_questions, load_examples
 from data.order import shuffle_choices
+from data.rows import Position
+from tests.disk_datasets import save_to_disk
 from tests.unit.mmau_script import counted
 
 CHOICES = ["a dog", "a cat", "a drum", "a bell"]
@@ -65,7 +67,8 @@ def test_mmaus_script_and_our_scoring_come_to_the_accuracy_of_the_evaluation(que
     loaded = load_examples(questions)
     figures = score(answers(loaded), bad_rows=len(loaded.bad))
     write_json(
-        tmp_path / "predictions.json", prediction_file.written(str(questions), None, loaded.bad, answers(loaded))
+        tmp_path / "predictions.json",
+        prediction_file.written(find_questions(questions), None, loaded.bad, answers(loaded)),
     )
     rows = json.loads((tmp_path / "predictions.json").read_text())
     assert (figures["accuracy_mmau"], figures["accuracy_mmau_answered"]) == (3 / 8, 3 / 5)
@@ -82,7 +85,7 @@ def test_mmaus_script_and_our_scoring_come_to_the_accuracy_of_the_evaluation(que
 
 def test_every_row_keeps_what_it_has_and_gets_the_prediction_without_tags(questions: Path) -> None:
     loaded = load_examples(questions)
-    rows = prediction_file.written(str(questions), None, loaded.bad, answers(loaded))
+    rows = prediction_file.written(find_questions(questions), None, loaded.bad, answers(loaded))
     assert [row.get("id") for row in rows] == ["q0", "q1", "q2", "bad", "q3", None, "q4", "q5"]
     assert rows[0] == mmau(0) | {"recording": "hash of q0", "model_output": "a dog", "model_prediction": "a dog"}
     assert rows[2] == mmau(2) | {"recording": "hash of q2"}
@@ -93,7 +96,7 @@ def test_every_row_keeps_what_it_has_and_gets_the_prediction_without_tags(questi
 
 def test_the_first_rows_are_written_where_only_they_were_asked(questions: Path) -> None:
     loaded = load_examples(questions).first(5)
-    rows = prediction_file.written(str(questions), 5, loaded.bad, answers(loaded))
+    rows = prediction_file.written(find_questions(questions), 5, loaded.bad, answers(loaded))
     assert [row["id"] for row in rows] == ["q0", "q1", "q2", "bad", "q3"]
 
 
@@ -101,7 +104,7 @@ def test_choices_that_were_shuffled_are_written_as_the_file_has_them(questions: 
     loaded = load_examples(questions)
     asked = Loaded(tuple(shuffle_choices(example, seed) for seed, example in enumerate(loaded.examples)), loaded.bad)
     assert {example.choices for example in asked.examples} != {tuple(CHOICES)}
-    rows = prediction_file.written(str(questions), None, asked.bad, answers(asked))
+    rows = prediction_file.written(find_questions(questions), None, asked.bad, answers(asked))
     assert all(row["choices"] == CHOICES for row in rows if "choices" in row)
 
 
@@ -112,11 +115,45 @@ def test_rows_of_avqa_get_the_text_of_their_answer(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "avqa.jsonl").write_text(json.dumps(row))
     loaded = load_examples(tmp_path / "avqa.jsonl")
-    [written] = prediction_file.written(str(tmp_path / "avqa.jsonl"), None, (), answers(loaded, ["a dog"]))
+    [written] = prediction_file.written(find_questions(tmp_path / "avqa.jsonl"), None, (), answers(loaded, ["a dog"]))
     assert (written["id"], written["answer"], written["choices"]) == (7, "a dog", CHOICES)
     assert (written["question"], written["task"]) == ("Which animal is in the audio?", "Which")
     assert written["multi_choice"] == CHOICES
     assert counted([written]) == [True]
+
+
+@pytest.mark.parametrize("container", ["parquet", "dataset"])
+def test_a_table_whose_clips_are_paths_is_written_like_one_that_holds_them(container: str, tmp_path: Path) -> None:
+    columns = ("id", "question", "choices", "answer")
+    rows = [{key: mmau(number)[key] for key in columns} | {"audio": "clip.wav"} for number in range(2)]
+    path = tmp_path / "questions"
+    if container == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        save_to_disk(path, pa.Table.from_pylist(rows))
+    loaded = load_examples(path)
+    written = prediction_file.written(find_questions(path), None, loaded.bad, answers(loaded))
+    assert [(row["id"], row["model_output"]) for row in written] == [("q0", "a dog"), ("q1", "a cat")]
+
+
+def test_a_question_without_an_answer_is_written_without_one_and_not_counted_as_right(tmp_path: Path) -> None:
+    path = tmp_path / "mmau.json"
+    path.write_text(json.dumps([mmau(0), {key: value for key, value in mmau(1).items() if key != "answer"}]))
+    loaded = load_examples(path, unanswered=True)
+    written = prediction_file.written(find_questions(path), None, loaded.bad, answers(loaded))
+    assert ["answer" in row for row in written] == [True, False]
+    assert score_rows((Position(row=number), row) for number, row in enumerate(written))["accuracy"] == 1 / 2
+
+
+def test_choices_are_written_as_the_answer_is(tmp_path: Path) -> None:
+    path = tmp_path / "mmau.json"
+    lettered = mmau(0, choices=[f"({letter}) {choice}" for letter, choice in zip("ABCD", CHOICES, strict=True)])
+    path.write_text(json.dumps([lettered | {"answer": "(A) a dog"}]))
+    loaded = load_examples(path)
+    [row] = prediction_file.written(find_questions(path), None, loaded.bad, answers(loaded, ["It is a dog"]))
+    assert row["answer"] in row["choices"]
+    figures = score(answers(loaded, ["It is a dog"]))
+    assert counted([row]) == [bool(figures["rows"][0]["correct_mmau"])]
 
 
 def test_rows_of_a_table_get_what_an_example_has_and_no_audio(tmp_path: Path) -> None:
@@ -125,7 +162,7 @@ def test_rows_of_a_table_get_what_an_example_has_and_no_audio(tmp_path: Path) ->
     rows.append(rows[0] | {"answer": "a whale", "id": "bad"})
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "questions.parquet")
     loaded = load_examples(tmp_path / "questions.parquet")
-    written = prediction_file.written(str(tmp_path / "questions.parquet"), None, loaded.bad, answers(loaded))
+    written = prediction_file.written(find_questions(tmp_path / "questions.parquet"), None, loaded.bad, answers(loaded))
     assert [row["id"] for row in written] == ["q0", "q1", "bad"]
     assert counted(written) == [True, False]
     assert "audio" not in written[0]

@@ -154,6 +154,12 @@ def test_rows_are_read_from_every_shape_of_file(text: str, tmp_path: Path) -> No
     assert rows == [{"id": "1", **DOGS}, {"id": "2", **DOGS}]
 
 
+def test_an_object_that_holds_an_id_twice_has_two_rows(tmp_path: Path) -> None:
+    (tmp_path / "predictions.json").write_text(f'{{"1": {json.dumps(DOGS)}, "1": {json.dumps(DOGS)}}}')
+    figures = score_rows(prediction_file.read(str(tmp_path / "predictions.json")))
+    assert (figures["questions"], figures["repeated_ids"]) == (2, 1)
+
+
 @pytest.mark.parametrize(
     "content", [b"id,answer\n1,Dog\n", b"\x89PNG\r\n\x1a\n\x00\xff\n", '{"id": 1}'.encode("utf-16")]
 )
@@ -227,7 +233,15 @@ def test_a_file_that_cannot_be_scored_is_refused(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--score", "a", "--model", "b"], ["--score", "a", "--predictions", "b"], ["--model", "b"], []]
+    "arguments",
+    [
+        ["--score", "a", "--model", "b"],
+        ["--score", "a", "--predictions", "b"],
+        ["--score", "a", "--limit", "1"],
+        ["--score", "a", "--silent"],
+        ["--model", "b"],
+        [],
+    ],
 )
 def test_either_a_model_is_asked_or_predictions_are_scored(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from actors.reward import summary_of
 from data.types import Clip, ClipSource, Completion, Example, Group, GroupSummary, Prompt
+from rewards.overlong import shaped
 from rewards.score import Scored, combined
 from rewards.terms import Term
 from rewards.values import Dropped, InvalidValues, Outcome, checked
@@ -128,3 +131,22 @@ def test_a_reward_that_drops_completions_for_reasons_of_its_own_has_not_failed()
 def test_a_group_is_dropped_for_the_reason_that_most_of_its_completions_have() -> None:
     summary = GroupSummary("g", 1, 8, 0, {}, 0.0, 0, dropped={"reward_none": 1, "reward_unparseable": 2})
     assert summary.drop_reason == "reward_unparseable"
+
+
+@pytest.mark.parametrize(
+    ("rewards", "spread"), [((1.0, 1.0, 1.0), 0.0), ((1.0, 0.0, None), 1.0), ((1.0, 0.5, 0.5), 0.5)]
+)
+def test_a_groups_spread_is_that_of_its_rewards_before_long_completions_lose_some(
+    rewards: tuple[float | None, ...], spread: float
+) -> None:
+    of = group(*"abc")
+    lengths = (1, 9, 10)
+    completions = [replace(one, token_ids=(1,) * length) for one, length in zip(of.completions, lengths, strict=True)]
+    before = Scored(replace(of, completions=tuple(completions), total=rewards), {}, (), 0.1)
+    whole = shaped(before.group, most_tokens=10, share=0.2)
+    kept = [total for total in whole.total if total is not None]
+    assert len(set(kept)) > 1
+    summary = summary_of(before, whole)
+    assert summary.spread == spread
+    assert summary.total == pytest.approx(sum(kept) / len(kept))
+    assert summary.rewards["overlong"] == pytest.approx(-0.5)

@@ -192,7 +192,10 @@ def test_cutting_after_a_step_leaves_every_step_before_it_once(tmp_path: Path) -
     run.write_evaluation("base", {})
     with run.metrics.open("a") as file:
         file.write('{"step": 6, "cut in the mid')
+    for step in (2, 4):
+        run.append_dropped(step, [(f"q{step}", "clip_missing")])
     run.cut_after(3, max_steps=9)
+    assert run.dropped.read_text() == '{"step": 2, "id": "q2", "reason": "clip_missing"}\n'
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2, 3]
     assert sorted(shard.stem for shard in run.rollouts.iterdir()) == [f"step_{n:06d}" for n in (1, 2, 3)]
     assert [file.stem for file in run.evaluations.iterdir()] == ["base"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.training_loop import NothingToTrain
+from cluster.waiting import WorkerError
 from configs.schema import Config
 from data.order import DataOrder
 from tests.unit.run_stand_ins import EXAMPLES, STEPS, Launch
@@ -67,6 +68,28 @@ def test_a_run_may_leave_out_the_evaluation_before_it(tmp_path: Path) -> None:
     summary = launch.run()
     assert summary["base"] is None
     assert summary["trained"]["questions"] == 1
+
+
+def test_a_question_that_cannot_be_used_is_kept_by_id_with_the_step_and_the_reason(tmp_path: Path) -> None:
+    launch = supervised(tmp_path)
+    launch.actors.unusable, launch.actors.unusable_ids = "clip_missing", {"2"}
+    launch.run()
+    kept = [json.loads(line) for line in launch.run_directory.dropped.read_text().splitlines()]
+    assert {(row["id"], row["reason"]) for row in kept} == {("2", "clip_missing: no such clip")}
+    assert [row["step"] for row in kept] == sorted(row["step"] for row in kept)
+    assert lines(launch)[-1]["dropped"] == len(kept)
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo"])
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_weights_that_do_not_reach_the_engines_end_the_run_with_their_own_error(
+    tmp_path: Path, name: str, split: str
+) -> None:
+    launch = supervised(tmp_path, **{split: EXAMPLES[:1]})
+    launch.change(algorithm={"name": name}, evaluate={"every_steps": 1, "before": False})
+    launch.actors.fails_to_publish = True
+    with pytest.raises(WorkerError, match="the learner has died"):
+        launch.run()
 
 
 def test_where_no_question_can_be_used_the_reason_is_blamed(tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ from cluster.errors import UsageError
 PROMPT_HELP = "answer, think, letters, or a YAML file with the keys of data.prompt (default answer)"
 
 
+CHANNELS = ("mean", "first")
+CHANNELS_HELP = "what a clip of several channels is heard as: data.channels of the training run (default mean)"
+
+
 def command(module: str, description: str | None, examples: str) -> argparse.ArgumentParser:
     """The parser of `python -m MODULE`, whose help begins with the module's text and ends with examples."""
     return argparse.ArgumentParser(

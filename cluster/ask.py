@@ -6,22 +6,17 @@ python -m cluster.ask --model runs/tiny/checkpoints/step_450 dog.wav "Which anim
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.arguments import PROMPT_HELP, count
+from cluster.arguments import CHANNELS, CHANNELS_HELP, PROMPT_HELP, count
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
-from cluster.evaluation import ask_all
-from cluster.inference import inference_config
-from cluster.placement import plan_asking
+from cluster.inference import ask, inference_config
 from cluster.progress import Reporter
-from cluster.scoring import Answered
 from configs.load import load_prompt
-from configs.schema import Config
 from data.audio import read_clip
 from data.types import ClipSource, Example
 from rewards.answers import extract_answer
@@ -39,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
         "--choice", action="append", default=[], metavar="TEXT", help="a choice; repeat for more, leave out for none"
     )
     arguments.add_argument("--samples", type=count(0), default=0, metavar="G", help="also sample G completions")
+    arguments.add_argument("--channels", default=CHANNELS[0], choices=CHANNELS, help=CHANNELS_HELP)
     arguments.add_argument("--prompt", default="answer", metavar="PROMPT", help=PROMPT_HELP)
     arguments.add_argument(
         "--max-tokens", type=count(1), default=256, metavar="N", help="longest completion (default 256)"
@@ -57,11 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "question", ClipSource(str(Path(options.clip).absolute())), options.question, tuple(options.choice), ""
     )
     config = inference_config(
-        options.model, load_prompt(options.prompt), engines=1, dtype=options.dtype, max_tokens=options.max_tokens
+        options.model,
+        load_prompt(options.prompt),
+        engines=1,
+        dtype=options.dtype,
+        max_tokens=options.max_tokens,
+        channels=options.channels,
     )
     data = config.data
     read_clip(example.clip, data.max_seconds, data.min_seconds, data.channels)  # refused before anything is started
-    answered = ask(config, example, options.samples, reporter)
+    [answered] = ask(config, [example], reporter, options.samples)
     if answered.greedy is None:
         raise UsageError(f"{options.clip}: {answered.problem}: the question cannot be asked")
     reporter.say(f"answer      {extract_answer(answered.greedy)}")
@@ -69,23 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for text, times in Counter(answered.sampled).most_common():
         reporter.say(f"sampled {times}x  {text}")
     return 0
-
-
-def ask(config: Config, example: Example, samples: int, reporter: Reporter) -> Answered:
-    """The model's answer to one example."""
-    from cluster.nodes import connected
-    from cluster.session import usable_model, workers
-
-    model_path = usable_model(config.model.path)
-
-    async def once() -> Answered:
-        async with workers(config, roles, model_path) as (started, asker, _):
-            max_tokens = config.rollout.max_completion_tokens
-            return (await ask_all(asker, started.rollout, [example], samples, max_tokens))[0]
-
-    with connected(config.cluster, reporter.say) as nodes:
-        roles = plan_asking(config, nodes)
-        return asyncio.run(once())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cluster import bad_rows, prediction_file
-from cluster.arguments import PROMPT_HELP, command, count, replacing, write_json
+from cluster.arguments import CHANNELS, CHANNELS_HELP, PROMPT_HELP, command, count, replacing, write_json
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
 from cluster.inference import ask, inference_config
@@ -48,7 +48,8 @@ EXAMPLES = """examples:
 """
 
 SETTINGS = (
-    "model", "data", "prompt", "samples", "max_tokens", "dtype", "seed", "silent", "shuffled", "shuffle_choices"
+    "model", "data", "prompt", "samples", "max_tokens", "dtype", "channels", "seed", "silent", "shuffled",
+    "shuffle_choices",
 )  # fmt: skip
 """Options that are kept with the figures that they made."""
 
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--audio-dir", metavar="DIR", help="where relative clip paths start (default: beside FILE)")
     arguments.add_argument("--format", default="auto", choices=get_args(Format))
+    arguments.add_argument("--channels", default=CHANNELS[0], choices=CHANNELS, help=CHANNELS_HELP)
     arguments.add_argument("--prompt", default="answer", metavar="PROMPT", help=PROMPT_HELP)
     arguments.add_argument(
         "--samples", type=count(0), default=0, metavar="N", help="completions at temperature 1 a question"
@@ -127,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dtype=options.dtype,
         seed=options.seed,
         max_tokens=options.max_tokens,
+        channels=options.channels,
     )
     with replacing(Path(options.predictions), "--predictions") if options.predictions else nullcontext() as predictions:
         with replacing(Path(options.out), "--out") as out:

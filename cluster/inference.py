@@ -21,13 +21,14 @@ def inference_config(
     dtype: str = "float32",
     seed: int = 0,
     max_tokens: int = 256,
+    channels: str = "mean",
 ) -> Config:
     """The configuration of a session that only asks."""
     return Config.model_validate(
         {
             "run": {"seed": seed},
             "model": Model(path=model, audio_tower="frozen", projector="frozen", dtype=dtype).model_dump(),  # type: ignore[arg-type]
-            "data": Data(train="", prompt=prompt).model_dump(),  # type: ignore[arg-type]
+            "data": Data(train="", prompt=prompt, channels=channels).model_dump(),  # type: ignore[arg-type]
             "rollout": Rollout(
                 engines=engines, max_completion_tokens=max_tokens, max_model_tokens=1500 + max_tokens, max_running=128
             ).model_dump(),
@@ -64,7 +65,7 @@ def ask(
         from cluster.evaluation import ask_about_other_clips, ask_all
 
         async with workers(config, roles, model_path) as (started, asker, _):
-            reporter.say(f"engines that share {len(examples)} questions: {len(started.rollout.actors)}")
+            reporter.say(f"questions: {len(examples)}, engines: {len(started.rollout.actors)}")
             with reporter.questions("questions", len(examples)) as advance:
                 most = config.rollout.max_completion_tokens
                 common = (asker, started.rollout, examples, samples, most)

@@ -48,6 +48,7 @@ DECIDING = (
     "data.format",
     "data.min_seconds",
     "data.max_seconds",
+    "data.channels",
     "data.prompt",
     "rollout.max_completion_tokens",
     "rollout.max_model_tokens",

@@ -204,8 +204,8 @@ def test_the_written_predictions_score_as_the_evaluation_by_mmaus_script_and_by_
 
 def test_any_number_of_engines_shares_the_questions(evaluated: Evaluated, shuffled: Evaluated) -> None:
     asked = evaluated.result["questions"] - evaluated.result["bad_rows"]
-    assert f"engines that share {asked} questions: 2\n" in evaluated.output
-    assert f"engines that share {asked} questions: 1\n" in shuffled.output
+    assert f"questions: {asked}, engines: 2\n" in evaluated.output
+    assert f"questions: {asked}, engines: 1\n" in shuffled.output
 
 
 def test_samples_are_worth_more_the_more_of_them_there_are(evaluated: Evaluated) -> None:

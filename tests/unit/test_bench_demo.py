@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ def evaluation(right: float, sampled: float, form: float = 1.0) -> Evaluation:
     return {"rows": rows, "format_rate": form, "bad_rows": 0}
 
 
+@cache
 def figures(form: float = 1.0, about_silence: float = 10) -> dict[str, Any]:
     """Of a study in which GRPO adds 10 points greedily, and SFT 20."""
     found = Findings({"sft": "SFT", "grpo": "GRPO"}, [("grpo", "base"), ("grpo", "sft")])

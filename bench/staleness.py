@@ -89,8 +89,7 @@ def _finished(path: Path, config: Config) -> bool:
     """Whether the run at `path` has ended, was configured so, and ran this commit."""
     if not (path / "summary.json").exists():
         return False
-    ran = json.loads((path / "environment.json").read_text())
-    return (path / "config.yaml").read_text() == dump_config(config) and ran["git"] == describe()["git"]
+    return (path / "config.yaml").read_text() == dump_config(config) and load(path).commit == describe()["git"]
 
 
 @contextmanager

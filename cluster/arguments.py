@@ -5,29 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import UsageError
+from data.whole_file import whole_file
 
 PROMPT_HELP = "answer, think, letters, or a YAML file with the keys of data.prompt (default answer)"
-
-
-CHANNELS = ("mean", "first")
 CHANNELS_HELP = "what a clip of several channels is heard as: data.channels of the training run (default mean)"
-
-
-def command(module: str, description: str | None, examples: str) -> argparse.ArgumentParser:
-    """The parser of `python -m MODULE`, whose help begins with the module's text and ends with examples."""
-    return argparse.ArgumentParser(
-        prog=f"python -m {module}",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
 
 
 def count(least: int) -> Callable[[str], int]:
@@ -52,23 +39,22 @@ def replacing(path: Path, argument: str) -> Iterator[Path]:
     It is made at once: a place that cannot be written is refused before the work, not after it. A link stays one, and
     a device such as /dev/null is written to as it is.
     """
-    path = path.resolve() if path.is_symlink() else path
-    if path.exists() and not path.is_file() and not path.is_dir():
-        yield path
-        return
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if path.is_dir():
             raise IsADirectoryError(None, "it is a directory")
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
     except OSError as error:
-        raise UsageError(f"{argument} {path} cannot be written: {error.strerror}; name a file elsewhere") from error
-    try:
+        raise _unwritable(path, argument, error) from error
+    with whole_file(path) as partial:
+        try:
+            partial.touch()
+        except OSError as error:
+            raise _unwritable(path, argument, error) from error
         yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, argument: str, error: OSError) -> UsageError:
+    return UsageError(f"{argument} {path} cannot be written: {error.strerror}; name a file elsewhere")
 
 
 def write_json(path: Path, value: Any) -> None:

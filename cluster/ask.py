@@ -10,14 +10,15 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
-from cluster.arguments import CHANNELS, CHANNELS_HELP, PROMPT_HELP, count
+from cluster.arguments import CHANNELS_HELP, PROMPT_HELP, count
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
 from cluster.inference import ask, inference_config
 from cluster.progress import Reporter
 from configs.load import load_prompt
-from data.audio import read_clip
+from data.audio import Channels, read_clip
 from data.types import ClipSource, Example
 from rewards.answers import extract_answer
 
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         "--choice", action="append", default=[], metavar="TEXT", help="a choice; repeat for more, leave out for none"
     )
     arguments.add_argument("--samples", type=count(0), default=0, metavar="G", help="also sample G completions")
-    arguments.add_argument("--channels", default=CHANNELS[0], choices=CHANNELS, help=CHANNELS_HELP)
+    arguments.add_argument("--channels", default="mean", choices=get_args(Channels), help=CHANNELS_HELP)
     arguments.add_argument("--prompt", default="answer", metavar="PROMPT", help=PROMPT_HELP)
     arguments.add_argument(
         "--max-tokens", type=count(1), default=256, metavar="N", help="longest completion (default 256)"

@@ -17,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.arguments import command, replacing, write_json
+from cluster.arguments import replacing, write_json
 from cluster.comparison import compare
 from cluster.errors import UsageError, report_errors
 from cluster.progress import Reporter
 from cluster.tables import comparison_rows
+from data.command import command
 
 EXAMPLES = """examples:
   python -m cluster.compare before.json after.json

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cluster import bad_rows, prediction_file
-from cluster.arguments import CHANNELS, CHANNELS_HELP, PROMPT_HELP, command, count, replacing, write_json
+from cluster.arguments import CHANNELS_HELP, PROMPT_HELP, count, replacing, write_json
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
 from cluster.inference import ask, inference_config
@@ -31,6 +31,8 @@ from cluster.progress import Reporter
 from cluster.scoring import score
 from cluster.tables import prediction_rows, share, show_evaluation
 from configs.load import load_prompt
+from data.audio import Channels
+from data.command import command
 from data.formats import Format, Loaded, find_questions, load_examples
 from data.order import hash_seed, shuffle_choices
 from data.types import Example
@@ -72,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--audio-dir", metavar="DIR", help="where relative clip paths start (default: beside FILE)")
     arguments.add_argument("--format", default="auto", choices=get_args(Format))
-    arguments.add_argument("--channels", default=CHANNELS[0], choices=CHANNELS, help=CHANNELS_HELP)
+    arguments.add_argument("--channels", default="mean", choices=get_args(Channels), help=CHANNELS_HELP)
     arguments.add_argument("--prompt", default="answer", metavar="PROMPT", help=PROMPT_HELP)
     arguments.add_argument(
         "--samples", type=count(0), default=0, metavar="N", help="completions at temperature 1 a question"

@@ -9,6 +9,7 @@ from cluster.placement import plan_asking
 from cluster.progress import Reporter
 from cluster.scoring import Answered
 from configs.schema import Algorithm, Cluster, Config, Data, Model, Prompt, Rollout
+from data.audio import Channels
 from data.prompts import Name
 from data.types import Example
 
@@ -21,7 +22,7 @@ def inference_config(
     dtype: str = "float32",
     seed: int = 0,
     max_tokens: int = 256,
-    channels: str = "mean",
+    channels: Channels = "mean",
 ) -> Config:
     """The configuration of a session that only asks."""
     return Config.model_validate(

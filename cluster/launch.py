@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from cluster import demo
-from cluster.arguments import command
 from cluster.environment import check_rooms, describe
 from cluster.errors import UsageError, report_errors
 from cluster.progress import Reporter
@@ -26,6 +25,7 @@ from cluster.run_directory import RunDirectory, step_of
 from cluster.tables import accuracy_rows, share
 from configs.load import dump_config, load_config
 from configs.schema import Config
+from data.command import command
 
 EXAMPLES = """examples:
   python -m cluster.launch --config tiny                         the demo (`make train` prepares its data and model)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import demo, study_report
-from cluster.arguments import command, replacing, write_json
+from cluster.arguments import replacing, write_json
 from cluster.environment import check_rooms, describe
 from cluster.errors import report_errors
 from cluster.inference import ask
@@ -31,6 +31,7 @@ from cluster.study_results import Evaluation, Findings, Trained
 from configs.load import ConfigError
 from configs.schema import Config
 from configs.study import Study, load_study
+from data.command import command
 from data.formats import load_examples
 
 EXAMPLES = """examples:

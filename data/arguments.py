@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar, get_args
 
 from configs.schema import Data
+from data.command import command
 from data.formats import Format
 
 Number = TypeVar("Number", int, float)
@@ -36,20 +37,20 @@ def above_zero(kind: Callable[[str], Number], most: float = math.inf) -> Callabl
 
 def reading_parser(module: str, description: str | None, examples: str) -> argparse.ArgumentParser:
     """The command line of `python -m MODULE`, which reads rows and clips, as far as such commands are alike."""
-    arguments = argparse.ArgumentParser(
-        prog=f"python -m {module}",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    arguments = command(module, description, examples)
     arguments.add_argument("file", metavar="FILE", help="questions: a file, or a directory that `datasets` saved")
     arguments.add_argument("--audio-dir", metavar="DIR", help="where relative clip paths start (default: beside FILE)")
     arguments.add_argument("--format", default="auto", choices=get_args(Format), help="default: told from FILE")
-    arguments.add_argument(
-        "--min-seconds",
-        type=above_zero(float, DAY_SECONDS),
-        default=DEFAULTS.min_seconds,
-        metavar="S",
-        help=f"shorter clips are bad (default {DEFAULTS.min_seconds:g})",
-    )
+    add_seconds(arguments, "--min-seconds", DEFAULTS.min_seconds, "shorter clips are bad")
     return arguments
+
+
+def add_seconds(arguments: argparse.ArgumentParser, option: str, default: float, what: str) -> None:
+    """Add a length of clips, at most a day, to the command line."""
+    arguments.add_argument(
+        option,
+        type=above_zero(float, DAY_SECONDS),
+        default=default,
+        metavar="S",
+        help=f"{what} (default {default:g})",
+    )

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
-from data.arguments import DAY_SECONDS, DEFAULTS, above_zero, reading_parser
+from data.arguments import DEFAULTS, add_seconds, reading_parser
 from data.audio import Channels, check_clip
 from data.errors import ClipError, DataError
 from data.examples import repeated
@@ -41,13 +41,7 @@ EXAMPLES = """examples:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = reading_parser("data.check", __doc__, EXAMPLES)
-    arguments.add_argument(
-        "--max-seconds",
-        type=above_zero(float, DAY_SECONDS),
-        default=DEFAULTS.max_seconds,
-        metavar="S",
-        help=f"longer clips are bad (default {DEFAULTS.max_seconds:g})",
-    )
+    add_seconds(arguments, "--max-seconds", DEFAULTS.max_seconds, "longer clips are bad")
     arguments.add_argument(
         "--channels",
         default=DEFAULTS.channels,

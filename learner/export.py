@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from data.command import command
 from learner.hf import DTYPES, PROCESSOR_FILES, check_model, export_checkpoint, load_config, load_tensors
 from learner.hf_files import ModelError, load_processor, read_json, stored_tensors, weight_files
 from learner.memory import SHARD_BYTES
@@ -63,12 +64,7 @@ class Digests:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m learner.export",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    arguments = command("learner.export", __doc__, EXAMPLES)
     arguments.add_argument("checkpoint", help="a run's directory, a checkpoint (step_N), or its hf/")
     arguments.add_argument("--out", required=True, type=Path, metavar="DIR", help="directory to write; a new one")
     arguments.add_argument("--merge-lora", action="store_true", help="of a run with adapters write the whole model")

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from configs.schema import Learner
+from data.arguments import above_zero
 from data.audio import read_clip
 from data.formats import load_examples
 from data.prompts import PromptEncoder, render_question
@@ -77,7 +78,7 @@ def parser(module: str, description: str | None, steps: int) -> argparse.Argumen
     arguments.add_argument("--out", type=_new_directory, required=True, help="model directory to write; a new one")
     arguments.add_argument("--features", type=Path, required=True, help="directory that keeps the tower's output")
     arguments.add_argument("--seed", type=int, default=0, help="of initialisation and order (default 0)")
-    arguments.add_argument("--steps", type=_positive, default=steps, help=f"fine-tuning steps (default {steps})")
+    arguments.add_argument("--steps", type=above_zero(int), default=steps, help=f"fine-tuning steps (default {steps})")
     return arguments
 
 
@@ -87,16 +88,6 @@ def _new_directory(text: str) -> Path:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise argparse.ArgumentTypeError(f"{text} exists already; name a new directory or move it away")
     return path
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer above 0")
-    return value
 
 
 def text_of(example: Example) -> str:

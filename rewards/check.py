@@ -22,6 +22,7 @@ from rich.table import Table
 
 from configs.schema import Reward
 from data.arguments import above_zero
+from data.command import command
 from rewards.logged import LogError, LoggedGroup, form_of, read_groups
 from rewards.process import RewardProcess
 from rewards.registry import RewardError
@@ -45,12 +46,7 @@ SHOWN_IDS = 3
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m rewards.check",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    arguments = command("rewards.check", __doc__, EXAMPLES)
     arguments.add_argument("use", metavar="REWARD", help="module:function, a built-in or an installed reward")
     arguments.add_argument("--rollouts", required=True, type=Path, metavar="RUN", help="a run's directory")
     arguments.add_argument(

@@ -20,6 +20,7 @@ from typing import Any
 from cluster import demo
 from cluster.environment import check_rooms, describe
 from cluster.errors import UsageError, report_errors
+from cluster.loggers import check_loggers, loggers
 from cluster.progress import Reporter
 from cluster.run_directory import RunDirectory, step_of
 from cluster.tables import accuracy_rows, share
@@ -133,6 +134,7 @@ def train(
     if resume:
         found.check_questions(questions.digests())
     initial = usable_model(config.run.init_from or config.model.path)
+    check_loggers(config)
     check_rewards(config.rewards, config.data.prompt.form, config.cluster.actor_timeout_seconds)
     if existing_address() is not None and not os.path.isabs(config.run.dir):
         raise UsageError(
@@ -230,7 +232,8 @@ async def _train(
         reporter.say(", ".join(f"{place['name']} on node {place['node'][:8]}" for place in places))
         trace = Profile(run.path / "profile.json") if profile else None
         kind = SupervisedLoop if config.algorithm.name == "sft" else Controller
-        return await kind(config, run, started, asker, questions, reporter, metrics, state, trace).run()
+        with loggers(config, run.path, version) as told:
+            return await kind(config, run, started, asker, questions, reporter, metrics, state, trace, told).run()
 
 
 async def _interruptible(work: Any) -> Any:

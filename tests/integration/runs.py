@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ class Finished:
     output: str
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Samples of `/metrics` while it went on."""
+    open_ports: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """`Command.open_ports` while it went on."""
 
     def lines(self) -> list[dict[str, Any]]:
         """`metrics.jsonl`."""
@@ -74,9 +76,9 @@ def run_on_flawed_data(folder: Path, model: Path, questions: Questions) -> Finis
         metrics={"port": 0},
     )
     with command("cluster.launch", "--config", config.name, "--profile", cwd=folder) as started:
-        served = watch_metrics(started)
+        served, ports = watch_metrics(started), started.open_ports()
         assert started.wait(RUN_SECONDS) == 0, started.output
-        return Finished(folder / "runs" / "recorded", folder, started.output, served)
+        return Finished(folder / "runs" / "recorded", folder, started.output, served, ports)
 
 
 def watch_metrics(started: Command) -> dict[str, float]:

@@ -210,10 +210,13 @@ async def _train(
     state: dict[str, Any] | None,
     profile: bool,
 ) -> dict[str, Any]:
+    from ray.util import get_node_ip_address
+
     from cluster.controller import Controller
     from cluster.phases import Profile
     from cluster.session import workers
     from cluster.supervised import SupervisedLoop
+    from cluster.targets import listed
     from cluster.workers import Workers
 
     model_path = str(checkpoint / "hf") if checkpoint else initial
@@ -225,12 +228,13 @@ async def _train(
         base = initial if config.model.lora is not None else started.model_path  # the engines' weights are merged
         await started.learner.join(base, initial, trainer)
 
-    session = workers(config, roles, model_path, version, run.engine_model, join, reporter.say)
-    async with session as (started, asker, places):
-        reporter.say(", ".join(f"{place['name']} on node {place['node'][:8]}" for place in places))
-        trace = Profile(run.path / "profile.json") if profile else None
-        kind = SupervisedLoop if config.algorithm.name == "sft" else Controller
-        return await kind(config, run, started, asker, questions, reporter, metrics, state, trace).run()
+    with listed(run.path, metrics.endpoint(get_node_ip_address())) as targets:
+        session = workers(config, roles, model_path, version, run.engine_model, join, reporter.say, targets)
+        async with session as (started, asker, places):
+            reporter.say(", ".join(f"{place['name']} on node {place['node'][:8]}" for place in places))
+            trace = Profile(run.path / "profile.json") if profile else None
+            kind = SupervisedLoop if config.algorithm.name == "sft" else Controller
+            return await kind(config, run, started, asker, questions, reporter, metrics, state, trace).run()
 
 
 async def _interruptible(work: Any) -> Any:

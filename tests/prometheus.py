@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from deploy.dashboard.__main__ import VARIABLE, command, end, wait_until_ready
+from deploy.dashboard.__main__ import VARIABLE, command, configuration, end, wait_until_ready
+
+FOR_SECONDS = 10
+"""How long an alert's condition has to hold in a test, at most."""
 
 
 def tool(name: str) -> str:
@@ -61,6 +66,29 @@ class Prometheus:
     def firing(self) -> set[str]:
         """Names of the alerts that fire."""
         return {alert["labels"]["alertname"] for alert in self.ask("alerts")["alerts"] if alert["state"] == "firing"}
+
+
+def shortened(folder: Path, runs: Path, seconds: int) -> Path:
+    """The shipped configuration and rules, written to `folder`, which scrape often and wait for a short time.
+
+    Args:
+        folder: where they are written.
+        runs: directory of the runs.
+        seconds: between two scrapes, evaluations of the rules and looks at the files.
+    """
+    config: dict[str, Any] = yaml.safe_load(configuration(runs))
+    config["global"] = {"scrape_interval": f"{seconds}s", "evaluation_interval": f"{seconds}s"}
+    for job in config["scrape_configs"]:
+        for discovery in job["file_sd_configs"]:
+            discovery["refresh_interval"] = f"{seconds}s"
+    files = [Path(name) for name in config["rule_files"]]
+    for file in files:
+        text = re.sub(r"^( +for: ).*$", rf"\g<1>{FOR_SECONDS}s", file.read_text(), flags=re.MULTILINE)
+        (folder / file.name).write_text(text)
+    config["rule_files"] = [str(folder / file.name) for file in files]
+    path = folder / "prometheus.yml"
+    path.write_text(yaml.safe_dump(config))
+    return path
 
 
 @contextmanager

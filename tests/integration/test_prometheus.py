@@ -5,28 +5,22 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from deploy.dashboard.__main__ import configuration
 from deploy.dashboard.panels import ROWS, RUN
 from tests.integration.commands import Command, command, until
 from tests.integration.recordings import Questions
 from tests.integration.runs import START_SECONDS, metrics_lines, write_config
-from tests.prometheus import Prometheus, prometheus
+from tests.prometheus import Prometheus, prometheus, shortened
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a busy machine starts an engine in minutes
 
 SCRAPE_SECONDS = 2
-FOR_SECONDS = 10
-"""How long an alert's condition has to hold here, at most."""
 REQUEST_SECONDS = 10.0
 """After which an engine that hangs is replaced."""
 FOUND_SECONDS, DATA_SECONDS, REPLACED_SECONDS, FIRES_SECONDS, END_SECONDS = 60.0, 90.0, 200.0, 200.0, 60.0
@@ -68,23 +62,6 @@ class Scraped:
         self.run.wait_for(happened, what, seconds)
 
 
-def shortened(folder: Path, runs: Path) -> Path:
-    """The shipped configuration and rules, scraping often and waiting for a short time before an alert fires."""
-    config: dict[str, Any] = yaml.safe_load(configuration(runs))
-    config["global"] = {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": f"{SCRAPE_SECONDS}s"}
-    for job in config["scrape_configs"]:
-        for discovery in job["file_sd_configs"]:
-            discovery["refresh_interval"] = f"{SCRAPE_SECONDS}s"
-    files = [Path(name) for name in config["rule_files"]]
-    for file in files:
-        text = re.sub(r"^( +for: ).*$", rf"\g<1>{FOR_SECONDS}s", file.read_text(), flags=re.MULTILINE)
-        (folder / file.name).write_text(text)
-    config["rule_files"] = [str(folder / file.name) for file in files]
-    path = folder / "prometheus.yml"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Questions) -> Iterator[Scraped]:
     """A run that is to go on for longer than any test looks at it, and has taken a few steps."""
@@ -101,7 +78,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Qu
     )
     runs = folder / "runs"
     with (
-        prometheus(shortened(folder, runs), folder / "data") as started,
+        prometheus(shortened(folder, runs, SCRAPE_SECONDS), folder / "data") as started,
         command("cluster.launch", "--config", config.name, cwd=folder) as run,
     ):
         found = Scraped(run, runs / "scraped", started)

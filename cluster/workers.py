@@ -157,6 +157,8 @@ class Workers:
         self._roles = {role.name: role for role in roles}
         self._say = say
         self._targets = targets
+        self._ranks: list[Any] = []
+        """References to where each learner rank serves its metrics."""
         self._warm_up: tuple[int, ...] = ()
         self._growth: asyncio.Task[None] | None = None
         self._first_nodes: set[str] = set()
@@ -178,6 +180,8 @@ class Workers:
         learners = await self._create(
             "learner", LearnerActor, lambda rank: (config, rank), {"TOKENIZERS_PARALLELISM": "false"}
         )
+        if self._targets is not None:
+            self._ranks = [rank.endpoint.remote() for rank in learners]  # answered before a rank loads its model
         self.learner = LearnerGroup(learners, config)
         self.log = RolloutLog(await self._create("rollout log", RolloutLogActor, lambda _: ()), config)
 
@@ -224,9 +228,8 @@ class Workers:
         """Tell who serves metrics now that all have started."""
         for answer in engines:
             self._list_engine(answer["name"], answer)
-        calls = asyncio.gather(*(actor.endpoint.remote() for actor in self.learner.actors))
-        seconds = self.config.cluster.actor_timeout_seconds
-        for rank, endpoint in enumerate(await bounded(calls, ANSWER_KEY, seconds, "the learner has not started")):
+        ranks, seconds = asyncio.gather(*self._ranks), self.config.cluster.actor_timeout_seconds
+        for rank, endpoint in enumerate(await bounded(ranks, ANSWER_KEY, seconds, "the learner has not started")):
             targets.add("learner", str(rank), endpoint)
         if existing_address() is None:
             targets.set_nodes(alive_nodes())  # a cluster that is joined tells of its own

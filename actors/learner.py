@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import ray
 from actors.weights.buckets import Bucket, Layout, lay_out, pack
 from configs.schema import Config
 from data.types import ClipFeatures, Group, Lesson
+from learner.address import LOOPBACK, free_address
 from learner.result import LessonResult, UpdateResult
 
 
@@ -28,11 +28,16 @@ class LearnerActor:
         self._buckets: Iterator[Bucket] = iter(())
         """Those of the newest weights that nobody has asked for yet."""
 
-    def address(self) -> str:
-        """A free address of this rank's machine, for the ranks to meet at; asked of rank 0 alone."""
-        with socket.socket() as listener:
-            listener.bind(("", 0))
-            return f"tcp://{ray.util.get_node_ip_address()}:{listener.getsockname()[1]}"
+    def node(self) -> str:
+        """The Ray node that this rank is on."""
+        return ray.get_runtime_context().get_node_id()
+
+    def address(self, near: bool) -> str:
+        """A free address for the ranks to meet at, which nobody outside of this machine reaches if all are `near`.
+
+        Asked of rank 0 alone.
+        """
+        return free_address(LOOPBACK if near else ray.util.get_node_ip_address())
 
     def join(self, rendezvous: str, model_path: str, reference_path: str, trainer_state: str | None) -> None:
         """Meet the other ranks, load the model and, on a resume, the trainer's state.

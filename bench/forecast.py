@@ -32,8 +32,9 @@ from cluster.progress import Reporter
 from configs.schema import Config
 from data.formats import load_examples
 from data.types import ClipFeatures, Group
+from learner.address import free_address
 from learner.audio_tower import encode
-from learner.engine import leaving_ranks, local_rendezvous
+from learner.engine import leaving_ranks
 from learner.figure import total
 from learner.hf import load_tower
 from learner.learner import Learner
@@ -157,7 +158,7 @@ def forecast_of(config: Config) -> dict[str, float]:
 
 def measured(config: Config) -> dict[str, float]:
     """The same of rank 0, measured in fresh processes."""
-    ranks, rendezvous = config.learner.ranks, local_rendezvous()
+    ranks, rendezvous = config.learner.ranks, free_address()
     with ProcessPoolExecutor(ranks, get_context("spawn")) as pool:
         waiting = [pool.submit(_rank, config, rank, rendezvous) for rank in range(ranks)]
         return waiting[0].result()

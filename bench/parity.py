@@ -13,7 +13,8 @@ from configs.schema import Config
 from data.audio import SAMPLE_RATE, audio_tokens, log_mel, mel_frames, read_clip
 from data.prompts import PromptEncoder
 from data.types import Clip, ClipFeatures, Completion, Example, Group, Prompt
-from learner.engine import leaving_ranks, local_rendezvous
+from learner.address import free_address
+from learner.engine import leaving_ranks
 from learner.hf import checkpoint_name
 from learner.hf_files import load_processor
 from learner.learner import Learner
@@ -58,7 +59,7 @@ def learner_gradients(config: Config, reference_path: str, groups: Sequence[Grou
 
 def join_alone(config: Config, reference_path: str) -> Learner:
     """A learner of one rank in this process, which its caller has leave (`learner.engine.leaving_ranks`)."""
-    return Learner(config, 0, 1, local_rendezvous(), config.model.path, reference_path)
+    return Learner(config, 0, 1, free_address(), config.model.path, reference_path)
 
 
 class GroupMaker:

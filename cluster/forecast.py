@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cluster import bill
 from cluster.errors import UsageError
 from cluster.estimate import EngineMemory, StepTime, disk, engine_memory, step_time, store
 from cluster.hardware import Hardware, hardware
@@ -168,6 +169,7 @@ def report(told: Forecast) -> Iterator[str]:
     yield "disk of run.dir for checkpoints"
     yield from _lines(disk(config, parts))
     yield from _time(told)
+    yield from _whole_run(told)
     yield ""
     problems = list(warnings(told))
     yield from (f"warning: {problem}" for problem in problems)
@@ -329,6 +331,19 @@ def _time(told: Forecast) -> Iterator[str]:
     yield f"  {_seconds(time.seconds):>9}  a step, {rule}: {hours:,.1f} h for {run.max_steps:,} steps"
 
 
+def _whole_run(told: Forecast) -> Iterator[str]:
+    config, work = told.config, told.work
+    yield ""
+    yield f"the whole run of {config.run.max_steps:,} steps"
+    yield from _lines((*bill.sampled(config, work), bill.trained(config, work)), unit=_count)
+    yield from _lines(bill.rollout_log(config, work))
+    if told.on_gpu:
+        gpus = config.learner.ranks + told.engines * config.rollout.tensor_parallel
+        hours = bill.gpu_hours(config, gpus, told.time.seconds)
+        yield from _lines((hours,), unit=_hours)
+        yield from _lines(bill.money(config, hours), unit=_money)
+
+
 def _rank_mends(told: Forecast) -> str:
     """Settings that lower a rank's peak, each with what it comes to; those that suffice first."""
     found: list[tuple[float, str]] = []
@@ -421,3 +436,15 @@ def _gb(value: float) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value:,.2f} s"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.1f} h"
+
+
+def _money(value: float) -> str:
+    return f"{value:,.2f}"

@@ -36,6 +36,7 @@ class Growth:
         look: a look at the cluster.
         further: gives the name of a further engine, with a place on that node; None where their number is fixed.
         say: tells the user of a node.
+        a_node: engines that a new node gets.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Growth:
         look: Callable[[], Awaitable[View]],
         further: Callable[[str], str] | None,
         say: Callable[[str], None],
+        a_node: int = 1,
     ) -> None:
         self._pool = pool
         self._first = first
         self._look = look
         self._further = further
         self._say = say
+        self._a_node = a_node
 
     async def watch(self) -> None:
         """Look again and again."""
@@ -63,7 +66,8 @@ class Growth:
             before = view.able
             if self._further is not None and not view.unplaced:
                 for node in sorted(view.able - view.used - self._first):
-                    name = self._further(node)
-                    self._say(f"node {node[:8]} has joined, and gets {name}")
-                    self._pool.begin(name)
+                    names = [self._further(node) for _ in range(self._a_node)]
+                    self._say(f"node {node[:8]} has joined, and gets {' and '.join(names)}")
+                    for name in names:
+                        self._pool.begin(name)
             await asyncio.sleep(WATCH_SECONDS)

@@ -106,8 +106,8 @@ def dry_run(config: Config, reporter: Reporter, hardware: str | None = None, ass
 
 def print_plan(roles: Any, reporter: Reporter) -> None:
     """The actors as a table."""
-    rows = [(r.name, str(r.count), f"{r.cpus:g}", f"{r.gpus:g}", r.strategy, r.note) for r in roles]
-    reporter.table("placement", rows, ("actor", "count", "CPUs", "GPUs", "strategy", ""))
+    rows = [(r.name, str(r.count), f"{r.cpus:g}", f"{r.gpus:g}", r.where, r.note) for r in roles]
+    reporter.table("placement", rows, ("actor", "count", "CPUs", "GPUs", "where", ""))
 
 
 def train(

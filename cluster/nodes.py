@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster as LocalCluster
 
+from cluster.authentication import MEND, refused, require_token
 from cluster.placement import Node
 from configs.schema import Cluster
 
@@ -33,7 +34,7 @@ def existing_address() -> str | None:
 def embedded_nodes(settings: Cluster) -> list[Node]:
     """The nodes that an embedded cluster will have."""
     count = settings.nodes or 1
-    return [Node(f"embedded-{number}", settings.cpus_per_node, _visible_gpus(count)) for number in range(count)]
+    return [Node(f"embedded-{number}", settings.cpus_per_node, _visible_gpus(count), {}) for number in range(count)]
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def connected(settings: Cluster, say: Callable[[str], None]) -> Iterator[list[No
     address = existing_address()
     if address is not None:
         say(f"joining the Ray cluster at {address}")
-        ray.init(address=address, log_to_driver=True)
+        _join(address)
         try:
             yield _wait_for_nodes(settings, say)
         finally:
@@ -56,6 +57,7 @@ def connected(settings: Cluster, say: Callable[[str], None]) -> Iterator[list[No
     nodes = embedded_nodes(settings)
     say(f"starting an embedded Ray cluster of {len(nodes)} node(s) on this machine")
     logging.getLogger("ray").setLevel(logging.ERROR)  # its notes on addresses are about clusters of its own
+    require_token()
     local = LocalCluster()
     try:
         _start(local, nodes, settings.object_store_bytes)
@@ -63,6 +65,15 @@ def connected(settings: Cluster, say: Callable[[str], None]) -> Iterator[list[No
     finally:
         ray.shutdown()
         local.shutdown()
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=True)
+    except Exception as error:
+        if not refused(error):
+            raise
+        raise ClusterError(f"the Ray cluster at {address} asks for a token, and this is not it: {MEND}") from error
 
 
 def _start(local: LocalCluster, nodes: Sequence[Node], object_store_bytes: int) -> None:
@@ -94,7 +105,12 @@ def _wait_for_nodes(settings: Cluster, say: Callable[[str], None]) -> list[Node]
         alive = alive_nodes()
         if len(alive) >= wanted:
             return [
-                Node(node["NodeID"][:8], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+                Node(
+                    node["NodeID"][:8],
+                    node["Resources"].get("CPU", 0.0),
+                    node["Resources"].get("GPU", 0.0),
+                    node["Labels"],
+                )
                 for node in alive
             ]
         if time.monotonic() > deadline:
@@ -103,7 +119,7 @@ def _wait_for_nodes(settings: Cluster, say: Callable[[str], None]) -> list[Node]
                 f"raise cluster.wait_seconds"
             )
         if len(alive) != said:
-            say(f"{len(alive)} of {wanted} Ray nodes are there, waiting")
+            say(f"{len(alive)} of {wanted} Ray nodes are there, waiting up to {settings.wait_seconds:g} s for more")
             said = len(alive)
         time.sleep(0.5)
 

@@ -94,14 +94,15 @@ class Places:
         self.engines = [Place(role, nodes[number]) for number in range(role.count)]
         await self._ready(role, *(place.group for place in self.engines))
 
-    async def look(self, role: Role) -> View:
-        """Where engines have their places, and which nodes could hold one."""
+    async def look(self, role: Role, count: int = 1) -> View:
+        """Where engines have their places, and which nodes could hold so many."""
         nodes = await asyncio.to_thread(alive_nodes)
-        needs = {"CPU": role.cpus, "GPU": role.gpus}
+        needs = {"CPU": count * role.cpus, "GPU": count * role.gpus}
         able = {
             node["NodeID"]
             for node in nodes
             if all(node["Resources"].get(kind, 0.0) >= need for kind, need in needs.items())
+            and role.labels.items() <= node["Labels"].items()
         }
         tables = [await asyncio.to_thread(placement_group_table, place.group) for place in self.engines]
         where = [node for table in tables for node in table["bundles_to_node_id"].values()]
@@ -123,9 +124,10 @@ class Places:
 def _ask(role: Role, count: int, node: str | None) -> PlacementGroup:
     """Have Ray set aside what that many actors need, on that node where it has room."""
     bundles = [{"CPU": role.cpus} | ({"GPU": role.gpus} if role.gpus else {})] * count
+    labels = [dict(role.labels)] * count if role.labels else None
     if node is None:
-        return placement_group(bundles, strategy=role.strategy)
-    return placement_group(bundles, strategy="STRICT_PACK", _soft_target_node_id=node)
+        return placement_group(bundles, strategy=role.strategy, bundle_label_selector=labels)
+    return placement_group(bundles, strategy="STRICT_PACK", _soft_target_node_id=node, bundle_label_selector=labels)
 
 
 def _options(role: Role, group: PlacementGroup, number: int) -> Options:

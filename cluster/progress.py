@@ -1,16 +1,22 @@
-"""What a run says while it goes on: a live line in a terminal, plain lines elsewhere."""
+"""What a run says while it goes on: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 PLAIN_EVERY_STEPS = 10
+TABLE_STEPS = 8
+REFRESHES_PER_SECOND = 4.0
 WIDEST = 1_000
 """Characters of a line in a file or a pipe: a table is as wide there as it needs to be."""
 
@@ -30,18 +36,19 @@ class Reporter:
     @contextmanager
     def steps(self, first: int, total: int) -> Iterator[StepLines]:
         """Show the steps from `first` to `total`."""
-        with Progress(
+        bar = Progress(
             TextColumn("[bold]train"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
-        ) as progress:
-            task = progress.add_task("train", total=total, completed=first, figures="")
-            yield StepLines(self, progress, task, total)
+        )
+        bar.add_task("train", total=total, completed=first)
+        if not self.console.is_terminal:
+            yield StepLines(self, bar, total)
+            return
+        with Live(bar, console=self.console, refresh_per_second=REFRESHES_PER_SECOND) as live:
+            yield StepLines(self, bar, total, live)
 
     @contextmanager
     def questions(self, name: str, total: int) -> Iterator[Any]:
@@ -68,26 +75,53 @@ class Reporter:
 
 
 class StepLines:
-    """One line a step."""
+    """The newest steps as a table above the bar; outside of a terminal, one line for many steps."""
 
-    def __init__(self, reporter: Reporter, progress: Progress, task: Any, total: int) -> None:
-        self._reporter, self._progress, self._task, self._total = reporter, progress, task, total
+    def __init__(self, reporter: Reporter, bar: Progress, total: int, live: Live | None = None) -> None:
+        self._reporter, self._bar, self._total, self._live = reporter, bar, total, live
+        self._lines: deque[Mapping[str, Any]] = deque(maxlen=TABLE_STEPS)
 
     def show(self, line: Mapping[str, Any]) -> None:
         """Show a line of `metrics.jsonl`."""
-        figures = f"{_learned(line)}  {line['tokens_per_second']:.0f} tokens/s"
-        self._progress.update(self._task, completed=line["step"], figures=figures)
+        self._lines.append(line)
         step = line["step"]
-        if not self._reporter.console.is_terminal and (step % PLAIN_EVERY_STEPS == 0 or step in (1, self._total)):
-            left = line["step_seconds"] * (self._total - step)
-            self._reporter.say(f"step {step}/{self._total}  {figures}  {line['step_seconds']:.1f} s  left {left:.0f} s")
+        self._bar.update(self._bar.task_ids[0], completed=step)
+        if self._live is not None:
+            self._live.update(Group(self._table(), self._bar))
+        elif step % PLAIN_EVERY_STEPS == 0 or step in (1, self._total):
+            figures = "  ".join(f"{name} {text}" for name, text in _figures(line).items())
+            self._reporter.say(f"step {step}/{self._total}  {figures}  left {_time(self._left)}")
+
+    @property
+    def _left(self) -> float:
+        """Seconds to the last step, at the pace of the newest ones."""
+        pace = sum(line["step_seconds"] for line in self._lines) / len(self._lines)
+        return pace * (self._total - self._lines[-1]["step"])
+
+    def _table(self) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, caption=f"left {_time(self._left)}", caption_justify="left")
+        for name in ("step", *_figures(self._lines[-1])):
+            table.add_column(name, justify="right", no_wrap=True)
+        for line in self._lines:
+            table.add_row(str(line["step"]), *_figures(line).values())
+        return table
 
 
-def _learned(line: Mapping[str, Any]) -> str:
-    """What a line tells of the step's success."""
+def _figures(line: Mapping[str, Any]) -> dict[str, str]:
+    """What a line tells of its step, by name; the same names for every step of a run."""
+    pace = {"tokens/s": f"{line['tokens_per_second']:.0f}", "seconds": f"{line['step_seconds']:.1f}"}
     if "reward_mean" not in line:
-        return f"loss {line['loss']:.3f}"
-    accuracy = "" if line["accuracy"] is None else f"accuracy {line['accuracy']:.1%}  "
-    return (
-        f"reward {line['reward_mean']:.3f}  {accuracy}kl {line['kl']:.3f}  length {line['completion_tokens_mean']:.1f}"
-    )
+        return {"loss": f"{line['loss']:.3f}", "rate": f"{line['learning_rate']:.1e}", **pace}
+    return {
+        "reward": f"{line['reward_mean']:.3f}",
+        **({} if line["accuracy"] is None else {"accuracy": f"{line['accuracy']:.1%}"}),
+        "kl": f"{line['kl']:.3f}",
+        "length": f"{line['completion_tokens_mean']:.1f}",
+        "stale": str(line["staleness_max"]),
+        **pace,
+    }
+
+
+def _time(seconds: float) -> str:
+    """As hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))

@@ -28,6 +28,7 @@ RESUMABLE_KEYS = (
     "run.max_steps",
     "run.dir",
     "rollout.engines",
+    "rollout.engines_per_node",
     "rollout.threads",
     "rollout.tensor_parallel",
     "rollout.weight_transfer",

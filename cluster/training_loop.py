@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from cluster.advice import Adviser
 from cluster.asking import Asker
 from cluster.delivery import Delivery
 from cluster.errors import first_of
@@ -112,6 +113,7 @@ class TrainingLoop:
         self._train_seconds = float(state["train_seconds"])
         self._started = time.monotonic()
         self._profile = profile
+        self._adviser = Adviser(config)
         self._ended_at = 0.0
         """Time of day when the last step was over."""
 
@@ -165,6 +167,8 @@ class TrainingLoop:
                     self.run_directory.append_metrics(line)
                     self.metrics.record(line)
                     show(line)
+                    for advice in self._adviser.look(line):
+                        self.reporter.say(advice)
                     await self._profiled(line)
                     if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
                         await self.checkpoint()

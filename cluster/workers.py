@@ -6,6 +6,7 @@ The engines' surface is `cluster.rollout_pool`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -67,8 +68,10 @@ class LearnerGroup:
 
     async def join(self, model_path: str, reference_path: str, trainer_state: str | None) -> None:
         """Meet at rank 0 and load the model."""
-        call: Awaitable[str] = self.actors[0].address.remote()
-        rendezvous = await bounded(call, ANSWER_KEY, self.answer_seconds, "rank 0 has not started")
+        calls = asyncio.gather(*(actor.node.remote() for actor in self.actors))
+        nodes = await bounded(calls, ANSWER_KEY, self.answer_seconds, "learner ranks have not started")
+        call: Awaitable[str] = self.actors[0].address.remote(len(set(nodes)) == 1)
+        rendezvous = await bounded(call, ANSWER_KEY, self.answer_seconds, "rank 0 has not answered")
         await self._all("join", rendezvous, model_path, reference_path, trainer_state)
 
     async def step(self, groups: Sequence[Any], step: int) -> UpdateResult:
@@ -220,8 +223,10 @@ class Workers:
     async def _grow(self) -> None:
         """Give nodes that join an engine, and engines that could not be started another try when they do."""
         role = self._roles["engine"]
-        further = self._place_on if self.config.rollout.engines is None else None
-        await Growth(self.rollout, self._first_nodes, lambda: self._places.look(role), further, self._say).watch()
+        growing = self.config.rollout.engines is None
+        further, a_node = (self._place_on, self.config.rollout.engines_per_node) if growing else (None, 1)
+        look = functools.partial(self._places.look, role, a_node)
+        await Growth(self.rollout, self._first_nodes, look, further, self._say, a_node).watch()
 
     def _place_on(self, node: str) -> str:
         """Set a node aside for a further engine; gives its name."""

@@ -6,6 +6,7 @@ at once.
 
 from __future__ import annotations
 
+import re
 from string import Formatter
 from typing import Any, Literal, Self
 
@@ -36,6 +37,9 @@ SAMPLING_REFUSED = (
     "logit_bias",
 )
 """Sampling settings that change the sampled distribution in a way that the learner's log-prob does not follow."""
+
+LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
+"""What Ray takes as the name or the value of a node's label, without its operators such as `!` and `in()`."""
 
 STAGES_OF_A_BROADCAST = 4
 """Engines prepare, perhaps again without those that are late, join the group, and take the weights."""
@@ -245,7 +249,9 @@ class Rollout(Section):
     """The vLLM engines that sample."""
 
     engines: PositiveInt | None = None
-    """Number of engines; default: one a rollout node, at most 2 on a 2-core machine."""
+    """Number of engines; default: `engines_per_node` on each rollout node, at most 2 in all on a 2-core machine."""
+    engines_per_node: PositiveInt = 1
+    """Engines of a rollout node, and of each node that joins later. Where `engines` is set, Ray spreads those."""
     tensor_parallel: PositiveInt = 1
     """Processes that share each layer of an engine, every one on a GPU of its own."""
     temperature: PositiveFloat = 1.0
@@ -548,13 +554,31 @@ class Cluster(Section):
     """Ray's object store on each node of an embedded cluster. New weights lie there twice while they are replaced; what
     does not fit goes to disk."""
     learner_nodes: PositiveInt = 1
-    """Nodes that are left to the learner ranks: `rollout.engines` defaults to one on each of the others."""
+    """Nodes that are left to the learner ranks: `rollout.engines` defaults to engines on each of the others."""
+    learner_labels: dict[str, str] = {}
+    """Labels of the Ray nodes that learner ranks may go to, such as `{accelerator: h100}`; `ray start --labels` gives a
+    node its labels."""
+    engine_labels: dict[str, str] = {}
+    """Labels of the Ray nodes that engines may go to."""
     wait_seconds: PositiveFloat = 600.0
     """Longest wait for the nodes of a joined cluster, and for a place for each kind of actor."""
     actor_timeout_seconds: PositiveFloat = 600.0
     """An actor that has not started, prepared a clip, scored a group or written a shard by then is an error."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto` takes GPUs where Ray knows of any."""
+    gpu_hour_price: PositiveFloat | None = None
+    """What a GPU costs an hour, in any currency: a dry run then tells what the run costs."""
+
+    @field_validator("learner_labels", "engine_labels")
+    @classmethod
+    def _plain_labels(cls, labels: dict[str, str]) -> dict[str, str]:
+        for text in (text for pair in labels.items() for text in pair):
+            if not LABEL.fullmatch(text):
+                raise ValueError(
+                    f"{text!r} is no label: letters, digits, '.', '_', '-' and in a name '/'; labels are compared for "
+                    f"equality"
+                )
+        return labels
 
 
 class Config(Section):

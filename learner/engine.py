@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 
 import deepspeed
 import torch
@@ -26,6 +27,7 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from configs.schema import Learner
+from learner.address import LOOPBACK, host_and_port
 from learner.policy import Policy
 from learner.weights import changed, released_name, weights_of
 
@@ -34,6 +36,12 @@ GRADIENT_NORM = "the norm of the gradient"
 
 _SUMS_IN_FLOAT32 = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
 """Of gradients over micro-batches and ranks, with ZeRO. ZeRO 1 sends the sum so far, and would round it on the way."""
+
+LOOPBACK_INTERFACE = "lo"
+"""Where ranks of one machine talk, so that nobody else can."""
+
+MEETING_TIME = timedelta(minutes=10)
+"""Longest wait for the other ranks, at the start and in a collective; the control loop's own limits are shorter."""
 
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 """An all-reduce for inference on CPUs. No learner calls it, and every checkout would compile it at its first start."""
@@ -54,13 +62,28 @@ def join_ranks(rank: int, world_size: int, rendezvous: str, device: str) -> None
     """
     deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0", DS_ACCELERATOR=device)
-    deepspeed.init_distributed(
-        dist_backend="gloo" if device == "cpu" else "nccl",
-        init_method=rendezvous,
+    host, port = host_and_port(rendezvous)
+    if host == LOOPBACK:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK_INTERFACE)
+    backend = "gloo" if device == "cpu" else "nccl"
+    dist.init_process_group(
+        backend,
+        store=_store(host, port, rank, world_size),
         rank=rank,
         world_size=world_size,
-        auto_mpi_discovery=False,
-        verbose=False,
+        timeout=MEETING_TIME,
+        device_id=torch.device(device, 0) if device != "cpu" and world_size > 1 else None,
+    )
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+
+
+def _store(host: str, port: int, rank: int, world_size: int) -> dist.TCPStore:
+    """Where the ranks meet. Rank 0 listens on this address alone; torch by itself would on all of the machine's."""
+    if rank != 0:
+        return dist.TCPStore(host, port, world_size, is_master=False, timeout=MEETING_TIME)
+    listener = socket.create_server((host, port))
+    return dist.TCPStore(
+        host, port, world_size, is_master=True, timeout=MEETING_TIME, master_listen_fd=listener.detach()
     )
 
 
@@ -75,13 +98,6 @@ def leaving_ranks() -> Iterator[None]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def local_rendezvous() -> str:
-    """A free address of this machine's loopback, for ranks that are all on it to meet at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{listener.getsockname()[1]}"
 
 
 class Engine:

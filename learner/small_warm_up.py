@@ -24,7 +24,8 @@ from configs.schema import Learner, Lora, Model
 from data.formats import load_examples
 from data.prompts import PromptEncoder
 from data.types import Example, Lesson
-from learner.engine import Engine, join_ranks, leaving_ranks, local_rendezvous
+from learner.address import free_address
+from learner.engine import Engine, join_ranks, leaving_ranks
 from learner.hf import load_model
 from learner.hf_files import load_processor
 from learner.lora import add_adapters
@@ -102,7 +103,7 @@ def introduced(
     """
     torch.manual_seed(seed)
     torch.set_num_threads(os.cpu_count() or 1)
-    join_ranks(0, 1, local_rendezvous(), "cpu")
+    join_ranks(0, 1, free_address(), "cpu")
     model = load_model(str(source), torch.float32)
     console.print("fitting the projector to the words that name the clips")
     show_words(model, load_processor(str(source)).tokenizer, lessons)

@@ -27,8 +27,9 @@ from data.audio import read_clip
 from data.formats import load_examples
 from data.prompts import PromptEncoder, render_question
 from data.types import Clip, ClipFeatures, Example, Lesson, Prompt
+from learner.address import free_address
 from learner.demo_model import build
-from learner.engine import Engine, join_ranks, leaving_ranks, local_rendezvous
+from learner.engine import Engine, join_ranks, leaving_ranks
 from learner.feature_cache import FrozenTower
 from learner.hf import export_checkpoint, load_model, load_tower
 from learner.hf_files import load_processor
@@ -118,7 +119,7 @@ def fine_tuned(
     """
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # more threads gain little on a model of this size, and lose a lot on a busy machine
-    join_ranks(0, 1, local_rendezvous(), "cpu")
+    join_ranks(0, 1, free_address(), "cpu")
     model = load_model(str(source), torch.float32)
     model.model.audio_tower.requires_grad_(False)
     engine = Engine(Policy(model, temperature=1.0), SETTINGS, torch.float32)

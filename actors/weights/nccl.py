@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import queue
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,8 @@ from ray.exceptions import RayError
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
+
+from learner.address import free_address, host_and_port
 
 AHEAD = 8
 """Tensors that are gathered before the broadcast has taken them."""
@@ -247,11 +248,9 @@ class Broadcaster:
         self._trainer.send_weights()
 
     def _group(self, client: EngineClient, handover: Handover) -> NCCLTrainerWeightTransferEngine:
-        with socket.socket() as listener:
-            listener.bind(("", 0))
-            port = listener.getsockname()[1]
+        host, port = host_and_port(free_address(ray.util.get_node_ip_address()))
         info = NCCLTrainerInitInfo(
-            master_address=ray.util.get_node_ip_address(),
+            master_address=host,
             master_port=port,
             world_size=1 + self.workers * len(client.engines),
             packed=self.packed,

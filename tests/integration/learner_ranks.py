@@ -25,7 +25,8 @@ from data.audio import audio_tokens, log_mel, mel_frames
 from data.prompts import PromptEncoder
 from data.types import Clip, ClipFeatures, ClipSource, Completion, Example, Group, Lesson, Prompt
 from learner import head
-from learner.engine import NotFinite, leaving_ranks, local_rendezvous
+from learner.address import free_address
+from learner.engine import NotFinite, leaving_ranks
 from learner.head import CHUNK_LOGITS
 from learner.hf_files import load_processor
 from learner.learner import Learner
@@ -119,7 +120,7 @@ class Outcome:
 def run_ranks(folder: Path, ranks: int, model: Path, reference: Path, jobs: Sequence[Job]) -> dict[str, Outcome]:
     """Run the jobs on so many processes; gives the outcomes by name."""
     folder.mkdir()
-    plan = {"ranks": ranks, "rendezvous": local_rendezvous(), "model": str(model), "reference": str(reference)}
+    plan = {"ranks": ranks, "rendezvous": free_address(), "model": str(model), "reference": str(reference)}
     (folder / "jobs.json").write_text(json.dumps(plan | {"jobs": [asdict(job) for job in jobs]}))
     command = [sys.executable, "-m", __name__, str(folder)]
     logs = [(folder / f"rank-{rank}.log").open("w") for rank in range(ranks)]

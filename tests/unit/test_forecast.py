@@ -57,6 +57,22 @@ def test_the_papers_preset_fits_the_gpus_that_it_names_and_says_what_it_takes() 
     assert "warning" not in lines
 
 
+def test_the_whole_run_is_told_in_completions_tokens_hours_and_money() -> None:
+    lines = text(told("cluster.gpu_hour_price=2.5", device="h100"))
+    _, whole = lines.split("the whole run of 1,000 steps\n")
+    assert "128,000  completions = steps x questions x group size = 1,000 x 16 x 8" in whole
+    hours = float(re.search(r"([\d.]+) h  GPU hours", whole)[1])  # type: ignore[index]
+    price = float(re.search(r"([\d.]+)  cost at cluster.gpu_hour_price", whole)[1])  # type: ignore[index]
+    assert price == pytest.approx(2.5 * hours, abs=0.2)
+    assert "cost" not in text(told(device="h100"))
+
+
+def test_supervised_fine_tuning_has_no_completions_to_tell_of() -> None:
+    whole = text(told("algorithm.name=sft", device="h100")).split("the whole run")[1]
+    assert "completions" not in whole
+    assert "tokens that the learner packs" in whole
+
+
 SWEPT: dict[str, list[str]] = {
     "learner.ranks": ["1", "2"],
     "model.dtype": ["float32", "bfloat16"],

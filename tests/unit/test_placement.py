@@ -65,6 +65,30 @@ def test_only_nodes_that_can_hold_an_engine_get_one(monkeypatch: pytest.MonkeyPa
     assert counts(config(rollout={"tensor_parallel": 2}), nodes)["engine"] == 2
 
 
+def test_a_node_may_be_given_several_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    nodes = [Node("learner", 8, gpus=8), Node("a", 8, gpus=8), Node("small", 8, gpus=2)]
+    assert counts(config(rollout={"engines_per_node": 4}), nodes)["engine"] == 4
+
+
+def test_labels_say_which_nodes_are_the_learners_and_which_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    large, small = {"kind": "large", "zone": "a"}, {"kind": "small"}
+    nodes = [Node("head", 8, 0, {}), Node("a", 8, 8, large), Node("b", 8, 2, small), Node("c", 8, 2, small)]
+    settings = config(cluster={"learner_labels": {"kind": "large"}, "engine_labels": small}, learner={"ranks": 8})
+    roles = {role.name: role for role in plan(settings, nodes)}
+    assert (roles["learner"].where, roles["engine"].count) == ("PACK kind=large", 2)  # no node is taken from engines
+    with pytest.raises(PlacementError, match=r"8 GPUs are needed and the 2 node\(s\) with kind=small have 4"):
+        plan(config(cluster={"learner_labels": small}, learner={"ranks": 8}, rollout={"engines": 1}), nodes)
+    with pytest.raises(PlacementError, match=r"none of the 4 node\(s\) has the labels kind=huge: `ray start --labels"):
+        plan(config(cluster={"engine_labels": {"kind": "huge"}}), nodes)
+
+
+def test_labels_that_are_conditions_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"'!small' is no label.* compared for equality"):
+        config(cluster={"engine_labels": {"kind": "!small"}})
+
+
 def test_a_broadcast_between_gpus_is_refused_where_there_are_none() -> None:
     settings = config(rollout={"weight_transfer": "nccl", "audio": "waveform"})
     refuse_nccl_without_gpus(settings, plan(settings, [Node("a", 16, gpus=2)]))

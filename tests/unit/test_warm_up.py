@@ -10,7 +10,8 @@ import pytest
 import torch.distributed as dist
 
 from learner import small_warm_up, warm_up
-from learner.engine import leaving_ranks, local_rendezvous
+from learner.address import free_address
+from learner.engine import leaving_ranks
 from learner.hf_files import ModelError
 
 MODULES = (warm_up, small_warm_up)
@@ -56,7 +57,7 @@ def test_a_process_group_is_left_when_the_block_ends_and_when_it_fails() -> None
     for fails in (False, True):
         try:
             with leaving_ranks():
-                dist.init_process_group("gloo", init_method=local_rendezvous(), rank=0, world_size=1)
+                dist.init_process_group("gloo", init_method=free_address(), rank=0, world_size=1)
                 if fails:
                     raise RuntimeError("something else")
         except RuntimeError:

@@ -19,9 +19,10 @@ SCALES = {"": 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 def manifests() -> dict[str, dict[str, Any]]:
-    """Every Kubernetes object, by its kind."""
+    """Every Kubernetes object, by kind and name: `Service/grafana`."""
     files = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
-    return {found["kind"]: found for file in files for found in yaml.safe_load_all(file.read_text())}
+    found = [manifest for file in files for manifest in yaml.safe_load_all(file.read_text())]
+    return {f"{manifest['kind']}/{manifest['metadata']['name']}": manifest for manifest in found}
 
 
 def quantity(text: str | int) -> float:
@@ -43,12 +44,13 @@ def container(template: dict[str, Any]) -> dict[str, Any]:
 
 
 def nodes(cluster: dict[str, Any]) -> list[Node]:
-    """The Ray nodes that KubeRay starts: one a pod, with the CPUs and GPUs of its limits."""
+    """The Ray nodes that KubeRay starts: one a pod, with the CPUs and GPUs of its limits and its group's labels."""
     found = []
     for name, group in groups(cluster).items():
         limits = container(group["template"])["resources"]["limits"]
         cpus, gpus = quantity(limits["cpu"]), quantity(limits.get("nvidia.com/gpu", 0))
-        found += [Node(f"{name}-{number}", cpus, gpus) for number in range(group.get("replicas", 1))]
+        labels = group.get("labels", {})
+        found += [Node(f"{name}-{number}", cpus, gpus, labels) for number in range(group.get("replicas", 1))]
     return found
 
 

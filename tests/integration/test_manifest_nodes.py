@@ -17,7 +17,7 @@ from tests.integration.commands import CHECKOUT
 
 pytestmark = pytest.mark.slow
 
-JOB = manifests()["RayJob"]["spec"]
+JOB = manifests()["RayJob/auricle"]["spec"]
 BYTES = 100_000_000
 
 SCRIPT = """
@@ -31,7 +31,8 @@ from tests.deploy_files import launched
 
 ray.init(sys.argv[1], log_to_driver=False)
 alive = {node["NodeID"]: node["Resources"] for node in alive_nodes()}
-there = [Node(name, have["CPU"], have.get("GPU", 0.0)) for name, have in alive.items()]
+there = [Node(node["NodeID"], node["Resources"]["CPU"], node["Resources"].get("GPU", 0.0), node["Labels"])
+         for node in alive_nodes()]
 roles = {role.name: role for role in plan(launched(sys.argv[2:])[0], there)}
 
 def group(node):
@@ -39,8 +40,8 @@ def group(node):
 
 async def placed():
     places = Places(60.0)
-    given = {name: await places.reserve(role) for name, role in roles.items() if name != "engine"}
     await places.reserve_engines(roles["engine"])
+    given = {name: await places.reserve(role) for name, role in roles.items() if name != "engine"}
     bundles = {name: placement_group_table(options[0]["scheduling_strategy"].placement_group)["bundles_to_node_id"]
                for name, options in given.items()}
     found = {name: [group(node) for node in nodes.values()] for name, nodes in bundles.items()}
@@ -62,6 +63,7 @@ def cluster() -> Iterator[Cluster]:
             started.add_node(
                 num_cpus=int(node.cpus),
                 num_gpus=int(node.gpus),
+                labels=dict(node.labels or {}),
                 resources={f"group-{node.name.rpartition('-')[0]}": 1},
                 object_store_memory=BYTES,
                 include_dashboard=False,

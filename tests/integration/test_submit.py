@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +96,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             start_new_session=True,
         )
     try:
-        until(lambda: "no jobs" in user.ray("job", "list").lower() or "[]" in user.ray("job", "list"), "jobs to be taken", START_SECONDS)
+        until(
+            lambda: "no jobs" in user.ray("job", "list").lower() or "[]" in user.ray("job", "list"),
+            "jobs to be taken",
+            START_SECONDS,
+        )
         yield user
     finally:
         started.terminate()

@@ -50,6 +50,7 @@ PATH=$checkout/.venv/bin:$PATH
 command -v ray >/dev/null || refuse "there is no ray in $checkout/.venv or on PATH: run make setup"
 
 job=${AURICLE_JOB:-auricle-$(date -u +%Y%m%d-%H%M%S)}
+patience='{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}}' # a run that is ended gives back what it took; Ray waits 3 s
 follower=
 
 # A command in the background is deaf to Ctrl-C, so that the log goes on while the job is ended.
@@ -71,7 +72,8 @@ end_job() {
 }
 
 trap end_job INT TERM
-follow ray job submit --submission-id "$job" --working-dir "$checkout" -- python -m cluster.launch "$@" || exit 1
+follow ray job submit --submission-id "$job" --working-dir "$checkout" --runtime-env-json "$patience" \
+    -- python -m cluster.launch "$@" || exit 1
 while true; do
     case $(ray job status "$job" 2>&1) in
         *"' succeeded"*) exit 0 ;;

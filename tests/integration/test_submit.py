@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,8 +72,8 @@ class Head:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    files = tmp_path_factory.mktemp("ray")
+def head() -> Iterator[Head]:
+    files = Path(tempfile.mkdtemp(prefix="ray-"))  # sockets lie there, whose paths have to be short
     port, dashboard, agent, client = free_ports(4)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")} | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -104,7 +107,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         try:
             started.wait(30)
         finally:
-            os.killpg(started.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
+            shutil.rmtree(files, ignore_errors=True)
 
 
 def versioned(folder: Path) -> set[str]:

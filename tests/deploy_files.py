@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -61,3 +62,11 @@ def launched(words: list[str]) -> tuple[Config, int | None]:
     assert file == DEPLOY / "train.sh", f"{script} is not deploy/train.sh"
     options = parser().parse_intermixed_args(arguments)
     return load_config(options.config, options.overrides), options.nodes
+
+
+def discovered(run_name: str) -> set[Path]:
+    """The files by which the Prometheus of a container, which has deploy/prometheus at /etc/prometheus, finds a run."""
+    read = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    [job] = [job for job in read["scrape_configs"] if job["job_name"] == "auricle"]
+    patterns = [pattern for found in job["file_sd_configs"] for pattern in found["files"]]
+    return {Path(os.path.normpath(Path("/etc/prometheus", pattern.replace("*", run_name)))) for pattern in patterns}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import socket
 import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,7 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from tests.deploy_files import CHECKOUT, DEPLOY, launched
+from actors.exporter import Endpoint
+from cluster.targets import listed
+from tests.deploy_files import CHECKOUT, DEPLOY, discovered, launched
 
 FILE = DEPLOY / "docker" / "compose.yaml"
 COMPOSITION: dict[str, Any] = yaml.safe_load(FILE.read_text())
@@ -79,10 +82,13 @@ def test_what_git_ignores_stays_out_of_the_image() -> None:
     assert [pattern for pattern in ignored if f"**/{pattern}" not in left_out] == []
 
 
-def test_prometheus_finds_the_run_through_the_files_of_its_directory() -> None:
+def test_prometheus_finds_the_run_by_the_file_that_it_keeps(tmp_path: Path) -> None:
     config, _ = launched(SERVICES["train"]["command"])
     assert mounts("prometheus")["/etc/prometheus"] == "../prometheus"
     assert mounts("prometheus")[config.run.dir] == mounts("train")[config.run.dir]
+    with listed(tmp_path / config.run.name, Endpoint("127.0.0.1", 9464, socket.gethostname())):
+        [kept] = tmp_path.iterdir()
+    assert discovered(config.run.name) == {Path(config.run.dir, kept.name)}
     assert config.metrics.host == "0.0.0.0"
     assert str(config.metrics.port) in SERVICES["train"]["expose"]
 

@@ -5,6 +5,7 @@ runs/NAME/  config.yaml  environment.json  metrics.jsonl  summary.json
             engine_model/ (where vLLM cannot load the model as it is stored)
             dropped.jsonl (of supervised fine-tuning: questions that could not be used)
             environment_resume_N.json (a resume from step N in another environment)  .lock (held while it goes on)
+runs/NAME.targets.json  whom Prometheus is to scrape, while it goes on (`cluster.targets`)
 """
 
 from __future__ import annotations

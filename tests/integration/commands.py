@@ -90,10 +90,15 @@ def scrape(lines: Sequence[str]) -> dict[str, float]:
     printed = [match for line in lines if (match := re.search(r"http://\S+/metrics", line))]
     if not printed:
         return {}
-    with urllib.request.urlopen(printed[0].group(), timeout=5) as response:
+    return samples(printed[0].group())
+
+
+def samples(address: str) -> dict[str, float]:
+    """Samples of a `/metrics`, by name with labels."""
+    with urllib.request.urlopen(address, timeout=5) as response:
         text = response.read().decode()
-    samples = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, value in samples}
+    lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
 
 
 def _processes(session: int) -> Iterator[tuple[int, str]]:

@@ -1,0 +1,350 @@
+"""What a run would do, as a discrete-event simulation: `cluster.controller` with engines and a learner that only take
+time. Pure and deterministic: the same setting and seed give the same outcome.
+
+Real are the admission of groups (`cluster.admission`) and their layout on ranks (`learner.packing`). Simulated are the
+engines (`cluster.simulated_engine`), a learner whose step takes what `Timings` say, the weights' way to the engines,
+and queues for clips, the control loop and rewards. A group goes to the engine with the least outstanding work. Nothing
+fails, and there are neither checkpoints nor evaluations.
+
+Where engines and ranks share cores, everything that goes on is slowed alike as soon as more threads work than there are
+cores. The simulation counts seconds of work, and the wall clock runs as many times as fast.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from math import ceil, inf
+from random import Random
+
+from cluster.admission import Admission
+from cluster.simulated_engine import STATES, SimulatedEngine, SimulatedGroup
+from cluster.timings import Timings
+from learner.packing import plan_micro_batches
+
+
+class SettingError(ValueError):
+    """A setting that cannot be simulated; the message names the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is run, and on what."""
+
+    engines: int
+    ranks: int
+    prompts_per_step: int
+    max_staleness: int
+    max_running: int
+    """Completions that an engine decodes at once."""
+    steps: int
+    on_update: str = "drain"
+    micro_batch_tokens: int = 2048
+    encoders: int = 1
+    cores: int | None = None
+    """Cores that all engines and ranks share; None where each has a device of its own."""
+    engine_threads: int = 1
+    rank_threads: int = 1
+    engines_per_machine: int = 8
+    """Engines of one machine share a copy of the weights; the learner's machine is the first."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("engines", "ranks", "prompts_per_step", "max_running", "steps", "encoders", "engines_per_machine"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} is {getattr(self, name)}: give 1 or more")
+        if self.on_update not in ("drain", "recompute", "keep_kv"):
+            raise SettingError(f"on_update is {self.on_update!r}: give drain, recompute or keep_kv")
+        if self.max_staleness == 0 and self.on_update != "drain":
+            raise SettingError(f"on_update is {self.on_update} and max_staleness 0: only drain keeps that bound")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it. Seconds are of the wall clock."""
+
+    ended: tuple[float, ...]
+    """When each step was over."""
+    admitted: int
+    trained: int
+    dropped: int
+    completions: int
+    """Of trained groups."""
+    staleness: dict[int, int]
+    """Trained groups by the age of their oldest token, in versions."""
+    engine_seconds: dict[str, float]
+    """Of all engines together: idle, prompts, decoding, loading."""
+    learner_seconds: dict[str, float]
+    """Of the learner: idle, stepping, publishing."""
+
+    @property
+    def seconds(self) -> float:
+        """From the start until the last step was over."""
+        return self.ended[-1]
+
+    @cached_property
+    def seconds_per_step(self) -> float:
+        """Mean of all steps but the first, which waits for groups that nothing overlaps."""
+        return (self.ended[-1] - self.ended[0]) / (len(self.ended) - 1) if len(self.ended) > 1 else self.ended[0]
+
+    @property
+    def steps_per_hour(self) -> float:
+        """At that mean."""
+        return 3600 / self.seconds_per_step
+
+    @property
+    def completions_per_second(self) -> float:
+        """Trained ones, at that mean."""
+        return self.completions / len(self.ended) / self.seconds_per_step
+
+    @property
+    def engine_idle(self) -> float:
+        """Share of the engines' time."""
+        return self.engine_seconds["idle"] / sum(self.engine_seconds.values())
+
+    @property
+    def learner_idle(self) -> float:
+        """Share of the learner's time in which it neither steps nor publishes."""
+        return self.learner_seconds["idle"] / sum(self.learner_seconds.values())
+
+    @property
+    def mean_staleness(self) -> float:
+        """Of trained groups, in versions."""
+        return sum(age * count for age, count in self.staleness.items()) / self.trained
+
+
+def simulate(timings: Timings, setting: Setting) -> Outcome:
+    """The outcome of a run of so many steps, until its last weights are loaded."""
+    return _Simulation(timings, setting).run()
+
+
+class _Line:
+    """Servers that take what comes in its order."""
+
+    def __init__(self, servers: int, seconds: float) -> None:
+        self._free = [0.0] * servers
+        self._seconds = seconds
+
+    def over(self, now: float) -> float:
+        """When something that comes now is done."""
+        done = max(now, self._free[0]) + self._seconds
+        heapq.heapreplace(self._free, done)
+        return done
+
+
+class _Simulation:
+    """One run: a queue of events, and what is in flight."""
+
+    def __init__(self, timings: Timings, setting: Setting) -> None:
+        self.timings = timings
+        self.setting = setting
+        self.admission = Admission(setting.prompts_per_step, setting.max_staleness, setting.steps)
+        self.engines = [
+            SimulatedEngine(timings, setting.max_running, setting.on_update) for _ in range(setting.engines)
+        ]
+        self.version = 0
+        """Steps applied."""
+        self._draws, self._fates = Random(setting.seed), Random(setting.seed + 1)
+        """Two, so that the lengths of the groups do not depend on when others are scored."""
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
+        self._pushed = 0
+        self._now = 0.0
+        """In seconds of work."""
+        self._wall = 0.0
+        self._threads = 0
+        """That work now."""
+        self._groups: dict[str, SimulatedGroup] = {}
+        self._places = setting.engines * (ceil(setting.max_running / timings.group_size) + 1)
+        self._outstanding = [0] * setting.engines
+        """Groups that each engine was asked for and has not given."""
+        self._stamps = [0] * setting.engines
+        """Of the newest event of each engine; older ones are void."""
+        self._engine_versions = Counter({0: setting.engines})
+        self._engine_spent = dict.fromkeys(STATES, 0.0)
+        self._engine_since = [0.0] * setting.engines
+        self._audio = _Line(setting.encoders, timings.encode_seconds)
+        self._clips: list[float] = []
+        """When the clip of each group is prepared, by the order of the draws."""
+        self._control = _Line(1, timings.control_seconds)
+        self._reward = _Line(1, timings.score_seconds)
+        self._learner = "idle"
+        self._learner_since = 0.0
+        self._learner_spent = {"idle": 0.0, "stepping": 0.0, "publishing": 0.0}
+        self._called = False
+        """Whether a step's groups are taken, and the step is not over."""
+        self._undelivered = 0
+        """Engines that have not loaded the newest version that was published."""
+        self._stepped = False
+        """Whether a version waits for the last one to be delivered."""
+        self._admitted = self._trained = self._dropped = 0
+        self._staleness: Counter[int] = Counter()
+        self._ended: list[float] = []
+
+    def run(self) -> Outcome:
+        """Until the last version is delivered."""
+        self._admit()
+        while self.version < self.setting.steps or self._called or self._undelivered:
+            if not self._events:
+                raise AssertionError(f"nothing goes on after {self.version} steps of {self.setting}")
+            at, _, action = heapq.heappop(self._events)
+            cores = self.setting.cores or inf
+            self._wall += (at - self._now) * max(self._threads / cores, 1.0)
+            self._now = at
+            action()
+        for number in range(self.setting.engines):
+            self._settle(number)
+        self._set_learner("idle")
+        return Outcome(
+            tuple(self._ended),
+            self._admitted,
+            self._trained,
+            self._dropped,
+            self._trained * self.timings.group_size,
+            dict(sorted(self._staleness.items())),
+            dict(self._engine_spent),
+            self._learner_spent,
+        )
+
+    def _after(self, seconds: float, action: Callable[[], object]) -> None:
+        self._at(self._now + seconds, action)
+
+    def _at(self, moment: float, action: Callable[[], object]) -> None:
+        self._pushed += 1
+        heapq.heappush(self._events, (moment, self._pushed, action))
+
+    def _admit(self) -> None:
+        """Start groups, as many as there may be."""
+        while self.version < self.setting.steps and self._places and self.admission.room(min(self._engine_versions)):
+            name = str(self._admitted)
+            self.admission.start(name, min(self._engine_versions))
+            group = self._groups[name] = SimulatedGroup(name, self._draws.choice(self.timings.groups))
+            self._places -= 1
+            while len(self._clips) <= self._admitted + self.setting.prompts_per_step:  # a step's clips ahead
+                self._clips.append(self._audio.over(self._now))
+            prepared = max(self._clips[self._admitted], self._now)
+            self._admitted += 1
+            self._at(prepared, partial(self._prepared, group))
+
+    def _prepared(self, group: SimulatedGroup) -> None:
+        self._at(self._control.over(self._now), partial(self._ask, group))
+
+    def _ask(self, group: SimulatedGroup) -> None:
+        group.engine = min(range(self.setting.engines), key=self._outstanding.__getitem__)
+        self._outstanding[group.engine] += 1
+        self._engine(group.engine, lambda engine: engine.ask(self._now, group))
+
+    def _engine(self, number: int, call: Callable[[SimulatedEngine], object]) -> None:
+        """Have an engine do something, and note when it has to be looked at again."""
+        engine = self.engines[number]
+        self._settle(number)
+        self._threads -= (engine.state != "idle") * self.setting.engine_threads
+        call(engine)
+        self._threads += (engine.state != "idle") * self.setting.engine_threads
+        self._stamps[number] += 1
+        if engine.until < inf:
+            self._at(engine.until, partial(self._acts, number, self._stamps[number]))
+
+    def _settle(self, number: int) -> None:
+        self._engine_spent[self.engines[number].state] += self._wall - self._engine_since[number]
+        self._engine_since[number] = self._wall
+
+    def _acts(self, number: int, stamp: int) -> None:
+        if stamp != self._stamps[number]:
+            return
+        before = self.engines[number].version
+        finished: list[SimulatedGroup] = []
+        self._engine(number, lambda engine: finished.extend(engine.act(self._now)))
+        for group in finished:
+            self._outstanding[number] -= 1
+            self._places += 1
+            self._at(self._reward.over(self._now), partial(self._scored, group))
+        after = self.engines[number].version
+        if after != before:
+            self._engine_versions += Counter({after: 1})
+            self._engine_versions -= Counter({before: 1})
+            self._undelivered -= 1
+            if not self._undelivered:
+                self._delivered()
+        if finished or after != before:
+            self._admit()
+
+    def _scored(self, group: SimulatedGroup) -> None:
+        if self._fates.random() < self.timings.dropped_share:
+            self._dropped += 1
+            self.admission.drop(group.name)
+            del self._groups[group.name]
+            self._admit()
+        else:
+            self.admission.finish(group.name, group.oldest)
+        self._take()
+
+    def _take(self) -> None:
+        """Begin a step, if the learner is free and its groups are there."""
+        if self._called or not (names := self.admission.take()):
+            return
+        groups = [self._groups.pop(name) for name in names]
+        self._called = True
+        self._trained += len(groups)
+        self._staleness.update(self.version - group.oldest for group in groups)
+        tokens = [round(self.timings.prompt_tokens) + group.packed_tokens for group in groups]
+        plan = plan_micro_batches(tokens, self.setting.ranks, self.setting.micro_batch_tokens)
+        fullest = max(sum(tokens[index] for batch in rank for index in batch) for rank in plan)
+        seconds = self.timings.learning_seconds(fullest, self.setting.ranks)
+        self._after(self.timings.wait_seconds, partial(self._step, seconds))
+        self._admit()
+
+    def _step(self, seconds: float) -> None:
+        self._set_learner("stepping")
+        self._after(seconds, self._step_over)
+
+    def _step_over(self) -> None:
+        self._set_learner("idle")
+        self.version += 1
+        self._stepped = True
+        if not self._undelivered:
+            self._publish()
+
+    def _publish(self) -> None:
+        self._stepped = False
+        self._set_learner("publishing")
+        self._after(self.timings.publish_seconds, self._published)
+
+    def _published(self) -> None:
+        self._set_learner("idle")
+        self._undelivered = self.setting.engines
+        for number in range(self.setting.engines):
+            seconds = self.timings.delivery_seconds(number // self.setting.engines_per_machine)
+            self._after(seconds, partial(self._offer, number, self.version))
+        if self.setting.max_staleness:
+            self._over()
+
+    def _offer(self, number: int, version: int) -> None:
+        self._engine(number, lambda engine: engine.offer(self._now, version))
+
+    def _delivered(self) -> None:
+        """All engines have the newest weights."""
+        if self._stepped:
+            self._publish()
+        elif not self.setting.max_staleness:
+            self._over()
+
+    def _over(self) -> None:
+        """The step is over."""
+        self._ended.append(self._wall)
+        self._called = False
+        self._admit()
+        self._take()
+
+    def _set_learner(self, state: str) -> None:
+        self._learner_spent[self._learner] += self._wall - self._learner_since
+        self._learner_since = self._wall
+        self._threads += _threads(state, self.setting) - _threads(self._learner, self.setting)
+        self._learner = state
+
+
+def _threads(state: str, setting: Setting) -> int:
+    """Threads of the learner that work in a state."""
+    return {"idle": 0, "stepping": setting.ranks * setting.rank_threads, "publishing": 1}[state]

@@ -279,7 +279,7 @@ class _Simulation:
             self._admit()
         else:
             self.admission.finish(group.name, group.oldest)
-        self._take()
+        self._after(0.0, self._take)  # which finds all that finish at this moment
 
     def _take(self) -> None:
         """Begin a step, if the learner is free and its groups are there."""

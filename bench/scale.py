@@ -56,7 +56,9 @@ Cases = Callable[[int, int, int], Case | None]
 @report_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit status 1 where the simulation misses a run by more than it may."""
-    options = parser().parse_args(argv)
+    options = parser().parse_intermixed_args(argv)
+    if options.overrides and not options.config:
+        raise UsageError("KEY=VALUE changes the configuration of a forecast: name one with --config")
     reporter = Reporter()
     figures: dict[str, Any] = {}
     held: dict[str, bool] = {}
@@ -94,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--save", type=Path, metavar="FILE", help="file for the timings")
     arguments.add_argument("--figure", type=Path, metavar="FILE", help="PNG file for the curves")
     arguments.add_argument("--json", type=Path, metavar="FILE", help="file for the figures, one flat object")
+    arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys of that forecast")
     return arguments
 
 
@@ -212,7 +215,7 @@ def timed_cases(timings: Timings, prompts_per_step: int) -> Cases:
 
 def forecast_cases(options: argparse.Namespace) -> Cases:
     """Of what a dry run of a configuration forecasts, which is another with every number of ranks."""
-    config = load_config(options.config, [f"algorithm.prompts_per_step={options.prompts_per_step}"])
+    config = load_config(options.config, [f"algorithm.prompts_per_step={options.prompts_per_step}", *options.overrides])
     sizes = find_sizes(config.model.path)
     if sizes is None:
         raise UsageError(f"--config {options.config}: this machine does not know the sizes of {config.model.path}")

@@ -23,18 +23,16 @@ import numpy as np
 import yaml
 from scipy.optimize import nnls
 
-from cluster.timings import MEASURED, Timings
+from cluster.timings import CONTROL_SECONDS, MEASURED, Timings
 
 GATHER_SECONDS = 0.01
 """What `actors.engine` waits for others after a first request."""
-CONTROL_SECONDS = 1 / 2760
-"""Of the control loop for a group (`groups_per_second` in bench/baselines/control.json)."""
 WARM_UP_STEPS = 2
 LEAST_STEPS = 10
 MOST_GROUPS = 1000
 """Whose lengths are kept."""
-LEAST_SPREAD = 0.5
-"""Of decoded tokens a prompt, largest over smallest less 1, from which on their price is told from that of prompts."""
+LEAST_APART = 1.5
+"""Decoded tokens a prompt of one run over those of another, from which on they are told from prompts."""
 PASSES = ("reference", "forward", "backward")
 BESIDE = ("pack", "optimizer")
 
@@ -140,7 +138,12 @@ def timings_of(paths: Sequence[Path]) -> Timings:
             raise CalibrationError(f"{path} has another algorithm.group_size than {paths[0]}")
     pooled = [record for _, own in read for record in own]
     score = _mean([record.line["seconds"]["score"] for record in pooled])
-    step_seconds, sequence_seconds, group_seconds, told_apart = _fit(pooled, score)
+    decoded = [
+        _mean([sum(sum(group) - len(group) for group in record.groups) / len(record.groups) for record in own])
+        for _, own in read
+    ]
+    told_apart = max(decoded) > LEAST_APART * min(decoded)
+    step_seconds, sequence_seconds, group_seconds = _fit(pooled, score, told_apart)
     request = _request_seconds(pooled, score)
     ranks = int(config["learner"]["ranks"])
     tokens = sum(float(record.line["packed_tokens"]) for record in first)
@@ -189,8 +192,8 @@ def timings_of(paths: Sequence[Path]) -> Timings:
     )
 
 
-def _fit(pooled: Sequence[StepRecord], score: float) -> tuple[float, float, float, bool]:
-    """Seconds of a decoding step, of a token in it and of a prompt; and whether the last two are told apart."""
+def _fit(pooled: Sequence[StepRecord], score: float, told_apart: bool) -> tuple[float, float, float]:
+    """Seconds of a decoding step, of a token in it and of a prompt, of which the last two may not be told apart."""
     rows, seconds = [], []
     for record in pooled:
         part = record.slowest
@@ -198,14 +201,12 @@ def _fit(pooled: Sequence[StepRecord], score: float) -> tuple[float, float, floa
         prompt_tokens = record.prompt_tokens * len(part) / len(record.groups)
         rows.append((max(map(max, part)) - 1, decoded, len(part), prompt_tokens))
         seconds.append(record.sampling_seconds - GATHER_SECONDS - score)
-    steps, decoded_tokens, prompts, prompt_tokens_of = np.array(rows, dtype=float).T
-    a_prompt = decoded_tokens / prompts
-    told_apart = bool(a_prompt.max() > (1 + LEAST_SPREAD) * a_prompt.min())
+    steps, decoded, prompts, of_prompts = np.array(rows, dtype=float).T
     if told_apart:
-        found, _ = nnls(np.column_stack([steps, decoded_tokens, prompts]), np.array(seconds))
-        return float(found[0]), float(found[1]), float(found[2]), True
-    found, _ = nnls(np.column_stack([steps, decoded_tokens + prompt_tokens_of]), np.array(seconds))
-    return float(found[0]), float(found[1]), float(found[1] * prompt_tokens_of.sum() / prompts.sum()), False
+        found, _ = nnls(np.column_stack([steps, decoded, prompts]), np.array(seconds))
+        return float(found[0]), float(found[1]), float(found[2])
+    found, _ = nnls(np.column_stack([steps, decoded + of_prompts]), np.array(seconds))
+    return float(found[0]), float(found[1]), float(found[1] * of_prompts.sum() / prompts.sum())
 
 
 def _request_seconds(pooled: Sequence[StepRecord], score: float) -> float:

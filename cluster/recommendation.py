@@ -13,12 +13,10 @@ from cluster.forecast import GIGABYTE, Forecast, forecast
 from cluster.placement import Role
 from cluster.simulation import Setting, simulate
 from cluster.splits import Case, Split, best_splits
-from cluster.timings import Timings
+from cluster.timings import CONTROL_SECONDS, Timings
 from learner.figure import total
 from learner.memory import BYTES
 
-CONTROL_SECONDS = 1 / 2760
-"""Of the control loop for a group (`groups_per_second` in bench/baselines/control.json)."""
 MACHINE_DEVICES = 8
 """Of a machine, where there are more devices than that."""
 MOST_COMPLETIONS = 4000

@@ -163,7 +163,7 @@ class _Simulation:
         self._stamps = [0] * setting.engines
         """Of the newest event of each engine; older ones are void."""
         self._engine_versions = Counter({0: setting.engines})
-        self._engine_spent = dict.fromkeys(STATES, 0.0)
+        self._engine_spent: dict[str, float] = dict.fromkeys(STATES, 0.0)
         self._engine_since = [0.0] * setting.engines
         self._audio = _Line(setting.encoders, timings.encode_seconds)
         self._clips: list[float] = []
@@ -204,7 +204,7 @@ class _Simulation:
             self._dropped,
             self._trained * self.timings.group_size,
             dict(sorted(self._staleness.items())),
-            dict(self._engine_spent),
+            self._engine_spent,
             self._learner_spent,
         )
 

@@ -15,6 +15,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, Valida
 from configs.schema import Section
 
 MEASURED = "measured"
+CONTROL_SECONDS = 1 / 2760
+"""Of the control loop for a group, where it was not measured (`groups_per_second` in bench/baselines/control.json)."""
 
 
 class TimingsError(ValueError):

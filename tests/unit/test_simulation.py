@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from cluster.timings import Timings
 
 HAND: dict[str, Any] = {"name": "by hand", "step_seconds": 1, "prompt_seconds": 2, "load_seconds": 0.5}
 HAND |= {"token_seconds": 1, "publish_seconds": 1, "prompt_tokens": 1, "groups": ((3,),)}
-"""A group is a completion of 3 tokens: 2 s for its prompt, 2 steps of 1 s, and 3 packed tokens of 1 s in the learner."""
+"""A group is a completion of 3 tokens: 2 s for its prompt, 2 steps of 1 s, and 3 packed tokens of 1 s to train."""
 
 
 def timings(**values: Any) -> Timings:
@@ -230,7 +231,7 @@ def test_twice_the_engines_with_devices_of_their_own_never_take_longer(of: Timin
     kept = of.model_copy(update={"dropped_share": 0.0})
     near = replace(what, engines_per_machine=100)
     seconds = [simulate(kept, replace(near, engines=engines)).seconds for engines in (1, 2, 4, 8)]
-    assert all(more <= fewer * (1 + 1e-9) for fewer, more in zip(seconds, seconds[1:], strict=False))
+    assert all(more <= fewer * (1 + 1e-9) for fewer, more in pairwise(seconds))
 
 
 def test_further_engines_make_the_asynchronous_loop_faster_until_the_learner_is_full() -> None:
@@ -239,7 +240,7 @@ def test_further_engines_make_the_asynchronous_loop_faster_until_the_learner_is_
         simulate(of, setting(engines=engines, prompts_per_step=16, max_running=8, steps=30)).completions_per_second
         for engines in (1, 2, 4, 8, 16, 32)
     ]
-    assert all(more >= 0.98 * fewer for fewer, more in zip(rates, rates[1:], strict=False))
+    assert all(more >= 0.98 * fewer for fewer, more in pairwise(rates))
     assert rates[2] > 3 * rates[0]
 
 

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def check(timings: Timings, runs: Mapping[tuple[int, int], Run]) -> dict[str, An
             f"simulated_step_seconds_{name}": outcome.seconds_per_step,
             f"error_{name}": outcome.seconds_per_step / seconds - 1,
             f"staleness_{name}": float(sum(age * count for age, count in ages.items()) / sum(ages.values())),
-            f"simulated_staleness_{name}": outcome.mean_staleness,
+            f"simulated_staleness_{name}": statistics.mean(outcome.step_staleness[WARM_UP_STEPS:]),
             f"learner_busy_{name}": float(lines["learner_busy"].mean()),
             f"simulated_learner_busy_{name}": outcome.learner_seconds["stepping"]
             / sum(outcome.learner_seconds.values()),
@@ -225,7 +226,8 @@ def forecast_cases(options: argparse.Namespace) -> Cases:
     def case(engines: int, ranks: int, staleness: int) -> Case | None:
         algorithm = config.algorithm.model_copy(update={"max_staleness": staleness})
         told = forecast(config.model_copy(update={"algorithm": algorithm}), sizes, device, lengths, roles)
-        return case_of(with_split(told, roles, engines, ranks))
+        made = case_of(with_split(told, roles, engines, ranks))
+        return made and (made[0], replace(made[1], steps=SWEPT_STEPS))
 
     return case
 

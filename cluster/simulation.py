@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from math import ceil, inf
 from random import Random
+from statistics import fmean
 
 from cluster.admission import Admission
 from cluster.simulated_engine import STATES, SimulatedEngine, SimulatedGroup
@@ -75,6 +76,8 @@ class Outcome:
     """Of trained groups."""
     staleness: dict[int, int]
     """Trained groups by the age of their oldest token, in versions."""
+    step_staleness: tuple[float, ...]
+    """Mean of that age in each step."""
     engine_seconds: dict[str, float]
     """Of all engines together: idle, prompts, decoding, loading."""
     learner_seconds: dict[str, float]
@@ -112,8 +115,8 @@ class Outcome:
 
     @property
     def mean_staleness(self) -> float:
-        """Of trained groups, in versions."""
-        return sum(age * count for age, count in self.staleness.items()) / self.trained
+        """Of the later half of the steps: the first ones have none."""
+        return fmean(self.step_staleness[len(self.step_staleness) // 2 :])
 
 
 def simulate(timings: Timings, setting: Setting) -> Outcome:
@@ -181,6 +184,7 @@ class _Simulation:
         """Whether a version waits for the last one to be delivered."""
         self._admitted = self._trained = self._dropped = 0
         self._staleness: Counter[int] = Counter()
+        self._step_staleness: list[float] = []
         self._ended: list[float] = []
 
     def run(self) -> Outcome:
@@ -204,6 +208,7 @@ class _Simulation:
             self._dropped,
             self._trained * self.timings.group_size,
             dict(sorted(self._staleness.items())),
+            tuple(self._step_staleness),
             self._engine_spent,
             self._learner_spent,
         )
@@ -288,7 +293,9 @@ class _Simulation:
         groups = [self._groups.pop(name) for name in names]
         self._called = True
         self._trained += len(groups)
-        self._staleness.update(self.version - group.oldest for group in groups)
+        ages = [self.version - group.oldest for group in groups]
+        self._staleness.update(ages)
+        self._step_staleness.append(fmean(ages))
         tokens = [round(self.timings.prompt_tokens) + group.packed_tokens for group in groups]
         plan = plan_micro_batches(tokens, self.setting.ranks, self.setting.micro_batch_tokens)
         fullest = max(sum(tokens[index] for batch in rank for index in batch) for rank in plan)

@@ -84,6 +84,7 @@ def test_two_steps_take_what_they_take_by_hand() -> None:
     outcome = simulate(timings(), setting())
     assert outcome.ended == (8.0, 12.0)
     assert outcome.staleness == {0: 1, 1: 1}
+    assert outcome.step_staleness == (0.0, 1.0)
     assert outcome.engine_seconds == {"idle": 3.5, "prompts": 4.0, "decoding": 4.0, "loading": 1.0}
     assert outcome.learner_seconds == {"idle": 4.5, "stepping": 6.0, "publishing": 2.0}
 
@@ -258,6 +259,16 @@ def test_a_setting_that_cannot_be_is_refused_by_name(values: dict[str, Any], mes
 
 
 def test_the_first_step_is_left_out_of_the_rates() -> None:
-    outcome = Outcome((10.0, 12.0, 14.0), 3, 3, 0, 6, {0: 3}, {"idle": 1.0, "decoding": 3.0}, {"idle": 1.0})
+    outcome = Outcome(
+        ended=(10.0, 12.0, 14.0),
+        admitted=3,
+        trained=3,
+        dropped=0,
+        completions=6,
+        staleness={0: 1, 1: 1, 2: 1},
+        step_staleness=(0.0, 1.0, 2.0),
+        engine_seconds={"idle": 1.0, "decoding": 3.0},
+        learner_seconds={"idle": 1.0},
+    )
     assert (outcome.seconds_per_step, outcome.steps_per_hour, outcome.completions_per_second) == (2.0, 1800.0, 1.0)
-    assert (outcome.engine_idle, outcome.mean_staleness) == (0.25, 0.0)
+    assert (outcome.engine_idle, outcome.mean_staleness) == (0.25, 1.5)

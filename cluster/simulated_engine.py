@@ -32,7 +32,6 @@ class SimulatedGroup:
     ended: int = 0
     oldest: int = -1
     """Version of its oldest token, once there is one."""
-    engine: int = -1
 
     @property
     def packed_tokens(self) -> int:

@@ -7,24 +7,26 @@ and queues for clips, the control loop and rewards. A group goes to the engine w
 fails, and there are neither checkpoints nor evaluations.
 
 Where engines and ranks share cores, everything that goes on is slowed alike as soon as more threads work than there are
-cores. The simulation counts seconds of work, and the wall clock runs as many times as fast.
+cores (`cluster.simulated_clock`).
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from math import ceil, inf
 from random import Random
 from statistics import fmean
 
 from cluster.admission import Admission
+from cluster.simulated_clock import Clock, Line, Spent
 from cluster.simulated_engine import STATES, SimulatedEngine, SimulatedGroup
 from cluster.timings import Timings
 from learner.packing import plan_micro_batches
+
+LEARNER_STATES = ("idle", "stepping", "publishing")
 
 
 class SettingError(ValueError):
@@ -63,7 +65,7 @@ class Setting:
             raise SettingError(f"on_update is {self.on_update} and max_staleness 0: only drain keeps that bound")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of it. Seconds are of the wall clock."""
 
@@ -88,7 +90,7 @@ class Outcome:
         """From the start until the last step was over."""
         return self.ended[-1]
 
-    @cached_property
+    @property
     def seconds_per_step(self) -> float:
         """Mean of all steps but the first, which waits for groups that nothing overlaps."""
         return (self.ended[-1] - self.ended[0]) / (len(self.ended) - 1) if len(self.ended) > 1 else self.ended[0]
@@ -124,101 +126,71 @@ def simulate(timings: Timings, setting: Setting) -> Outcome:
     return _Simulation(timings, setting).run()
 
 
-class _Line:
-    """Servers that take what comes in its order."""
-
-    def __init__(self, servers: int, seconds: float) -> None:
-        self._free = [0.0] * servers
-        self._seconds = seconds
-
-    def over(self, now: float) -> float:
-        """When something that comes now is done."""
-        done = max(now, self._free[0]) + self._seconds
-        heapq.heapreplace(self._free, done)
-        return done
-
-
 class _Simulation:
-    """One run: a queue of events, and what is in flight."""
+    """One run: what is in flight, and what happens to it."""
 
     def __init__(self, timings: Timings, setting: Setting) -> None:
         self.timings = timings
         self.setting = setting
+        self.clock = Clock(setting.cores)
         self.admission = Admission(setting.prompts_per_step, setting.max_staleness, setting.steps)
-        self.engines = [
-            SimulatedEngine(timings, setting.max_running, setting.on_update) for _ in range(setting.engines)
-        ]
         self.version = 0
         """Steps applied."""
         self._draws, self._fates = Random(setting.seed), Random(setting.seed + 1)
         """Two, so that the lengths of the groups do not depend on when others are scored."""
-        self._events: list[tuple[float, int, Callable[[], object]]] = []
-        self._pushed = 0
-        self._now = 0.0
-        """In seconds of work."""
-        self._wall = 0.0
-        self._threads = 0
-        """That work now."""
         self._groups: dict[str, SimulatedGroup] = {}
         self._places = setting.engines * (ceil(setting.max_running / timings.group_size) + 1)
+        self._audio = Line(setting.encoders, timings.encode_seconds)
+        self._clips: list[float] = []
+        """When the clip of each group is prepared, in the order of the draws."""
+        self._control = Line(1, timings.control_seconds)
+        self._reward = Line(1, timings.score_seconds)
+
+        self._engines = [
+            SimulatedEngine(timings, setting.max_running, setting.on_update) for _ in range(setting.engines)
+        ]
+        self._engine_spent = [Spent(STATES) for _ in self._engines]
         self._outstanding = [0] * setting.engines
         """Groups that each engine was asked for and has not given."""
         self._stamps = [0] * setting.engines
         """Of the newest event of each engine; older ones are void."""
         self._engine_versions = Counter({0: setting.engines})
-        self._engine_spent: dict[str, float] = dict.fromkeys(STATES, 0.0)
-        self._engine_since = [0.0] * setting.engines
-        self._audio = _Line(setting.encoders, timings.encode_seconds)
-        self._clips: list[float] = []
-        """When the clip of each group is prepared, by the order of the draws."""
-        self._control = _Line(1, timings.control_seconds)
-        self._reward = _Line(1, timings.score_seconds)
-        self._learner = "idle"
-        self._learner_since = 0.0
-        self._learner_spent = {"idle": 0.0, "stepping": 0.0, "publishing": 0.0}
-        self._called = False
-        """Whether a step's groups are taken, and the step is not over."""
+
+        self._learner_spent = Spent(LEARNER_STATES)
+        self._learner_threads = 0
+        self._taken = False
+        """Whether a step has its groups and is not over."""
+        self._unpublished = False
+        """Whether a version waits for the last one to be delivered."""
         self._undelivered = 0
         """Engines that have not loaded the newest version that was published."""
-        self._stepped = False
-        """Whether a version waits for the last one to be delivered."""
-        self._admitted = self._trained = self._dropped = 0
-        self._staleness: Counter[int] = Counter()
-        self._step_staleness: list[float] = []
+
+        self._admitted = self._dropped = 0
+        self._ages: list[list[int]] = []
+        """Of the groups of each step."""
         self._ended: list[float] = []
 
     def run(self) -> Outcome:
         """Until the last version is delivered."""
         self._admit()
-        while self.version < self.setting.steps or self._called or self._undelivered:
-            if not self._events:
-                raise AssertionError(f"nothing goes on after {self.version} steps of {self.setting}")
-            at, _, action = heapq.heappop(self._events)
-            cores = self.setting.cores or inf
-            self._wall += (at - self._now) * max(self._threads / cores, 1.0)
-            self._now = at
-            action()
-        for number in range(self.setting.engines):
-            self._settle(number)
-        self._set_learner("idle")
+        while self.version < self.setting.steps or self._taken or self._undelivered:
+            self.clock.step()
+        for spent in (*self._engine_spent, self._learner_spent):
+            spent.note(self.clock.wall, "idle")
+        trained = sum(map(len, self._ages))
         return Outcome(
-            tuple(self._ended),
-            self._admitted,
-            self._trained,
-            self._dropped,
-            self._trained * self.timings.group_size,
-            dict(sorted(self._staleness.items())),
-            tuple(self._step_staleness),
-            self._engine_spent,
-            self._learner_spent,
+            ended=tuple(self._ended),
+            admitted=self._admitted,
+            trained=trained,
+            dropped=self._dropped,
+            completions=trained * self.timings.group_size,
+            staleness=dict(sorted(Counter(age for ages in self._ages for age in ages).items())),
+            step_staleness=tuple(map(fmean, self._ages)),
+            engine_seconds={state: sum(spent.seconds[state] for spent in self._engine_spent) for state in STATES},
+            learner_seconds=self._learner_spent.seconds,
         )
 
-    def _after(self, seconds: float, action: Callable[[], object]) -> None:
-        self._at(self._now + seconds, action)
-
-    def _at(self, moment: float, action: Callable[[], object]) -> None:
-        self._pushed += 1
-        heapq.heappush(self._events, (moment, self._pushed, action))
+    # a group: started, prepared, asked for, sampled, scored
 
     def _admit(self) -> None:
         """Start groups, as many as there may be."""
@@ -228,53 +200,43 @@ class _Simulation:
             group = self._groups[name] = SimulatedGroup(name, self._draws.choice(self.timings.groups))
             self._places -= 1
             while len(self._clips) <= self._admitted + self.setting.prompts_per_step:  # a step's clips ahead
-                self._clips.append(self._audio.over(self._now))
-            prepared = max(self._clips[self._admitted], self._now)
+                self._clips.append(self._audio.over(self.clock.now))
+            prepared = max(self._clips[self._admitted], self.clock.now)
             self._admitted += 1
-            self._at(prepared, partial(self._prepared, group))
+            self.clock.at(prepared, partial(self._prepared, group))
 
     def _prepared(self, group: SimulatedGroup) -> None:
-        self._at(self._control.over(self._now), partial(self._ask, group))
+        self.clock.at(self._control.over(self.clock.now), partial(self._ask, group))
 
     def _ask(self, group: SimulatedGroup) -> None:
-        group.engine = min(range(self.setting.engines), key=self._outstanding.__getitem__)
-        self._outstanding[group.engine] += 1
-        self._engine(group.engine, lambda engine: engine.ask(self._now, group))
+        number = min(range(self.setting.engines), key=self._outstanding.__getitem__)
+        self._outstanding[number] += 1
+        self._engine(number, lambda engine: engine.ask(self.clock.now, group))
 
     def _engine(self, number: int, call: Callable[[SimulatedEngine], object]) -> None:
         """Have an engine do something, and note when it has to be looked at again."""
-        engine = self.engines[number]
-        self._settle(number)
-        self._threads -= (engine.state != "idle") * self.setting.engine_threads
+        engine = self._engines[number]
+        self.clock.threads -= (engine.state != "idle") * self.setting.engine_threads
         call(engine)
-        self._threads += (engine.state != "idle") * self.setting.engine_threads
+        self.clock.threads += (engine.state != "idle") * self.setting.engine_threads
+        self._engine_spent[number].note(self.clock.wall, engine.state)
         self._stamps[number] += 1
         if engine.until < inf:
-            self._at(engine.until, partial(self._acts, number, self._stamps[number]))
-
-    def _settle(self, number: int) -> None:
-        self._engine_spent[self.engines[number].state] += self._wall - self._engine_since[number]
-        self._engine_since[number] = self._wall
+            self.clock.at(engine.until, partial(self._acts, number, self._stamps[number]))
 
     def _acts(self, number: int, stamp: int) -> None:
         if stamp != self._stamps[number]:
             return
-        before = self.engines[number].version
-        finished: list[SimulatedGroup] = []
-        self._engine(number, lambda engine: finished.extend(engine.act(self._now)))
+        engine, finished = self._engines[number], list[SimulatedGroup]()
+        before = engine.version
+        self._engine(number, lambda engine: finished.extend(engine.act(self.clock.now)))
         for group in finished:
             self._outstanding[number] -= 1
             self._places += 1
-            self._at(self._reward.over(self._now), partial(self._scored, group))
-        after = self.engines[number].version
-        if after != before:
-            self._engine_versions += Counter({after: 1})
-            self._engine_versions -= Counter({before: 1})
-            self._undelivered -= 1
-            if not self._undelivered:
-                self._delivered()
-        if finished or after != before:
-            self._admit()
+            self.clock.at(self._reward.over(self.clock.now), partial(self._scored, group))
+        if engine.version != before:
+            self._loaded(before, engine.version)
+        self._admit()
 
     def _scored(self, group: SimulatedGroup) -> None:
         if self._fates.random() < self.timings.dropped_share:
@@ -284,74 +246,70 @@ class _Simulation:
             self._admit()
         else:
             self.admission.finish(group.name, group.oldest)
-        self._after(0.0, self._take)  # which finds all that finish at this moment
+        self.clock.after(0.0, self._take)  # which finds all that finish at this moment
+
+    # a step: its groups taken, stepped, published, delivered
 
     def _take(self) -> None:
         """Begin a step, if the learner is free and its groups are there."""
-        if self._called or not (names := self.admission.take()):
+        if self._taken or not (names := self.admission.take()):
             return
+        self._taken = True
         groups = [self._groups.pop(name) for name in names]
-        self._called = True
-        self._trained += len(groups)
-        ages = [self.version - group.oldest for group in groups]
-        self._staleness.update(ages)
-        self._step_staleness.append(fmean(ages))
+        self._ages.append([self.version - group.oldest for group in groups])
         tokens = [round(self.timings.prompt_tokens) + group.packed_tokens for group in groups]
         plan = plan_micro_batches(tokens, self.setting.ranks, self.setting.micro_batch_tokens)
         fullest = max(sum(tokens[index] for batch in rank for index in batch) for rank in plan)
         seconds = self.timings.learning_seconds(fullest, self.setting.ranks)
-        self._after(self.timings.wait_seconds, partial(self._step, seconds))
+        self.clock.after(self.timings.wait_seconds, partial(self._step, seconds))
         self._admit()
 
     def _step(self, seconds: float) -> None:
-        self._set_learner("stepping")
-        self._after(seconds, self._step_over)
+        self._learner("stepping", threads=self.setting.ranks * self.setting.rank_threads)
+        self.clock.after(seconds, self._stepped)
 
-    def _step_over(self) -> None:
-        self._set_learner("idle")
+    def _stepped(self) -> None:
+        self._learner("idle")
         self.version += 1
-        self._stepped = True
+        self._unpublished = True
         if not self._undelivered:
             self._publish()
 
     def _publish(self) -> None:
-        self._stepped = False
-        self._set_learner("publishing")
-        self._after(self.timings.publish_seconds, self._published)
+        self._unpublished = False
+        self._learner("publishing", threads=1)
+        self.clock.after(self.timings.publish_seconds, self._published)
 
     def _published(self) -> None:
-        self._set_learner("idle")
+        self._learner("idle")
         self._undelivered = self.setting.engines
         for number in range(self.setting.engines):
             seconds = self.timings.delivery_seconds(number // self.setting.engines_per_machine)
-            self._after(seconds, partial(self._offer, number, self.version))
+            self.clock.after(seconds, partial(self._offer, number, self.version))
         if self.setting.max_staleness:
             self._over()
 
     def _offer(self, number: int, version: int) -> None:
-        self._engine(number, lambda engine: engine.offer(self._now, version))
+        self._engine(number, lambda engine: engine.offer(self.clock.now, version))
 
-    def _delivered(self) -> None:
-        """All engines have the newest weights."""
-        if self._stepped:
+    def _loaded(self, before: int, version: int) -> None:
+        """An engine has new weights."""
+        self._engine_versions += Counter({version: 1})
+        self._engine_versions -= Counter({before: 1})
+        self._undelivered -= 1
+        if not self._undelivered and self._unpublished:
             self._publish()
-        elif not self.setting.max_staleness:
+        elif not self._undelivered and not self.setting.max_staleness:
             self._over()
 
     def _over(self) -> None:
         """The step is over."""
-        self._ended.append(self._wall)
-        self._called = False
+        self._ended.append(self.clock.wall)
+        self._taken = False
         self._admit()
         self._take()
 
-    def _set_learner(self, state: str) -> None:
-        self._learner_spent[self._learner] += self._wall - self._learner_since
-        self._learner_since = self._wall
-        self._threads += _threads(state, self.setting) - _threads(self._learner, self.setting)
-        self._learner = state
-
-
-def _threads(state: str, setting: Setting) -> int:
-    """Threads of the learner that work in a state."""
-    return {"idle": 0, "stepping": setting.ranks * setting.rank_threads, "publishing": 1}[state]
+    def _learner(self, state: str, threads: int = 0) -> None:
+        self._learner_spent.note(self.clock.wall, state)
+        self.clock.threads += threads - self._learner_threads
+        self._learner_threads = threads

@@ -60,15 +60,15 @@ BREAKS = (
     ),
     Break(
         "simulated threads that share cores do not slow each other",
-        "cluster/simulation.py",
-        "max(self._threads / cores, 1.0)",
+        "cluster/simulated_clock.py",
+        "max(self.threads / self._cores, 1.0)",
         "1.0",
         "tests/unit/test_simulation.py::test_threads_that_share_cores_slow_each_other",
     ),
     Break(
         "a simulated step takes its groups before all that finish at its moment are there",
         "cluster/simulation.py",
-        "self._after(0.0, self._take)",
+        "self.clock.after(0.0, self._take)",
         "self._take()",
         "tests/unit/test_simulated_control.py::"
         "test_the_control_loop_takes_its_steps_when_the_simulation_does[1-2-keep_kv]",

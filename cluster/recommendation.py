@@ -12,7 +12,7 @@ from dataclasses import replace
 from cluster.forecast import GIGABYTE, Forecast, forecast
 from cluster.placement import Role
 from cluster.simulation import Setting, simulate
-from cluster.splits import Case, Split, best_splits
+from cluster.splits import TRIES, Case, Split, best_splits
 from cluster.timings import CONTROL_SECONDS, Timings
 from learner.figure import total
 from learner.memory import BYTES
@@ -22,6 +22,8 @@ MACHINE_DEVICES = 8
 MOST_COMPLETIONS = 4000
 """Of a simulated run, unless it has the fewest steps that tell something."""
 STEPS = (4, 20)
+MOST_GROUPS = 1500
+"""Prompts of a step times the splits that are tried, which are two at least: a dry run is not to wait for them."""
 WORTH = 0.02
 """By how much a split has to be faster to be told."""
 
@@ -37,7 +39,9 @@ def recommendation(told: Forecast, roles: Sequence[Role]) -> Iterator[str]:
     def case(engines: int, ranks: int) -> Case | None:
         return case_of(with_split(told, roles, engines, ranks))
 
-    found = best_splits(devices, engine_devices, config.algorithm.prompts_per_step, case)
+    prompts = config.algorithm.prompts_per_step
+    tries = min(max(MOST_GROUPS // prompts, 2), TRIES)
+    found = best_splits(devices, engine_devices, prompts, case, tries)
     own = simulate(forecast_timings(told), setting_of(told)).seconds_per_step
     here = _words(told.engines, config.learner.ranks)
     yield ""

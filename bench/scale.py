@@ -139,6 +139,7 @@ def trained(
         "data.test=null",
         "evaluate.every_steps=0",
         "checkpoint.every_steps=0",
+        "cluster.object_store_bytes=500000000",
         *further,
     ]
     reporter.say(f"{engines} engine{'s' * (engines > 1)}, max_staleness {staleness}{f', {name}' if name else ''}")
@@ -154,9 +155,10 @@ def check(timings: Timings, runs: Mapping[tuple[int, int], Run]) -> dict[str, An
     """Seconds of a step, staleness and busy shares of each run and of its simulation, which shares its cores."""
     figures: dict[str, Any] = {}
     for (engines, staleness), run in runs.items():
+        whole = run.metrics["time"].diff()
         lines = run.metrics[run.metrics["step"] > WARM_UP_STEPS]
         outcome = simulate(timings, setting_of_run(run))
-        seconds = float(lines["step_seconds"].mean())
+        seconds = float(whole[lines.index].mean())  # phases, and what is between two steps
         ages = {int(key.removeprefix("staleness.")): lines[key].sum() for key in lines if key.startswith("staleness.")}
         name = f"{engines}_{staleness}"
         figures |= {
@@ -165,7 +167,7 @@ def check(timings: Timings, runs: Mapping[tuple[int, int], Run]) -> dict[str, An
             f"error_{name}": outcome.seconds_per_step / seconds - 1,
             f"staleness_{name}": float(sum(age * count for age, count in ages.items()) / sum(ages.values())),
             f"simulated_staleness_{name}": statistics.mean(outcome.step_staleness[WARM_UP_STEPS:]),
-            f"learner_busy_{name}": float(lines["learner_busy"].mean()),
+            f"learner_busy_{name}": float((lines["learner_busy"] * lines["step_seconds"]).mean()) / seconds,
             f"simulated_learner_busy_{name}": outcome.learner_seconds["stepping"]
             / sum(outcome.learner_seconds.values()),
         }

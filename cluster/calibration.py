@@ -1,14 +1,16 @@
 """`Timings` from what synchronous runs left: `metrics.jsonl`, the rollout log and the configuration.
 
 Only where `algorithm.max_staleness` is 0 do sampling and training not overlap, so that the phases of a step tell what
-each takes alone. Left out are the first steps, which warm up, and each step after a checkpoint, an evaluation or a
+each takes alone. Left out are the first steps, which warm up, and each step around a checkpoint, an evaluation or a
 check of the engines, whose groups were sampled meanwhile.
 
-Sampling is fitted, over steps, by non-negative least squares: seconds of the phase = decoding steps of the longest
-completion x `step_seconds` + decoded tokens x `sequence_seconds` + prompts x (`request_seconds` + `prompt_seconds`),
-all of one engine. Steps of one configuration have about as many tokens as prompts, so that one run cannot tell these
-apart; one more with other lengths (`rollout.ignore_stop=true`) can. Without it a token is taken to cost the same in a
-prompt and in a completion, and `known` says so.
+The engines are asked for a step's groups between two steps, as soon as they have the weights: what the times of the
+lines are further apart than the phases add up to is the control loop's. Sampling is fitted, over steps, by non-negative
+least squares: seconds from there to the last reward = decoding steps of the longest completion x `step_seconds` +
+decoded tokens x `sequence_seconds` + prompts x (`request_seconds` + `prompt_seconds`), all of one engine. Steps of one
+configuration have about as many tokens as prompts, so that one run cannot tell these apart; one more with other lengths
+(`rollout.ignore_stop=true`) can. Without it a token is taken to cost the same in a prompt and in a completion, and
+`known` says so.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ import numpy as np
 import yaml
 from scipy.optimize import nnls
 
-from cluster.timings import CONTROL_SECONDS, MEASURED, Timings
+from cluster.timings import MEASURED, Timings
 
 GATHER_SECONDS = 0.01
 """What `actors.engine` waits for others after a first request."""
@@ -49,6 +52,8 @@ class StepRecord:
     """Of `metrics.jsonl`."""
     groups: tuple[tuple[int, ...], ...]
     """Tokens of each completion of its groups, in the order of their start."""
+    between_seconds: float
+    """Between its line and the one before it, less its phases."""
 
     @property
     def sampling_seconds(self) -> float:
@@ -95,22 +100,23 @@ def records(path: Path) -> tuple[Mapping[str, Any], list[StepRecord]]:
             f"{path} ran with algorithm.max_staleness {config['algorithm']['max_staleness']}: its phases overlap, and "
             "do not tell what each takes; calibrate with a run of 0"
         )
-    found = [StepRecord(line, _lengths(path, int(line["step"]))) for line in _usable(config, lines)]
+    found = list(_usable(path, config, lines))
     if len(found) < LEAST_STEPS:
         raise CalibrationError(f"{path} has {len(found)} usable steps of {len(lines)}: give a run of 40 or more")
     return config, found
 
 
-def _usable(config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def _usable(path: Path, config: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Iterator[StepRecord]:
     interruptions = (
         config["rollout"]["verify_every"],
         config["checkpoint"]["every_steps"],
         config["evaluate"]["every_steps"],
     )
-    for line in lines:
-        before = line["step"] - 1
-        if before >= WARM_UP_STEPS and not any(every and before % every == 0 for every in interruptions):
-            yield line
+    for before, line in pairwise(lines):
+        around = (before["step"], line["step"])
+        if before["step"] >= WARM_UP_STEPS and all(step % every for step in around for every in interruptions if every):
+            between = line["time"] - before["time"] - line["step_seconds"]
+            yield StepRecord(line, _lengths(path, int(line["step"])), max(between, 0.0))
 
 
 def _lengths(path: Path, step: int) -> tuple[tuple[int, ...], ...]:
@@ -138,13 +144,16 @@ def timings_of(paths: Sequence[Path]) -> Timings:
             raise CalibrationError(f"{path} has another algorithm.group_size than {paths[0]}")
     pooled = [record for _, own in read for record in own]
     score = _mean([record.line["seconds"]["score"] for record in pooled])
+    between = _mean([record.between_seconds for record in pooled])
+    control = between / _mean([len(record.groups) for record in pooled])
+    beside = GATHER_SECONDS + score + control - between  # of the phases, what is no engine's
     decoded = [
         _mean([sum(sum(group) - len(group) for group in record.groups) / len(record.groups) for record in own])
         for _, own in read
     ]
     told_apart = max(decoded) > LEAST_APART * min(decoded)
-    step_seconds, sequence_seconds, group_seconds = _fit(pooled, score, told_apart)
-    request = _request_seconds(pooled, score)
+    step_seconds, sequence_seconds, group_seconds = _fit(pooled, beside, told_apart)
+    request = _request_seconds(pooled, beside)
     ranks = int(config["learner"]["ranks"])
     tokens = sum(float(record.line["packed_tokens"]) for record in first)
     prompts = sum(len(record.groups) for record in first)
@@ -166,7 +175,7 @@ def timings_of(paths: Sequence[Path]) -> Timings:
             "exchange_seconds": "assumed: one rank exchanges nothing" if ranks == 1 else "in update_seconds",
             "publish_seconds": MEASURED,
             "encode_seconds": "assumed: clips are prepared ahead, as from the second epoch on",
-            "control_seconds": "assumed: as in bench/baselines/control.json",
+            "control_seconds": MEASURED,
             "score_seconds": MEASURED,
             "wait_seconds": MEASURED,
             "weights_bytes": MEASURED,
@@ -182,7 +191,7 @@ def timings_of(paths: Sequence[Path]) -> Timings:
         token_seconds=ranks * sum(_phases(record, PASSES) for record in first) / tokens,
         update_seconds=_mean([_phases(record, BESIDE) for record in first]),
         publish_seconds=_mean([record.line["publish_seconds"] for record in pooled]),
-        control_seconds=CONTROL_SECONDS,
+        control_seconds=control,
         score_seconds=score,
         wait_seconds=_mean([record.line["seconds"]["wait"] for record in first]),
         weights_bytes=float(first[0].line["sync_bytes"]),
@@ -192,7 +201,7 @@ def timings_of(paths: Sequence[Path]) -> Timings:
     )
 
 
-def _fit(pooled: Sequence[StepRecord], score: float, told_apart: bool) -> tuple[float, float, float]:
+def _fit(pooled: Sequence[StepRecord], beside: float, told_apart: bool) -> tuple[float, float, float]:
     """Seconds of a decoding step, of a token in it and of a prompt, of which the last two may not be told apart."""
     rows, seconds = [], []
     for record in pooled:
@@ -200,7 +209,7 @@ def _fit(pooled: Sequence[StepRecord], score: float, told_apart: bool) -> tuple[
         decoded = sum(sum(group) - len(group) for group in part)
         prompt_tokens = record.prompt_tokens * len(part) / len(record.groups)
         rows.append((max(map(max, part)) - 1, decoded, len(part), prompt_tokens))
-        seconds.append(record.sampling_seconds - GATHER_SECONDS - score)
+        seconds.append(record.sampling_seconds - beside)
     steps, decoded, prompts, of_prompts = np.array(rows, dtype=float).T
     if told_apart:
         found, _ = nnls(np.column_stack([steps, decoded, prompts]), np.array(seconds))
@@ -209,9 +218,9 @@ def _fit(pooled: Sequence[StepRecord], score: float, told_apart: bool) -> tuple[
     return float(found[0]), float(found[1]), float(found[1] * of_prompts.sum() / prompts.sum())
 
 
-def _request_seconds(pooled: Sequence[StepRecord], score: float) -> float:
+def _request_seconds(pooled: Sequence[StepRecord], beside: float) -> float:
     """Of an engine for a group beside its steps: what its own count of busy seconds leaves out."""
-    apart = [record.sampling_seconds - GATHER_SECONDS - score - record.busy_seconds for record in pooled]
+    apart = [record.sampling_seconds - beside - record.busy_seconds for record in pooled]
     prompts = [len(record.groups) / int(record.line["engines"]) for record in pooled]
     return max(sum(apart) / sum(prompts), 0.0)
 

@@ -144,6 +144,7 @@ class _Simulation:
         self._clips: list[float] = []
         """When the clip of each group is prepared, in the order of the draws."""
         self._control = Line(1, timings.control_seconds)
+        self._in_control = 0
         self._reward = Line(1, timings.score_seconds)
 
         self._engines = [
@@ -206,9 +207,13 @@ class _Simulation:
             self.clock.at(prepared, partial(self._prepared, group))
 
     def _prepared(self, group: SimulatedGroup) -> None:
+        self.clock.threads += not self._in_control
+        self._in_control += 1
         self.clock.at(self._control.over(self.clock.now), partial(self._ask, group))
 
     def _ask(self, group: SimulatedGroup) -> None:
+        self._in_control -= 1
+        self.clock.threads -= not self._in_control
         number = min(range(self.setting.engines), key=self._outstanding.__getitem__)
         self._outstanding[number] += 1
         self._engine(number, lambda engine: engine.ask(self.clock.now, group))

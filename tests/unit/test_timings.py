@@ -18,7 +18,7 @@ from cluster.calibration import GATHER_SECONDS, CalibrationError, timings_of
 from cluster.timings import MEASURED, Timings, TimingsError, read_timings, write_timings
 
 STEP, SEQUENCE, REQUEST, PROMPT, SCORE = 0.004, 0.0003, 0.006, 0.011, 0.0008
-TOKEN, UPDATE, LOAD, PUBLISH, WAIT = 7e-5, 0.012, 0.03, 0.01, 0.013
+TOKEN, UPDATE, LOAD, PUBLISH, WAIT, CONTROL = 7e-5, 0.012, 0.03, 0.01, 0.013, 0.002
 PROMPT_TOKENS, GROUP_SIZE, PROMPTS = 50, 4, 6
 
 
@@ -35,22 +35,24 @@ def write_run(path: Path, lengths: Callable[[Random], int], steps: int = 20, **c
     }
     (path / "rollouts").mkdir(parents=True)
     (path / "config.yaml").write_text(yaml.safe_dump(config))
-    lines = []
+    lines, now = [], 1e9
     for step in range(1, steps + 1):
         groups = [[lengths(random) for _ in range(GROUP_SIZE)] for _ in range(PROMPTS)]
         decoded = sum(sum(group) - GROUP_SIZE for group in groups)
         computing = STEP * (max(map(max, groups)) - 1) + SEQUENCE * decoded + PROMPT * PROMPTS
-        sampling = GATHER_SECONDS + computing + REQUEST * PROMPTS
+        sampling = CONTROL + GATHER_SECONDS + computing + REQUEST * PROMPTS - CONTROL * PROMPTS
         if step in (1, 2, 8, 15):
             sampling = 9.0  # it warms up, or its groups were sampled while engines were checked
+        now += 5.0 if step in (7, 14) else CONTROL * PROMPTS  # engines are checked, or groups are asked for
         packed = PROMPTS * PROMPT_TOKENS + decoded
         seconds = {"encode": 0.0, "sample": sampling, "score": SCORE, "forward": TOKEN * packed / 3, "wait": WAIT}
         seconds |= {"backward": TOKEN * packed * 2 / 3, "pack": UPDATE / 2, "optimizer": UPDATE / 2, "sync": 0.05}
         whole = sum(seconds.values())
+        now += whole
         lines.append(
             {
-                "step": step, "seconds": seconds, "step_seconds": whole, "engines": 1, "packed_tokens": packed,
-                "publish_seconds": PUBLISH, "sync_seconds": PUBLISH + LOAD, "sync_bytes": 3e6,
+                "step": step, "time": now, "seconds": seconds, "step_seconds": whole, "engines": 1,
+                "packed_tokens": packed, "publish_seconds": PUBLISH, "sync_seconds": PUBLISH + LOAD, "sync_bytes": 3e6,
                 "trained": PROMPTS * step, "dropped": step, "rollout_busy": (computing + LOAD) / whole,
             }
         )  # fmt: skip
@@ -74,8 +76,8 @@ def test_two_runs_of_different_lengths_tell_all_that_their_steps_were_made_of(tm
     told = {
         "step_seconds": STEP, "sequence_seconds": SEQUENCE, "request_seconds": REQUEST, "prompt_seconds": PROMPT,
         "load_seconds": LOAD, "token_seconds": TOKEN, "update_seconds": UPDATE, "publish_seconds": PUBLISH,
-        "score_seconds": SCORE, "wait_seconds": WAIT, "weights_bytes": 3e6, "prompt_tokens": PROMPT_TOKENS,
-        "dropped_share": 1 / (PROMPTS + 1),
+        "control_seconds": CONTROL, "score_seconds": SCORE, "wait_seconds": WAIT, "weights_bytes": 3e6,
+        "prompt_tokens": PROMPT_TOKENS, "dropped_share": 1 / (PROMPTS + 1),
     }  # fmt: skip
     assert {name: getattr(found, name) for name in told} == pytest.approx(told, rel=1e-6)
     assert found.known["sequence_seconds"] == MEASURED
@@ -94,7 +96,7 @@ def test_one_run_does_not_tell_a_token_from_a_prompt_and_says_so(tmp_path: Path)
     [
         ({"max_staleness": 1}, "ran with algorithm.max_staleness 1: its phases overlap"),
         ({"name": "sft"}, "supervised fine-tuning, which samples nothing"),
-        ({"steps": 9}, "has 6 usable steps of 9"),
+        ({"steps": 9}, "has 5 usable steps of 9"),
     ],
 )
 def test_a_run_that_tells_too_little_is_refused_with_its_name(

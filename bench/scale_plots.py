@@ -48,11 +48,17 @@ def _lines(outcomes: Outcomes, staleness: int) -> dict[int, list[tuple[int, Outc
     return dict(sorted(found.items()))
 
 
+def _ranks(ranks: int) -> str:
+    return f"{ranks} rank{'s' * (ranks > 1)}"
+
+
 def _throughput(axis: Any, outcomes: Outcomes, staleness: int) -> None:
-    for ranks, line in _lines(outcomes, staleness).items():
-        label = f"{ranks} rank{'s' * (ranks > 1)}"
-        axis.plot(*zip(*((engines, one.completions_per_second) for engines, one in line), strict=True), "o-", ms=3,
-                  label=label)  # fmt: skip
+    """By ranks with the first bound, and with the others where they were simulated."""
+    for bound in sorted({bound for _, _, bound in outcomes}):
+        for ranks, line in _lines(outcomes, bound).items():
+            points = ((engines, one.completions_per_second) for engines, one in line)
+            further = f", max_staleness {bound}" if bound != staleness else ""
+            axis.plot(*zip(*points, strict=True), ":" if further else "o-", ms=3, label=f"{_ranks(ranks)}{further}")
     axis.set_yscale("log")
     axis.set_title(f"completions a second, max_staleness {staleness}", fontsize=9)
     axis.set_xlabel("engines")
@@ -66,14 +72,14 @@ def _staleness(axis: Any, outcomes: Outcomes) -> None:
         line = _lines(outcomes, bound)[ranks]
         axis.plot(*zip(*((engines, one.mean_staleness) for engines, one in line), strict=True), "o-", ms=3,
                   label=f"max_staleness {bound}")  # fmt: skip
-    axis.set_title(f"mean staleness of trained groups, {ranks} ranks", fontsize=9)
+    axis.set_title(f"mean staleness of trained groups, {_ranks(ranks)}", fontsize=9)
     axis.set_xlabel("engines")
 
 
 def _idle(axis: Any, outcomes: Outcomes, staleness: int) -> None:
     lines = _lines(outcomes, staleness)
     for number, ranks in enumerate((min(lines), max(lines))):
-        of = f"{ranks} rank{'s' * (ranks > 1)}"
+        of = _ranks(ranks)
         for share, style in (("engine_idle", "o-"), ("learner_idle", "o--")):
             points = ((engines, getattr(one, share)) for engines, one in lines[ranks])
             who = "engines" if share == "engine_idle" else "learner"

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -158,7 +157,7 @@ def train(
             work = _train(
                 config, reporter, metrics, run, questions, roles, initial, checkpoint, state, profile, targets
             )
-            outcome = asyncio.run(_interruptible(work))
+            outcome = asyncio.run(work)
             return finish(run, outcome, reporter)
 
 
@@ -240,16 +239,6 @@ async def _train(
         kind = SupervisedLoop if config.algorithm.name == "sft" else Controller
         with loggers(config, run.path, version) as told:
             return await kind(config, run, started, asker, questions, reporter, metrics, state, trace, told).run()
-
-
-async def _interruptible(work: Any) -> Any:
-    """SIGTERM (`ray job stop`) ends the run as Ctrl-C does: through every `finally`."""
-    task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
 
 
 def finish(run: RunDirectory, outcome: dict[str, Any], reporter: Reporter) -> dict[str, Any]:

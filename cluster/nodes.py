@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster as LocalCluster
 
+from cluster import interrupt
 from cluster.authentication import MEND, refused, require_token
 from cluster.placement import Node
 from configs.schema import Cluster
@@ -70,6 +71,7 @@ def connected(settings: Cluster, say: Callable[[str], None]) -> Iterator[list[No
 def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=True)
+        interrupt.listen()
     except Exception as error:
         if not refused(error):
             raise
@@ -86,6 +88,7 @@ def _start(local: LocalCluster, nodes: Sequence[Node], object_store_bytes: int) 
                 include_dashboard=False,
             )
         ray.init(address=local.address, log_to_driver=False, logging_level="ERROR")
+        interrupt.listen()
     except Exception as error:
         raise ClusterError(
             f"Ray could not start {len(nodes)} node(s) on this machine, which may be too busy ({error}); try again"

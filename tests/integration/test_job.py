@@ -64,19 +64,16 @@ def cluster(tmp_path: Path) -> Iterator[Started]:
         def node(name: str, *arguments: str) -> Command:
             (tmp_path / name).mkdir()
             limits = ("--object-store-memory", str(STORE_BYTES), "--block", "--disable-usage-stats")
-            started = command(
-                "ray.scripts.scripts", "start", *arguments, *limits, cwd=tmp_path / name, python=python, env=env
-            )
-            return stack.enter_context(started)
+            start = ("ray.scripts.scripts", "start", *arguments, *limits)
+            started = stack.enter_context(command(*start, cwd=tmp_path / name, python=python, env=env))
+            started.wait_for(lambda: "Ray runtime started" in started.output, f"the start of {name}", NODE_SECONDS)
+            return started
 
         head_arguments = ("--port", str(port), "--dashboard-port", str(dashboard), "--temp-dir", temporary)
         head = node("head", "--head", "--num-cpus", "2", *head_arguments)
-        head.wait_for(lambda: "Ray runtime started" in head.output, "a head", NODE_SECONDS)
         address = re.search(rf"--address='?([\d.]+:{port})", head.output)
         assert address is not None, head.output
         workers = [node(f"worker-{n}", "--address", address[1], "--num-cpus", "2") for n in range(WORKERS)]
-        for worker in workers:
-            worker.wait_for(lambda worker=worker: "Ray runtime started" in worker.output, "a worker", NODE_SECONDS)  # type: ignore[misc]
         yield Started(python, env, f"http://127.0.0.1:{dashboard}", [head, *workers])
 
 

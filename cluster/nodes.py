@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster as LocalCluster
 from cluster import interrupt
 from cluster.authentication import MEND, refused, require_token
 from cluster.placement import Node
+from cluster.waiting import ended
 from configs.schema import Cluster
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -53,7 +54,7 @@ def connected(settings: Cluster, say: Callable[[str], None]) -> Iterator[list[No
         try:
             yield _wait_for_nodes(settings, say)
         finally:
-            ray.shutdown()
+            ended(ray.shutdown)
         return
     nodes = embedded_nodes(settings)
     say(f"starting an embedded Ray cluster of {len(nodes)} node(s) on this machine")
@@ -64,7 +65,7 @@ def connected(settings: Cluster, say: Callable[[str], None]) -> Iterator[list[No
         _start(local, nodes, settings.object_store_bytes)
         yield _wait_for_nodes(settings, say)
     finally:
-        ray.shutdown()
+        ended(ray.shutdown)
         local.shutdown()
 
 

@@ -143,7 +143,12 @@ class Controller(TrainingLoop):
         self._in_flight[group_id] = Started(draw, self.ledger.admitted)
         remaining = self.config.run.max_steps - self.admission.version
         self._prefetch(self.config.algorithm.prompts_per_step * remaining - self.admission.outstanding)
-        self._tasks.create_task(self._group(group_id, draw))
+        self._prepare(group_id, draw)
+
+    def _prepare(self, group_id: str, draw: Draw, issue: int = 0) -> None:
+        """Ask for a group. It counts at once: its task begins when all have started that there is room for."""
+        self._preparing += 1
+        self._tasks.create_task(self._group(group_id, draw, issue))
 
     async def _batch(self) -> list[Ready]:
         """The groups of the next step, once they are there."""
@@ -177,7 +182,6 @@ class Controller(TrainingLoop):
         sampling = Sampling(
             self.config.algorithm.group_size, rollout.temperature, rollout.max_completion_tokens, rollout.ignore_stop
         )
-        self._preparing += 1
         prompt = await self.asker.prompt(
             self.questions.train[draw.index], group_id, draw.epoch, issue, silent=self.config.data.silent
         )
@@ -217,7 +221,7 @@ class Controller(TrainingLoop):
             self._drop(group_id, "engine_lost", why)
             return
         self.admission.restart(group_id, self.workers.rollout.version)
-        self._tasks.create_task(self._group(group_id, draw, issue))
+        self._prepare(group_id, draw, issue)
 
     def _drop(self, group_id: str, reason: str, detail: str) -> None:
         draw = self._in_flight.pop(group_id).draw

@@ -85,6 +85,8 @@ def tell(
     config: Config, roles: Sequence[Role], named: str | None, assumed: str | None, say: Callable[[str], None]
 ) -> None:
     """Say the forecast of a run with these actors on the hardware that is named, or why there is none."""
+    from cluster.recommendation import recommendation  # which is of forecasts
+
     path = model_directory(config.run.init_from or config.model.path)
     sizes = find_sizes(path)
     if sizes is None:
@@ -92,7 +94,8 @@ def tell(
         return
     on_gpu = any(role.gpus for role in roles if role.name == "learner")
     device, lengths = hardware(named, on_gpu), lengths_of(config, assumed)
-    for line in report(forecast(config, sizes, device, lengths, roles, free_at(config.run.dir))):
+    told = forecast(config, sizes, device, lengths, roles, free_at(config.run.dir))
+    for line in (*report(told), *recommendation(told, roles)):
         say(line)
 
 

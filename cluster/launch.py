@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,6 +19,7 @@ from typing import Any
 from cluster import demo
 from cluster.environment import check_rooms, describe
 from cluster.errors import UsageError, report_errors
+from cluster.loggers import check_loggers, loggers
 from cluster.progress import Reporter
 from cluster.run_directory import RunDirectory, step_of
 from cluster.tables import accuracy_rows, share
@@ -136,6 +136,7 @@ def train(
     if resume:
         found.check_questions(questions.digests())
     initial = usable_model(config.run.init_from or config.model.path)
+    check_loggers(config)
     check_rewards(config.rewards, config.data.prompt.form, config.cluster.actor_timeout_seconds)
     if existing_address() is not None and not os.path.isabs(config.run.dir):
         raise UsageError(
@@ -156,7 +157,7 @@ def train(
             work = _train(
                 config, reporter, metrics, run, questions, roles, initial, checkpoint, state, profile, targets
             )
-            outcome = asyncio.run(_interruptible(work))
+            outcome = asyncio.run(work)
             return finish(run, outcome, reporter)
 
 
@@ -236,17 +237,8 @@ async def _train(
         reporter.say(", ".join(f"{place['name']} on node {place['node'][:8]}" for place in places))
         trace = Profile(run.path / "profile.json") if profile else None
         kind = SupervisedLoop if config.algorithm.name == "sft" else Controller
-        return await kind(config, run, started, asker, questions, reporter, metrics, state, trace).run()
-
-
-async def _interruptible(work: Any) -> Any:
-    """SIGTERM (`ray job stop`) ends the run as Ctrl-C does: through every `finally`."""
-    task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+        with loggers(config, run.path, version) as told:
+            return await kind(config, run, started, asker, questions, reporter, metrics, state, trace, told).run()
 
 
 def finish(run: RunDirectory, outcome: dict[str, Any], reporter: Reporter) -> dict[str, Any]:

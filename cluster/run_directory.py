@@ -3,6 +3,7 @@
 runs/NAME/  config.yaml  environment.json  metrics.jsonl  summary.json
             rollouts/step_000001.parquet  eval/NAME.json  checkpoints/step_N/{hf,trainer}/ and adapter/ with LoRA
             engine_model/ (where vLLM cannot load the model as it is stored)
+            tensorboard/  wandb/ (where `logging` says so)
             dropped.jsonl (of supervised fine-tuning: questions that could not be used)
             environment_resume_N.json (a resume from step N in another environment)  .lock (held while it goes on)
 runs/NAME.targets.json  whom Prometheus is to scrape, while it goes on (`cluster.targets`)
@@ -24,7 +25,7 @@ from cluster.run_lock import RunLock
 from configs.load import dump_config
 from configs.schema import Config, Reward
 
-RESUMABLE_SECTIONS = ("checkpoint.", "metrics.", "cluster.")
+RESUMABLE_SECTIONS = ("checkpoint.", "logging.", "metrics.", "cluster.")
 RESUMABLE_KEYS = (
     "run.max_steps",
     "run.dir",

@@ -15,6 +15,7 @@ from cluster.delivery import Delivery
 from cluster.errors import first_of
 from cluster.evaluation import ask_all
 from cluster.ledger import Ledger
+from cluster.loggers import Loggers
 from cluster.metrics import Metrics
 from cluster.phases import PROFILED_STEPS, Profile
 from cluster.progress import Reporter
@@ -93,6 +94,7 @@ class TrainingLoop:
         metrics: Metrics,
         state: dict[str, Any] | None = None,
         profile: Profile | None = None,
+        loggers: Loggers | None = None,
     ) -> None:
         self.config = config
         self.run_directory = run
@@ -116,6 +118,7 @@ class TrainingLoop:
         self._started = time.monotonic()
         self._profile = profile
         self._adviser = Adviser(config)
+        self._loggers = loggers or Loggers()
         self._ended_at = 0.0
         """Time of day when the last step was over."""
         metrics.watch(self.figures)
@@ -183,6 +186,7 @@ class TrainingLoop:
                     line = await self._step()
                     self.run_directory.append_metrics(line)
                     self.metrics.record(line)
+                    self._loggers.line(line)
                     show(line)
                     for advice in self._adviser.look(line):
                         self.reporter.say(advice)
@@ -308,6 +312,7 @@ class TrainingLoop:
             )
         result = {"step": self.version, **score(answers, self.config.data.prompt.form, bad_rows)}
         self.run_directory.write_evaluation(name, result)
+        self._loggers.evaluation(name, result)
         self.reporter.say(f"{name}: accuracy {result['accuracy']:.1%} on {result['questions']} questions")
         return result
 

@@ -25,7 +25,7 @@ from cluster.places import Place, Places
 from cluster.rollout_pool import RolloutPool
 from cluster.targets import Targets
 from cluster.transports import STEP_KEY, transport
-from cluster.waiting import ANSWER_KEY, bounded
+from cluster.waiting import ANSWER_KEY, bounded, ended
 from configs.schema import Config
 from data.types import Clip, ClipSource, Example, Lesson
 from learner.result import LessonResult, UpdateResult
@@ -265,14 +265,12 @@ class Workers:
         return f"engine-{len(self._places.engines) - 1}"
 
     def stop(self) -> None:
-        """End every actor and give back what was reserved."""
+        """End every actor and give back what was reserved, as far as Ray answers; the rest ends with the driver."""
         if self._growth is not None:
             self._growth.cancel()
         if hasattr(self, "rollout"):
             self.rollout.close()
-        for actor in self._actors:
-            ray.kill(actor)
-        self._places.give_back()
+        ended(*(functools.partial(ray.kill, actor) for actor in self._actors), self._places.give_back)
 
     async def _create(self, name: str, kind: Any, arguments: Any, variables: dict[str, str] | None = None) -> list[Any]:
         role = self._roles.get(name)

@@ -534,6 +534,15 @@ class Evaluate(Section):
     """After the run, ask the held-out questions about silence too: a model that listens falls to chance."""
 
 
+class Logging(Section):
+    """Where the figures of `metrics.jsonl` and of evaluations go besides. Needs `pip install 'auricle[loggers]'`."""
+
+    tensorboard: bool = False
+    """Write event files into `tensorboard/` of the run directory."""
+    wandb: str | None = None
+    """Project of Weights & Biases that the run is told to; `WANDB_MODE=offline` keeps it in the run directory."""
+
+
 class Metrics(Section):
     """What Prometheus scrapes: the control loop, each engine and each learner rank, found by `NAME.targets.json`."""
 
@@ -603,6 +612,8 @@ class Config(Section):
     """When checkpoints are written and how many are kept."""
     evaluate: Evaluate = Evaluate()
     """When accuracy is measured, and on what."""
+    logging: Logging = Logging()
+    """TensorBoard and Weights & Biases."""
     metrics: Metrics = Metrics()
     """The endpoints that Prometheus scrapes."""
     cluster: Cluster = Cluster()

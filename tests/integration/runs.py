@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class Finished:
     """Samples of the control loop's `/metrics` while it went on."""
     processes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Samples of every process that it told Prometheus of then, by its role and its name within the role."""
+    open_ports: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """`Command.open_ports` while it went on."""
 
     def lines(self) -> list[dict[str, Any]]:
         """`metrics.jsonl`."""
@@ -77,9 +79,9 @@ def run_on_flawed_data(folder: Path, model: Path, questions: Questions) -> Finis
     )
     with command("cluster.launch", "--config", config.name, "--profile", cwd=folder) as started:
         served = watch_metrics(started)
-        processes = scrape_processes(folder / "runs" / "recorded.targets.json")
+        processes, ports = scrape_processes(folder / "runs" / "recorded.targets.json"), started.open_ports()
         assert started.wait(RUN_SECONDS) == 0, started.output
-        return Finished(folder / "runs" / "recorded", folder, started.output, served, processes)
+        return Finished(folder / "runs" / "recorded", folder, started.output, served, processes, ports)
 
 
 def watch_metrics(started: Command) -> dict[str, float]:

@@ -209,6 +209,29 @@ def test_sampling_goes_on_while_the_learner_trains_only_where_staleness_allows_i
     assert max(line["staleness_max"] for line in lines) == staleness
 
 
+def test_no_more_groups_are_on_their_way_than_the_engines_have_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Admission has room for four."""
+    launch = Launch(tmp_path, staleness=3)
+    launch.change(run={"max_steps": 6})
+    actors, seen = launch.actors, []
+    actors.places = 2
+    give = actors.sample_and_score
+
+    async def sample_and_score(prompt: Prompt, sampling: Any) -> tuple[str, GroupSummary]:
+        actors.sampling += 1
+        seen.append(actors.sampling)
+        await asyncio.sleep(0)
+        actors.sampling -= 1
+        actors.on_place()  # type: ignore[attr-defined]
+        return await give(prompt, sampling)
+
+    monkeypatch.setattr(actors, "sample_and_score", sample_and_score)
+    launch.run()
+    assert max(seen) == 2
+
+
 def test_a_group_that_is_lost_is_asked_again_with_another_seed_and_admitted_once(launch: Launch) -> None:
     launch.actors.losses = 2
     controller = launch.controller()

@@ -8,9 +8,10 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, ProcessCollector
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, ProcessCollector
 
-from actors.exporter import Live
+from actors.exporter import Endpoint, Live, serve_actor
+from configs.schema import Metrics
 
 ENGINE_GAUGES = {
     "version": ("auricle_engine_weight_version", "Policy version of the weights that the engine samples from"),
@@ -43,6 +44,18 @@ RANK_STEPS = ("auricle_rank_steps", "Steps that the rank has taken since it star
 RANK_TOKENS = ("auricle_rank_packed_tokens", "Positions that went through the policy on this rank, in steps")
 RANK_PHASES = ("auricle_rank_phase_seconds", "Seconds of the rank's steps by phase")
 """Name and help of a rank's counters; the last has a label `phase`."""
+
+
+def serve_engine(settings: Metrics, figures: Callable[[], Mapping[str, float]], node: str) -> Endpoint | None:
+    """Serve an engine's metrics, and with them vLLM's, which this process keeps in prometheus_client's own registry.
+
+    Args:
+        settings: of the run.
+        figures: tells `ENGINE_GAUGES` and `ENGINE_COUNTERS`.
+        node: address of the actor's Ray node.
+    """
+    REGISTRY.register(Live(ENGINE_GAUGES, ENGINE_COUNTERS, figures))
+    return serve_actor(settings, REGISTRY, node)
 
 
 class RankMetrics:

@@ -11,10 +11,8 @@ from typing import Any
 
 import ray
 import torch
-from prometheus_client import REGISTRY
 
-from actors.exporter import Live, serve_actor
-from actors.metrics import ENGINE_COUNTERS, ENGINE_GAUGES
+from actors.metrics import serve_engine
 from actors.report import EngineError, EngineReport
 from actors.weights.buckets import Bucket, Layout
 from actors.weights.incoming import Arrivals, Reception
@@ -54,8 +52,7 @@ class RolloutActor:
         """What has begun to come, until it is loaded, by version."""
         self._audio = Waveforms(config) if own_path else Embedder(config, model_path, version)
         self._engine = EngineThread(config, model_path, version, stop_token_ids, self._audio)
-        REGISTRY.register(Live(ENGINE_GAUGES, ENGINE_COUNTERS, self._engine.figures))  # vLLM's metrics are there too
-        self._endpoint = serve_actor(config.metrics, REGISTRY, ray.util.get_node_ip_address())
+        self._endpoint = serve_engine(config.metrics, self._engine.figures, ray.util.get_node_ip_address())
 
     async def ready(self, prompt_token_ids: tuple[int, ...]) -> dict[str, Any]:
         """Wait for the engine, then sample once so that kernels are compiled; tells where the actor lives.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -72,6 +73,43 @@ def test_an_address_that_takes_no_jobs_is_refused_with_an_example(address: str |
     assert done.returncode == 2
     assert named in done.stderr
     assert "RAY_ADDRESS=http://HEAD:8265" in done.stderr
+
+
+RAY = """#!/bin/sh
+echo "ray $2" >> ray.log
+case $2 in
+    submit) [ "$END" != failed ] ;;
+    logs) [ "$END" != unreachable ] && echo succeeded > outcome ;;
+    status) echo "Job \'$3\' $(cat outcome)" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome", "status", "asked"),
+    [
+        ("succeeded", "succeeded", 0, ["submit", "status"]),
+        ("failed", "failed", 1, ["submit"]),
+        ("stopped", "was stopped", 1, ["submit", "status"]),
+        ("lost", "RUNNING", 0, ["submit", "status", "logs", "status"]),
+        ("unreachable", "RUNNING", 1, ["submit", "status", "logs"]),
+    ],
+)
+def test_the_status_is_that_of_the_job_also_where_the_connection_was_lost(
+    tmp_path: Path, end: str, outcome: str, status: int, asked: list[str]
+) -> None:
+    (tmp_path / "deploy").mkdir()
+    script = shutil.copy(DEPLOY / "submit.sh", tmp_path / "deploy")
+    ray = tmp_path / ".venv" / "bin" / "ray"
+    ray.parent.mkdir(parents=True)
+    ray.write_text(RAY)
+    ray.chmod(0o755)
+    (tmp_path / "outcome").write_text(outcome)
+    environment = os.environ | {"RAY_ADDRESS": "http://head:8265", "END": end}
+    done = subprocess.run([script, "--dry-run"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert [line.split()[1] for line in (tmp_path / "ray.log").read_text().splitlines()] == asked
+    assert ("http://head:8265 does not answer" in done.stderr) == (end == "unreachable")
 
 
 def test_help_has_examples_and_needs_no_cluster() -> None:

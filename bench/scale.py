@@ -38,7 +38,7 @@ from cluster.timings import Timings, read_timings, write_timings
 from configs.load import dump_config, load_config
 from learner.sizes import find_sizes
 
-STEPS, SWEPT_STEPS = 40, 12
+STEPS, SWEPT_STEPS = 32, 12
 CHECKED_ENGINES, CHECKED_STALENESS = (1, 2, 4), (0, 1)
 ENGINES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 RANKS = (1, 2, 4, 8, 16, 32)

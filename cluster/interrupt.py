@@ -23,6 +23,9 @@ def listen() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if not _told.is_set():
-        _told.set()
-        signal.raise_signal(signal.SIGINT)
+    if _told.is_set():
+        return
+    _told.set()
+    if not callable(signal.getsignal(signal.SIGINT)):  # a shell starts what it puts in the background deaf to Ctrl-C
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)

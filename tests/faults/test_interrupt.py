@@ -22,9 +22,7 @@ GONE_SECONDS = 15.0
     "number",
     [
         signal.SIGINT,  # as a terminal does
-        pytest.param(
-            signal.SIGTERM, marks=pytest.mark.slow
-        ),  # as `timeout` and Slurm do; it ends Ray's services at once
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),  # as `timeout` does; it ends Ray too
     ],
     ids=["SIGINT", "SIGTERM"],
 )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
 from configs.schema import Metrics
@@ -85,8 +89,31 @@ def serve_actor(settings: Metrics, registry: CollectorRegistry, node: str) -> En
     if settings.port is None:
         return None
     host = settings.host if own(settings.host) else node
-    server, _ = start_http_server(0, addr=host, registry=registry)
-    return Endpoint(reached_by(host, node), int(server.server_port), socket.gethostname())
+    return Endpoint(reached_by(host, node), _serve(registry, host), socket.gethostname())
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Print nothing of a scrape."""
+
+
+def _serve(registry: CollectorRegistry, host: str) -> int:
+    """Answer every scrape in Prometheus's plain format, from a thread; gives the port.
+
+    In OpenMetrics, which Prometheus would rather have, prometheus_client 0.26 writes `vllm_` for `vllm:`.
+    """
+    app = make_wsgi_app(registry)
+
+    def plain(environ: dict[str, Any], start_response: Any) -> Any:
+        environ.pop("HTTP_ACCEPT", None)
+        return app(environ, start_response)
+
+    class Server(ThreadingWSGIServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    server = make_server(host, 0, plain, Server, handler_class=_Quiet)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return int(server.server_port)
 
 
 def own(host: str) -> bool:

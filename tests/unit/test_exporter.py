@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from actors.exporter import Endpoint, Live, outward, reached_by, serve_actor
@@ -40,6 +40,16 @@ def test_an_actor_listens_on_a_free_port_whatever_the_control_loops_is() -> None
     assert second is not None
     assert len({first.port, second.port, 9464}) == 3
     assert first.host == "127.0.0.1"
+
+
+def test_a_metric_keeps_its_name_whatever_format_prometheus_would_rather_have() -> None:
+    registry = CollectorRegistry()
+    Gauge("vllm:num_requests_running", "Requests", registry=registry).set(3)
+    endpoint = serve_actor(Metrics(port=0), registry, "127.0.0.1")
+    assert endpoint is not None
+    rather = {"Accept": "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75"}
+    with urlopen(Request(f"http://{endpoint.address}/metrics", headers=rather), timeout=10) as answer:
+        assert "\nvllm:num_requests_running 3.0\n" in answer.read().decode()
 
 
 @pytest.mark.skipif(outward() == "127.0.0.1", reason="this machine has no address but loopback")

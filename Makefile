@@ -9,7 +9,7 @@ PYTEST := $(PYTHON) -m pytest
 # what they share has no main
 BENCHES := $(sort $(patsubst bench/%.py,%,$(shell grep -l '^if __name__' bench/*.py)))
 
-.PHONY: help setup train study test test-all test-unit test-breaks lint bench clean
+.PHONY: help setup train study dashboard test test-all test-unit test-breaks lint bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -22,6 +22,9 @@ train: setup ## Train the tiny model on the demo set, on an embedded cluster on 
 
 study: setup ## Compare supervised fine-tuning and GRPO on the demo, 3 seeds; ARGS=--full takes the demo's length
 	@$(PYTHON) -m cluster.study --config configs/study.yaml $(ARGS)
+
+dashboard: setup ## Start Prometheus on runs/ and print the address of its page; ARGS=--help
+	@$(PYTHON) -m deploy.dashboard $(ARGS)
 
 test: setup ## Run the unit and integration tests and the short faults
 	@$(PYTEST) -m "not slow" tests/unit tests/integration tests/faults

@@ -94,6 +94,9 @@ class EngineThread:
         self.version = version
         self.ready: Future[None] = Future()
         self._busy_seconds = 0.0
+        self._load_seconds = 0.0
+        self._loads = 0
+        self._tokens = 0
         self._kv_cache_use = 0.0
         self._audio = audio
         self._on_update = config.on_update
@@ -131,6 +134,18 @@ class EngineThread:
         """How the engine is doing."""
         return EngineReport(self.version, self._busy_seconds, self._kv_cache_use)
 
+    def figures(self) -> dict[str, float]:
+        """What the engine's `/metrics` shows of it, by the keys of `actors.metrics`; may be asked by any thread."""
+        return {
+            "version": self.version,
+            "running": len(self._running),
+            "queued": self._commands.qsize() + len(self._held),
+            "busy_seconds": self._busy_seconds,
+            "load_seconds": self._load_seconds,
+            "loads": self._loads,
+            "tokens": self._tokens,
+        }
+
     def _put(self, command: _Request | _WeightLoad | _Call) -> Future[Any]:
         self._commands.put(command)
         if self._died is not None:
@@ -148,11 +163,11 @@ class EngineThread:
             while True:
                 self._take_commands(engine)
                 started = time.perf_counter()
-                self._load_if_due(engine)
+                waited = self._load_if_due(engine)
                 if self._running:
                     for output in engine.step():
                         self._finish(engine, output)
-                self._busy_seconds += time.perf_counter() - started
+                self._busy_seconds += time.perf_counter() - started - waited  # at once: a counter never falls
         except Exception as error:
             self._died = error
             self._refuse_all(error)
@@ -224,6 +239,7 @@ class EngineThread:
             clean_up_tokenization_spaces=False,
         )
         completions = [_completion(*pair) for pair in zip(ordered, texts, strict=True)]
+        self._tokens += sum(len(completion.token_ids) for completion in completions)
         self._kv_cache_use = engine.engine_core.engine_core.scheduler.kv_cache_manager.usage
         kept = self._audio.trained or self._on_update == "keep_kv"
         del self._running[output.request_id]
@@ -231,17 +247,22 @@ class EngineThread:
             Group(request.prompt, tuple(completions), context_version=request.version if kept else self.version)
         )
 
-    def _load_if_due(self, engine: LLMEngine) -> None:
+    def _load_if_due(self, engine: LLMEngine) -> float:
+        """Load what waits, if its time has come; gives the seconds in which it waited for the learner."""
         if self._load is None:
-            return
+            return 0.0
         if self._running and (self._on_update == "drain" or not self._load.incoming.complete):
-            return
-        self._apply(engine, self._load.incoming)
+            return 0.0
+        started, incoming = time.perf_counter(), self._load.incoming
+        self._apply(engine, incoming)
+        self._load_seconds += time.perf_counter() - started - incoming.waited_seconds
+        self._loads += 1
         load, self._load = self._load, None
         load.future.set_result(None)
         held, self._held = self._held, []
         for request in held:
             self._add(engine, request)
+        return incoming.waited_seconds
 
     def _apply(self, engine: LLMEngine, incoming: Incoming) -> None:
         version = incoming.version
@@ -249,7 +270,6 @@ class EngineThread:
             raise EngineError(f"the prefix cache could not be emptied before version {version}")
         for method, arguments in incoming.calls(self._audio, self._shared):
             engine.collective_rpc(method, kwargs=arguments)
-        self._busy_seconds -= incoming.waited_seconds  # which the thread's loop counts
         if isinstance(self._audio, Waveforms) and self._audio.trained:
             engine.reset_encoder_cache()
         self.version = version
@@ -269,7 +289,8 @@ class EngineThread:
 def build_engine(config: Config, model_path: str, version: int, embeds: bool) -> LLMEngine:
     """An engine that samples audio prompts, takes weights through the object store and reports exact log-probs.
 
-    With `embeds` clips come as embeddings, and vLLM loads neither tower nor projector.
+    With `embeds` clips come as embeddings, and vLLM loads neither tower nor projector. Where the run serves metrics,
+    vLLM keeps its own in prometheus_client's global registry.
     """
     engine = LLMEngine.from_engine_args(engine_arguments(config, model_path, embeds))
     # on a CPU it warns of every clip that the number of threads stays as it is
@@ -308,7 +329,7 @@ def engine_arguments(config: Config, model_path: str, embeds: bool) -> EngineArg
         weight_transfer_config={"backend": in_vllm.BACKEND},
         async_scheduling=False,
         generation_config="vllm",
-        disable_log_stats=True,
+        disable_log_stats=config.metrics.port is None,
         seed=config.run.seed,
     )
 

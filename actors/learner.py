@@ -10,6 +10,8 @@ from typing import Any
 
 import ray
 
+from actors.exporter import Endpoint, serve_actor
+from actors.metrics import RankMetrics, peak_bytes
 from actors.weights.buckets import Bucket, Layout, lay_out, pack
 from configs.schema import Config
 from data.types import ClipFeatures, Group, Lesson
@@ -24,6 +26,8 @@ class LearnerActor:
     def __init__(self, config: Config, rank: int) -> None:
         self.config = config
         self.rank = rank
+        self._metrics = RankMetrics(peak_bytes)
+        self._endpoint = serve_actor(config.metrics, self._metrics.registry, ray.util.get_node_ip_address())
         self._broadcaster: Any = None
         self._buckets: Iterator[Bucket] = iter(())
         """Those of the newest weights that nobody has asked for yet."""
@@ -38,6 +42,10 @@ class LearnerActor:
         Asked of rank 0 alone.
         """
         return free_address(LOOPBACK if near else ray.util.get_node_ip_address())
+
+    def endpoint(self) -> Endpoint | None:
+        """Where the rank's metrics are, None where the run serves none; asked of any rank."""
+        return self._endpoint
 
     def join(self, rendezvous: str, model_path: str, reference_path: str, trainer_state: str | None) -> None:
         """Meet the other ranks, load the model and, on a resume, the trainer's state.
@@ -59,12 +67,14 @@ class LearnerActor:
         """Update from the scored groups (references), and move on to version `step` + 1."""
         scored: list[Group] = ray.get(list(groups))
         result = self._learner.update(scored, _features, step)
+        self._metrics.stepped(result.seconds, result.rank_tokens)
         self._version = step + 1
         return result
 
     def teach(self, lessons: Sequence[Lesson], step: int) -> LessonResult:
         """Take a supervised step, and move on to version `step` + 1."""
         result = self._learner.teach(lessons, _features, step)
+        self._metrics.stepped(result.seconds, result.rank_tokens)
         self._version = step + 1
         return result
 

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 import torch
 
+from actors.metrics import serve_engine
 from actors.report import EngineError, EngineReport
 from actors.weights.buckets import Bucket, Layout
 from actors.weights.incoming import Arrivals, Reception
@@ -51,12 +52,17 @@ class RolloutActor:
         """What has begun to come, until it is loaded, by version."""
         self._audio = Waveforms(config) if own_path else Embedder(config, model_path, version)
         self._engine = EngineThread(config, model_path, version, stop_token_ids, self._audio)
+        self._endpoint = serve_engine(config.metrics, self._engine.figures, ray.util.get_node_ip_address())
 
     async def ready(self, prompt_token_ids: tuple[int, ...]) -> dict[str, Any]:
-        """Wait for the engine, then sample once so that kernels are compiled; tells where the actor lives."""
+        """Wait for the engine, then sample once so that kernels are compiled; tells where the actor lives.
+
+        `endpoint` is that of its metrics, None where the run serves none.
+        """
         await asyncio.wrap_future(self._engine.ready)
         await self._warm_up(prompt_token_ids)
-        return {"name": self.name, "pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+        node = ray.get_runtime_context().get_node_id()
+        return {"name": self.name, "pid": os.getpid(), "node": node, "endpoint": self._endpoint}
 
     async def generate(self, prompt: Prompt, features: ClipFeatures, sampling: Sampling) -> tuple[Group, EngineReport]:
         """The completions of one prompt, in one request; and a report, to wait for without the group."""

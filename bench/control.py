@@ -146,7 +146,8 @@ class Simulated:
         plan_micro_batches([200 + number % 100 for number in range(len(groups))], RANKS, 2048)
         advantages = ((0.0,) * GROUP_SIZE,) * len(groups)
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
-        return UpdateResult(advantages, 0.0, 0.0, 0.0, 0.0, 0.0, 1, None, None, 0, 1, 1, {"forward": 0.0}, off_policy)
+        zeros = (0.0,) * 5
+        return UpdateResult(advantages, *zeros, 1, None, None, 0, 1, 1, 1, {"forward": 0.0}, off_policy)
 
     async def begin(self, version: int, engines: Mapping[str, Any]) -> Buckets:
         return Buckets(version, LAYOUT)

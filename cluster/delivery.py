@@ -24,6 +24,14 @@ class Delivery:
         self._workers = workers
         self._delivered = delivered
         self._task: asyncio.Task[None] | None = None
+        self._begun: float | None = None
+        """When the delivery that goes on began, by `time.perf_counter`."""
+
+    @property
+    def pending_seconds(self) -> float:
+        """How long a version has been on its way; 0 while none is."""
+        begun = self._begun
+        return 0.0 if begun is None else time.perf_counter() - begun
 
     async def publish(self, version: int, tasks: asyncio.TaskGroup) -> float:
         """Begin with a version when the last one is delivered; when this is over the learner may step.
@@ -49,8 +57,11 @@ class Delivery:
             await self._task
 
     async def _deliver(self, update: Update) -> None:
-        begun = time.perf_counter()
-        await self._workers.rollout.update(update)
+        self._begun = begun = time.perf_counter()
+        try:
+            await self._workers.rollout.update(update)
+        finally:
+            self._begun = None
         seconds, size = time.perf_counter() - begun, update.size_bytes
         self.figures = {"sync_bytes": size, "sync_seconds": seconds, "sync_bytes_per_second": size / seconds}
         self._delivered()

@@ -7,6 +7,8 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+from cluster import interrupt
+
 OURS = ("configs", "data", "rewards", "learner", "actors", "cluster")
 RAISED_BY_US = re.compile(rf"^(?:{'|'.join(OURS)})(?:\.\w+)+: (.+)", re.MULTILINE | re.DOTALL)
 """The last part of a traceback of one of our errors, and its message."""
@@ -23,6 +25,7 @@ def report_errors(
 
     @functools.wraps(command)
     def wrapped(argv: Sequence[str] | None = None) -> int:
+        interrupt.begin()
         try:
             return command(argv)
         except Exception as error:

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -115,11 +114,14 @@ def train(
     config: Config, reporter: Reporter, resume: bool = False, fresh: bool = False, profile: bool = False
 ) -> dict[str, Any]:
     """Train as configured; returns the summary."""
+    from ray.util import get_node_ip_address
+
     from cluster.nodes import connected, embedded_nodes, existing_address
     from cluster.placement import plan, refuse_nccl_without_gpus
     from cluster.questions import Questions
     from cluster.session import usable_model
     from cluster.storage import prove
+    from cluster.targets import listed
     from rewards.score import check_rewards
 
     RunDirectory.check(config, resume, fresh)
@@ -150,10 +152,12 @@ def train(
             prove(Path(config.run.dir), samples_of(questions, initial))
         print_plan(roles, reporter)
         run, checkpoint, state = open_run(config, reporter, resume, fresh)  # only now nothing can refuse any more
-        with closing(run):
+        with closing(run), listed(run.path, metrics.endpoint(get_node_ip_address())) as targets:
             run.write_text("bad_rows.jsonl", "".join(json.dumps(row) + "\n" for row in questions.bad))
-            work = _train(config, reporter, metrics, run, questions, roles, initial, checkpoint, state, profile)
-            outcome = asyncio.run(_interruptible(work))
+            work = _train(
+                config, reporter, metrics, run, questions, roles, initial, checkpoint, state, profile, targets
+            )
+            outcome = asyncio.run(work)
             return finish(run, outcome, reporter)
 
 
@@ -211,6 +215,7 @@ async def _train(
     checkpoint: Any,
     state: dict[str, Any] | None,
     profile: bool,
+    targets: Any,
 ) -> dict[str, Any]:
     from cluster.controller import Controller
     from cluster.phases import Profile
@@ -227,23 +232,13 @@ async def _train(
         base = initial if config.model.lora is not None else started.model_path  # the engines' weights are merged
         await started.learner.join(base, initial, trainer)
 
-    session = workers(config, roles, model_path, version, run.engine_model, join, reporter.say)
+    session = workers(config, roles, model_path, version, run.engine_model, join, reporter.say, targets)
     async with session as (started, asker, places):
         reporter.say(", ".join(f"{place['name']} on node {place['node'][:8]}" for place in places))
         trace = Profile(run.path / "profile.json") if profile else None
         kind = SupervisedLoop if config.algorithm.name == "sft" else Controller
         with loggers(config, run.path, version) as told:
             return await kind(config, run, started, asker, questions, reporter, metrics, state, trace, told).run()
-
-
-async def _interruptible(work: Any) -> Any:
-    """SIGTERM (`ray job stop`) ends the run as Ctrl-C does: through every `finally`."""
-    task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
 
 
 def finish(run: RunDirectory, outcome: dict[str, Any], reporter: Reporter) -> dict[str, Any]:

@@ -1,11 +1,17 @@
-"""What `/metrics` shows of a run: each name with its unit, help and few labels, fed by the lines of `metrics.jsonl`."""
+"""What the control loop's `/metrics` shows of a run: each name with its unit, help and few labels.
+
+Most of it are the lines of `metrics.jsonl`; what has to be known between two steps is asked for at each scrape.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, start_http_server
+
+from actors.exporter import Endpoint, Live, reached_by
 
 GAUGES = {
     "step": ("auricle_step", "Steps applied; also the policy version"),
@@ -18,6 +24,7 @@ GAUGES = {
     "learning_rate": ("auricle_learning_rate", "Learning rate of the step"),
     "updates": ("auricle_updates", "Optimizer updates of the step; 0 where no group had anything to learn from"),
     "completion_tokens_mean": ("auricle_completion_tokens", "Mean length of the step's completions in tokens"),
+    "truncated": ("auricle_completions_truncated", "Completions of the step that were cut at their longest length"),
     "zero_variance_groups": ("auricle_zero_variance_groups", "Groups of the step whose completions scored alike"),
     "logprob_difference_max": (
         "auricle_logprob_difference_max_nats",
@@ -26,7 +33,6 @@ GAUGES = {
     "staleness_max": ("auricle_staleness_max_versions", "Age of the oldest token that the step trained"),
     "buffered": ("auricle_groups_buffered", "Groups that were finished and left over when the step took its own"),
     "length_bias": ("auricle_length_bias_ratio", "Mean tokens of trained groups over those of sampled groups"),
-    "engines": ("auricle_engines", "Engines that sample"),
     "rollout_busy": (
         "auricle_rollout_busy_ratio",
         "Time that engines worked, by the reports that came in the step, over the step's",
@@ -57,10 +63,36 @@ KEPT = ("validation_accuracy", "verified_difference")
 
 COUNTERS = {
     "admitted": ("auricle_groups_admitted", "Groups admitted"),
-    "engines_lost": ("auricle_engines_lost", "Engines that died or missed a deadline, and were replaced"),
     "trained": ("auricle_groups_trained", "Groups that went into a step"),
 }
 """Key of a metrics line: name and help of its counter; Prometheus sees the name with `_total`."""
+
+LIVE_GAUGES = {
+    "engines": ("auricle_engines", "Engines that sample"),
+    "delivery_pending_seconds": (
+        "auricle_delivery_pending_seconds",
+        "Seconds that the version has been on its way which the engines are taking; 0 while none is",
+    ),
+    "max_steps": ("auricle_steps_bound", "Steps of the whole run, `run.max_steps`"),
+    "max_staleness": ("auricle_staleness_bound_versions", "How old a token may be, `algorithm.max_staleness`"),
+    "most_difference": (
+        "auricle_logprob_difference_bound_nats",
+        "Above it engine and learner are not one policy, by `model.dtype`",
+    ),
+    "disk_free_bytes": ("auricle_disk_free_bytes", "Free on the storage of the run's directory"),
+    "disk_bytes": ("auricle_disk_bytes", "Size of that storage"),
+}
+"""Key of what `TrainingLoop.figures` tells at a scrape: name and help of its gauge."""
+
+LIVE_COUNTERS = {"engines_lost": ("auricle_engines_lost", "Engines that died or missed a deadline, and were replaced")}
+"""The same of its counters."""
+
+LAST_STEP = ("auricle_last_step_timestamp_seconds", "When the last step was over, in seconds since 1970")
+LAST_PROGRESS = (
+    "auricle_last_progress_timestamp_seconds",
+    "When a step was over, or a question of an evaluation was answered, last; in seconds since 1970",
+)
+"""Name and help of the gauges of when the run last moved."""
 
 DROPPED = ("auricle_groups_dropped", "Groups dropped, by reason")
 """Name and help of the counter of `dropped_by_reason`, with a label `reason`."""
@@ -71,6 +103,8 @@ COMPLETIONS_DROPPED = ("auricle_completions_dropped", "Completions of trained gr
 PHASES = ("auricle_phase_seconds", "Seconds of the last step by phase")
 """Name and help of the gauge of `seconds`, with a label `phase`."""
 
+REWARDS = ("auricle_reward_term_mean", "Mean of each reward over the step's completions, before its weight")
+"""Name and help of the gauge of `rewards`, with a label `reward`."""
 
 STALENESS = ("auricle_groups_by_staleness", "Groups of the step by the age of their oldest token in versions")
 """Name and help of the gauge of `staleness`, with a label `versions`."""
@@ -106,6 +140,7 @@ class Metrics:
 
     def __init__(self, run_name: str) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._gauges = {key: Gauge(name, text, ["run"], registry=self.registry) for key, (name, text) in GAUGES.items()}
         self._counters = {
             key: Counter(name, text, ["run"], registry=self.registry).labels(run_name)
@@ -113,6 +148,9 @@ class Metrics:
         }
         self._dropped = Counter(*DROPPED, ["run", "reason"], registry=self.registry)
         self._completions_dropped = Counter(*COMPLETIONS_DROPPED, ["run", "reason"], registry=self.registry)
+        self._last_step = Gauge(*LAST_STEP, ["run"], registry=self.registry)
+        self._last_progress = Gauge(*LAST_PROGRESS, ["run"], registry=self.registry)
+        self._rewards = Gauge(*REWARDS, ["run", "reward"], registry=self.registry)
         self._phases = Gauge(*PHASES, ["run", "phase"], registry=self.registry)
         self._staleness = Gauge(*STALENESS, ["run", "versions"], registry=self.registry)
         self._off_policy = {
@@ -121,6 +159,7 @@ class Metrics:
         self._run_name = run_name
         self._seen: dict[str, float] = {}
         self._server: Any = None
+        self._host = ""
 
     def serve(self, host: str, port: int) -> int:
         """Listen until `close`; port 0 takes a free one. Returns the port."""
@@ -131,7 +170,26 @@ class Metrics:
                 f"metrics.port {port} on metrics.host {host!r} cannot be listened on ({error.strerror}): choose "
                 f"another, metrics.port=0 takes a free one, metrics.port=null serves none"
             ) from error
+        self._host = host
         return int(self._server.server_port)
+
+    def endpoint(self, node: str) -> Endpoint | None:
+        """Where it is reached, None where nobody listens.
+
+        Args:
+            node: address of this machine's Ray node.
+        """
+        if self._server is None:
+            return None
+        return Endpoint(reached_by(self._host, node), int(self._server.server_port), socket.gethostname())
+
+    def watch(self, figures: Callable[[], Mapping[str, float]]) -> None:
+        """Ask for `LIVE_GAUGES` and `LIVE_COUNTERS` at every scrape, from its thread."""
+        self.registry.register(Live(LIVE_GAUGES, LIVE_COUNTERS, figures, {"run": self._run_name}))
+
+    def progress(self) -> None:
+        """Something of the run has been done."""
+        self._last_progress.labels(self._run_name).set_to_current_time()
 
     def close(self) -> None:
         """Listen no more."""
@@ -141,7 +199,9 @@ class Metrics:
             self._server = None
 
     def record(self, line: Mapping[str, Any]) -> None:
-        """Show a line of `metrics.jsonl`."""
+        """Show a line of `metrics.jsonl`, whose step is over."""
+        self._last_step.labels(self._run_name).set_to_current_time()
+        self.progress()
         for key, gauge in self._gauges.items():
             if line.get(key) is not None:
                 gauge.labels(self._run_name).set(line[key])
@@ -153,6 +213,8 @@ class Metrics:
             self._dropped.labels(self._run_name, reason).inc(self._increase(f"dropped {reason}", count))
         for reason, count in line.get("completions_dropped", {}).items():
             self._completions_dropped.labels(self._run_name, reason).inc(count)
+        for reward, mean in line.get("rewards", {}).items():
+            self._rewards.labels(self._run_name, reward).set(mean)
         for phase, seconds in line["seconds"].items():
             self._phases.labels(self._run_name, phase).set(seconds)
         self._staleness.clear()  # an age that no group has is not shown

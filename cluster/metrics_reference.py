@@ -1,59 +1,164 @@
-"""Write docs/metrics.md from `cluster.metrics`: `python -m cluster.metrics_reference`; `--check` fails when stale."""
+"""Write docs/metrics.md from what is exported: `python -m cluster.metrics_reference`; `--check` fails when stale."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cluster.metrics import COMPLETIONS_DROPPED, COUNTERS, DROPPED, GAUGES, OFF_POLICY, PHASES, STALENESS
+import yaml
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
+from actors.exporter import Named
+from actors.metrics import ENGINE_COUNTERS, ENGINE_GAUGES, RANK_GAUGES, RANK_PHASES, RANK_STEPS, RANK_TOKENS
+from cluster.metrics import (
+    COMPLETIONS_DROPPED,
+    COUNTERS,
+    DROPPED,
+    GAUGES,
+    LAST_PROGRESS,
+    LAST_STEP,
+    LIVE_COUNTERS,
+    LIVE_GAUGES,
+    OFF_POLICY,
+    PHASES,
+    REWARDS,
+    STALENESS,
+)
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+PAGE = CHECKOUT / "docs" / "metrics.md"
+ALERTS = CHECKOUT / "deploy" / "prometheus" / "alerts.rules.yml"
 
 _HEAD = """# Metrics
 
-What the controller serves at `/metrics`, generated from `cluster/metrics.py` by `python -m cluster.metrics_reference`.
+What a run serves for Prometheus, generated from `cluster/metrics.py`, `actors/metrics.py` and
+`deploy/prometheus/alerts.rules.yml` by `python -m cluster.metrics_reference`. How to look at it:
+[dashboard.md](dashboard.md).
 
-`metrics.port` switches the endpoint on: `metrics.port=9464`, or 0 for a free port, which the run prints. Every metric
-has the label `run`, the run's name. Values change once a step and are those of the last line of `metrics.jsonl`, whose
-key stands in the last column; a gauge appears with its first value. Beside each counter Prometheus's client also
-exports `_created`, the time at which it was made.
+`metrics.port` switches it on: a port for the control loop, or 0 for a free one, which the run prints. Each engine and
+each learner rank then serves `/metrics` on a free port of its own. All listen on `metrics.host`, by default loopback;
+the endpoints ask for no password. Where machines are several, `metrics.host: 0.0.0.0` lets Prometheus reach them all.
 
-| metric | kind | labels | meaning | key |
-|---|---|---|---|---|
+While the run goes on, `NAME.targets.json` beside its directory lists them for Prometheus's file-based discovery, and
+with them the Ray nodes of a cluster that the run has started itself (a cluster that is joined keeps a list of its own,
+`/tmp/ray/prom_metrics_service_discovery.json` on its head). An engine that takes the place of another takes its entry;
+when the run ends the file is removed. Its labels are on every metric of a process:
+
+| label | values |
+|---|---|
+| `run` | name of the run |
+| `role` | `controller`, `engine`, `learner`, `ray` |
+| `engine` | of an engine: `engine-0` ... |
+| `rank` | of a learner rank: `0` ... |
+| `node` | of a Ray node: the beginning of its id |
+
+Beside each counter Prometheus's client may export `_created`, the time at which it was made.
+"""
+
+_CONTROLLER = """
+## Control loop
+
+These have the label `run` themselves. Values with a key change once a step and are those of the last line of
+`metrics.jsonl`; a gauge appears with its first value. The others are those of the moment.
+"""
+
+_ENGINE = """
+## Engines
+
+The rate of a counter of seconds is a share of time: `rate(auricle_engine_busy_seconds_total[1m])`.
+"""
+
+_RANK = """
+## Learner ranks
+"""
+
+_OTHERS = """
+## vLLM, Ray and the processes
+
+These keep their own names and are documented by their projects.
+
+- Engines export vLLM's metrics, `vllm:...`: `vllm:num_requests_running`, `vllm:num_requests_waiting`,
+  `vllm:kv_cache_usage_perc`, `vllm:prefix_cache_hits_total` and more. There a request is a completion. Evaluations
+  of a model without a run (`python -m cluster.evaluate`) serve none.
+- Ray nodes export `ray_node_cpu_utilization`, `ray_node_mem_used`, `ray_object_store_memory` and more. Ray's own
+  endpoint listens on all interfaces unless the node's address is loopback.
+- Control loop, engines and ranks export `process_resident_memory_bytes`, `process_cpu_seconds_total`,
+  `process_open_fds` and more of their process.
+"""
+
+_ALERTS = """
+## Alerts
+
+Those of `deploy/prometheus/alerts.rules.yml`. None fires of a run that has ended, since its targets are gone.
 """
 
 Row = tuple[str, str, str, str, str]
+"""Name as Prometheus sees it, kind, labels, meaning, and key of `metrics.jsonl` or nothing."""
 
 
-def rows() -> list[Row]:
-    """Name as Prometheus sees it, kind, labels, meaning and key of `metrics.jsonl`, of every metric."""
-    gauges = [(name, "gauge", "run", text, key) for key, (name, text) in GAUGES.items()]
-    counters = [(f"{name}_total", "counter", "run", text, key) for key, (name, text) in COUNTERS.items()]
-    dropped = [
-        (f"{name}_total", "counter", "run, reason", text, key)
-        for (name, text), key in ((DROPPED, "dropped_by_reason"), (COMPLETIONS_DROPPED, "completions_dropped"))
+def controller_rows() -> list[Row]:
+    """The control loop's metrics."""
+    labelled = [
+        (REWARDS, "reward", "rewards"),
+        (STALENESS, "versions", "staleness"),
+        (PHASES, "phase", "seconds"),
     ]
-    staleness = (STALENESS[0], "gauge", "run, versions", STALENESS[1], "staleness")
-    off_policy = [(name, "gauge", "run", text, f"off_policy.{key}") for key, (name, text) in OFF_POLICY.items()]
+    dropped = [(DROPPED, "dropped_by_reason"), (COMPLETIONS_DROPPED, "completions_dropped")]
     return [
-        *gauges,
-        staleness,
-        *off_policy,
-        (PHASES[0], "gauge", "run, phase", PHASES[1], "seconds"),
-        *counters,
-        *dropped,
+        *((name, "gauge", "run", text, key) for key, (name, text) in GAUGES.items()),
+        *((name, "gauge", f"run, {label}", text, key) for (name, text), label, key in labelled),
+        *((name, "gauge", "run", text, f"off_policy.{key}") for key, (name, text) in OFF_POLICY.items()),
+        *((f"{name}_total", "counter", "run", text, key) for key, (name, text) in COUNTERS.items()),
+        *((f"{name}_total", "counter", "run, reason", text, key) for (name, text), key in dropped),
+        *((name, "gauge", "run", text, "") for name, text in (LAST_STEP, LAST_PROGRESS)),
+        *_unkeyed(LIVE_GAUGES, LIVE_COUNTERS, "run"),
     ]
+
+
+def engine_rows() -> list[Row]:
+    """An engine's metrics, without vLLM's."""
+    return _unkeyed(ENGINE_GAUGES, ENGINE_COUNTERS, "")
+
+
+def rank_rows() -> list[Row]:
+    """A learner rank's metrics."""
+    counters = {"steps": RANK_STEPS, "tokens": RANK_TOKENS}
+    name, text = RANK_PHASES
+    return [*_unkeyed(RANK_GAUGES, counters, ""), (f"{name}_total", "counter", "phase", text, "")]
 
 
 def render() -> str:
     """The page, as Markdown."""
-    table = [
-        f"| `{name}` | {kind} | {labels} | {text.replace('|', '&#124;')} | `{key}` |"
-        for name, kind, labels, text, key in rows()
+    tables = [(_CONTROLLER, controller_rows()), (_ENGINE, engine_rows()), (_RANK, rank_rows())]
+    sections = [head + "\n" + _table(rows) for head, rows in tables]
+    return _HEAD + "".join(sections) + _OTHERS + _ALERTS + _alerts()
+
+
+def _unkeyed(gauges: Named, counters: Named, labels: str) -> list[Row]:
+    return [
+        *((name, "gauge", labels, text, "") for name, text in gauges.values()),
+        *((f"{name}_total", "counter", labels, text, "") for name, text in counters.values()),
     ]
-    return _HEAD + "\n".join(table) + "\n"
+
+
+def _table(rows: Iterable[Row]) -> str:
+    lines = ["| metric | kind | labels | meaning | key |", "|---|---|---|---|---|"]
+    lines += [
+        f"| `{name}` | {kind} | {labels} | {text.replace('|', '&#124;')} | {f'`{key}`' if key else ''} |"
+        for name, kind, labels, text, key in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _alerts() -> str:
+    """Each alert with its severity, its condition and what to do."""
+    rules = [rule for group in yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"] for rule in group["rules"]]
+    return "".join(
+        f"\n### {rule['alert']}\n\nSeverity {rule['labels']['severity']}. {rule['annotations']['description']}\n\n"
+        f"```\n{rule['expr'].strip()}\n```\n"
+        for rule in rules
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

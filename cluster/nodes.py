@@ -12,8 +12,10 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster as LocalCluster
 
+from cluster import interrupt
 from cluster.authentication import MEND, refused, require_token
 from cluster.placement import Node
+from cluster.waiting import ended
 from configs.schema import Cluster
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -52,7 +54,7 @@ def connected(settings: Cluster, say: Callable[[str], None]) -> Iterator[list[No
         try:
             yield _wait_for_nodes(settings, say)
         finally:
-            ray.shutdown()
+            ended(ray.shutdown)
         return
     nodes = embedded_nodes(settings)
     say(f"starting an embedded Ray cluster of {len(nodes)} node(s) on this machine")
@@ -63,13 +65,14 @@ def connected(settings: Cluster, say: Callable[[str], None]) -> Iterator[list[No
         _start(local, nodes, settings.object_store_bytes)
         yield _wait_for_nodes(settings, say)
     finally:
-        ray.shutdown()
+        ended(ray.shutdown)
         local.shutdown()
 
 
 def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=True)
+        interrupt.listen()
     except Exception as error:
         if not refused(error):
             raise
@@ -86,6 +89,7 @@ def _start(local: LocalCluster, nodes: Sequence[Node], object_store_bytes: int) 
                 include_dashboard=False,
             )
         ray.init(address=local.address, log_to_driver=False, logging_level="ERROR")
+        interrupt.listen()
     except Exception as error:
         raise ClusterError(
             f"Ray could not start {len(nodes)} node(s) on this machine, which may be too busy ({error}); try again"

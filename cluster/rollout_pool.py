@@ -43,7 +43,7 @@ class RolloutPool:
         start: gives an engine of that name, ready to sample, in place of one that was lost or as a further one;
             without it the loss of an engine is only told to who waits for it.
         say: tells the user of a lost engine.
-        end: ends the process of one that was lost, in case it only hangs.
+        end: ends the process of one of that name that was lost, in case it only hangs.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class RolloutPool:
         version: int = 0,
         start: Callable[[str], Awaitable[Any]] | None = None,
         say: Callable[[str], None] = lambda text: None,
-        end: Callable[[Any], None] = ray.kill,
+        end: Callable[[str, Any], None] = lambda name, actor: ray.kill(actor),
     ) -> None:
         self.actors: dict[str, Any] = {}
         self.rewards = rewards
@@ -252,7 +252,7 @@ class RolloutPool:
         self._versions -= Counter({report.version: 1})
         self._full.discard(name)
         self._busy_seconds_of_lost += report.busy_seconds
-        self._end(actor)
+        self._end(name, actor)
         self.begin(name)
 
     def begin(self, name: str) -> None:
@@ -269,7 +269,7 @@ class RolloutPool:
                 while self._newest is not None and version < max(self._newest.version, self.version):
                     version = (await self._load(name, actor, self._newest)).version
             except Exception:
-                self._end(actor)
+                self._end(name, actor)
                 raise
             self._join(name, actor, version)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others go on, and the user is told

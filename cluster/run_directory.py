@@ -6,6 +6,7 @@ runs/NAME/  config.yaml  environment.json  metrics.jsonl  summary.json
             tensorboard/  wandb/ (where `logging` says so)
             dropped.jsonl (of supervised fine-tuning: questions that could not be used)
             environment_resume_N.json (a resume from step N in another environment)  .lock (held while it goes on)
+runs/NAME.targets.json  whom Prometheus is to scrape, while it goes on (`cluster.targets`)
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ from cluster.nodes import existing_address
 from cluster.placement import Role
 from cluster.run_directory import model_directory
 from cluster.storage import prove
+from cluster.targets import Targets
 from cluster.workers import Workers
-from configs.schema import Config
+from configs.schema import Config, Metrics
 from data.prompts import PromptEncoder
 from data.types import ClipSource, Example
 from learner.hf import check_model, for_engines
@@ -35,6 +36,7 @@ async def workers(
     export: Path | None = None,
     meanwhile: Callable[[Workers], Awaitable[None]] | None = None,
     say: Callable[[str], None] = print,
+    targets: Targets | None = None,
 ) -> AsyncIterator[tuple[Workers, Asker, list[dict[str, Any]]]]:
     """Start the actors of `roles`, wait for the engines, and end them all afterwards.
 
@@ -49,13 +51,16 @@ async def workers(
             this machine.
         meanwhile: what else is to be started while the engines compile.
         say: tells the user of an engine that was lost.
+        targets: told of every actor that serves metrics; without it none does.
     """
     config = from_anywhere(config)
+    if targets is None:
+        config = config.model_copy(update={"metrics": Metrics()})
     processor = load_processor(model_path)
     encoder = PromptEncoder(processor.tokenizer, processor.chat_template, config.data.prompt)
     with tempfile.TemporaryDirectory(prefix="auricle-") as temporary:
         path = engine_model(model_path, export or Path(temporary) / "engine_model")
-        started = Workers(config, roles, path, version, processor.stop_token_ids, say)
+        started = Workers(config, roles, path, version, processor.stop_token_ids, say, targets)
         try:
             if export is None and existing_address() is not None and os.path.isdir(path):
                 prove(None, [path])  # a run, which gives `export`, has had its storage proven

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +22,7 @@ from cluster.progress import Reporter
 from cluster.questions import Questions
 from cluster.run_directory import RunDirectory, RunError
 from cluster.scoring import score, without_rows
+from cluster.verification import MOST_DIFFERENCE
 from cluster.workers import Workers
 from configs.schema import Config
 from data.order import DataOrder, Draw
@@ -119,6 +121,21 @@ class TrainingLoop:
         self._loggers = loggers or Loggers()
         self._ended_at = 0.0
         """Time of day when the last step was over."""
+        metrics.watch(self.figures)
+
+    def figures(self) -> dict[str, float]:
+        """What is known between two steps, by the keys of `cluster.metrics`; may be asked by any thread."""
+        rollout, disk = self.workers.rollout, shutil.disk_usage(self.run_directory.path)
+        return {
+            "engines": len(rollout.reports),
+            "engines_lost": rollout.lost,
+            "delivery_pending_seconds": self._delivery.pending_seconds,
+            "max_steps": self.config.run.max_steps,
+            "max_staleness": self.config.algorithm.max_staleness,
+            "most_difference": MOST_DIFFERENCE[self.config.model.dtype],
+            "disk_free_bytes": disk.free,
+            "disk_bytes": disk.total,
+        }
 
     async def _step(self) -> dict[str, Any]:
         """Take one step; gives its line of `metrics.jsonl`."""
@@ -279,6 +296,11 @@ class TrainingLoop:
     ) -> dict[str, Any]:
         await self._engines_are_current()
         with self.reporter.questions(name, len(examples)) as advance:
+
+            def answered() -> None:
+                advance()
+                self.metrics.progress()
+
             answers = await ask_all(
                 self.asker,
                 self.workers.rollout,
@@ -286,7 +308,7 @@ class TrainingLoop:
                 samples,
                 self.config.rollout.max_completion_tokens,
                 silent=silent,
-                advance=advance,
+                advance=answered,
             )
         result = {"step": self.version, **score(answers, self.config.data.prompt.form, bad_rows)}
         self.run_directory.write_evaluation(name, result)

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import threading
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 Result = TypeVar("Result")
 
 ANSWER_KEY = "cluster.actor_timeout_seconds"
 """The limit of every answer that has none of its own."""
+
+
+END_SECONDS = 5.0
+"""Longest wait for Ray when something is ended. For a control service that is gone, as after a SIGTERM to every process
+of a terminal or of a job, it would wait a minute."""
+
+
+def ended(*ends: Callable[[], object]) -> bool:
+    """Do what ends something, one after the other, in a thread of its own; gives whether it was over in time."""
+
+    def run() -> None:
+        for end in ends:
+            end()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(END_SECONDS)
+    return not thread.is_alive()
 
 
 class WorkerError(RuntimeError):

@@ -19,12 +19,13 @@ from actors.log import RolloutLogActor
 from actors.reward import RewardActor
 from actors.rollout import RolloutActor, environment
 from cluster.growth import Growth
-from cluster.nodes import alive_nodes
+from cluster.nodes import alive_nodes, existing_address
 from cluster.placement import Role
 from cluster.places import Place, Places
 from cluster.rollout_pool import RolloutPool
+from cluster.targets import Targets
 from cluster.transports import STEP_KEY, transport
-from cluster.waiting import ANSWER_KEY, bounded
+from cluster.waiting import ANSWER_KEY, bounded, ended
 from configs.schema import Config
 from data.types import Clip, ClipSource, Example, Lesson
 from learner.result import LessonResult, UpdateResult
@@ -150,6 +151,7 @@ class Workers:
         version: int,
         stop: tuple[int, ...],
         say: Callable[[str], None] = print,
+        targets: Targets | None = None,
     ) -> None:
         self.config = config
         self.model_path = model_path
@@ -157,6 +159,9 @@ class Workers:
         self._stop_token_ids = stop
         self._roles = {role.name: role for role in roles}
         self._say = say
+        self._targets = targets
+        self._ranks: list[Any] = []
+        """References to where each learner rank serves its metrics."""
         self._warm_up: tuple[int, ...] = ()
         self._growth: asyncio.Task[None] | None = None
         self._first_nodes: set[str] = set()
@@ -173,10 +178,13 @@ class Workers:
             await self._places.reserve_engines(self._roles["engine"])
         engines = {f"engine-{number}": self._engine(number) for number in range(len(self._places.engines))}
         self.audio = AudioPool(encoders, config)
-        self.rollout = RolloutPool(engines, rewards, config, self.version, self.start_engine, self._say)
+        pool = RolloutPool(engines, rewards, config, self.version, self.start_engine, self._say, self._end_engine)
+        self.rollout = pool
         learners = await self._create(
             "learner", LearnerActor, lambda rank: (config, rank), {"TOKENIZERS_PARALLELISM": "false"}
         )
+        if self._targets is not None:
+            self._ranks = [rank.endpoint.remote() for rank in learners]  # answered before a rank loads its model
         self.learner = LearnerGroup(learners, config)
         self.log = RolloutLog(await self._create("rollout log", RolloutLogActor, lambda _: ()), config)
 
@@ -187,10 +195,13 @@ class Workers:
         waiting += [actor.ready.remote() for actor in self.rollout.rewards]
         seconds = self.config.cluster.actor_timeout_seconds
         answers = await bounded(asyncio.gather(*waiting), ANSWER_KEY, seconds, "engines and rewards have not started")
+        places = [answer for answer in answers if isinstance(answer, dict)]
+        if self._targets is not None:
+            await self._list(self._targets, places)
         if "engine" in self._roles:
             self._growth = asyncio.create_task(self._grow())
             self._growth.add_done_callback(self._stopped_growing)
-        return [answer for answer in answers if isinstance(answer, dict)]
+        return places
 
     async def start_engine(self, name: str) -> Any:
         """An engine in its place, ready to sample from the first weights; in another one if that is lost meanwhile."""
@@ -204,7 +215,7 @@ class Workers:
         try:
             await asyncio.wait([ready, lost], return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
-                ready.result()
+                self._list_engine(name, ready.result())
                 return actor
             lost.result()
         except BaseException:
@@ -215,6 +226,26 @@ class Workers:
             lost.cancel()
         ray.kill(actor)
         return await self.start_engine(name)
+
+    async def _list(self, targets: Targets, engines: Sequence[Mapping[str, Any]]) -> None:
+        """Tell who serves metrics now that all have started."""
+        for answer in engines:
+            self._list_engine(answer["name"], answer)
+        ranks, seconds = asyncio.gather(*self._ranks), self.config.cluster.actor_timeout_seconds
+        for rank, endpoint in enumerate(await bounded(ranks, ANSWER_KEY, seconds, "the learner has not started")):
+            targets.add("learner", str(rank), endpoint)
+        if existing_address() is None:
+            targets.set_nodes(alive_nodes())  # a cluster that is joined tells of its own
+
+    def _list_engine(self, name: str, answer: Mapping[str, Any]) -> None:
+        if self._targets is not None:
+            self._targets.add("engine", name, answer["endpoint"])
+
+    def _end_engine(self, name: str, actor: Any) -> None:
+        """End the process of an engine that was lost, which nobody is to scrape any more."""
+        ray.kill(actor)
+        if self._targets is not None:
+            self._targets.remove("engine", name)
 
     def _stopped_growing(self, watch: asyncio.Task[None]) -> None:
         if not watch.cancelled():
@@ -234,14 +265,12 @@ class Workers:
         return f"engine-{len(self._places.engines) - 1}"
 
     def stop(self) -> None:
-        """End every actor and give back what was reserved."""
+        """End every actor and give back what was reserved, as far as Ray answers; the rest ends with the driver."""
         if self._growth is not None:
             self._growth.cancel()
         if hasattr(self, "rollout"):
             self.rollout.close()
-        for actor in self._actors:
-            ray.kill(actor)
-        self._places.give_back()
+        ended(*(functools.partial(ray.kill, actor) for actor in self._actors), self._places.give_back)
 
     async def _create(self, name: str, kind: Any, arguments: Any, variables: dict[str, str] | None = None) -> list[Any]:
         role = self._roles.get(name)

@@ -544,12 +544,13 @@ class Logging(Section):
 
 
 class Metrics(Section):
-    """The Prometheus endpoint."""
+    """What Prometheus scrapes: the control loop, each engine and each learner rank, found by `NAME.targets.json`."""
 
     port: int | None = Field(default=None, ge=0, le=65535)
-    """Port of `/metrics`; 0 takes a free one, none when empty."""
+    """Port of the control loop's `/metrics`; 0 takes a free one, as engines and ranks do. None is served when empty."""
     host: str = "127.0.0.1"
-    """Address that `/metrics` listens on."""
+    """Address that all of them listen on, or `0.0.0.0`. Engines and ranks on a machine that has no such address listen
+    on that of their Ray node."""
 
 
 class Cluster(Section):
@@ -614,7 +615,7 @@ class Config(Section):
     logging: Logging = Logging()
     """TensorBoard and Weights & Biases."""
     metrics: Metrics = Metrics()
-    """The endpoint that Prometheus scrapes."""
+    """The endpoints that Prometheus scrapes."""
     cluster: Cluster = Cluster()
     """Nodes, and what is placed where."""
 

@@ -1,11 +1,13 @@
 """Write the lock files `deploy/locks/{cpu,gpu,dev}.txt` from the requirements in `pyproject.toml`.
 
 pip resolves the requirements of a device without installing anything; a walk from the direct requirements then keeps
-what they need, by name, version and hash. The packages in `DROPPED` and what only they need stay out. `cpu.txt` and
-`gpu.txt` are each complete for running Auricle; `dev.txt` adds the tools for working on it and serves both.
+what they need, by name, version and hash. What is locked keeps its version unless it is to be upgraded. The packages in
+`DROPPED` and what only they need stay out. `cpu.txt` and `gpu.txt` are each complete for running Auricle with its
+loggers; `dev.txt` adds the tools for working on it and serves both.
 
     .venv/bin/python deploy/lock.py            all three, minutes: pip reads the metadata of some 250 packages
     .venv/bin/python deploy/lock.py --device cpu
+    .venv/bin/python deploy/lock.py --upgrade  newest versions of everything that pyproject.toml leaves open
 """
 
 from __future__ import annotations
@@ -49,14 +51,17 @@ class Release:
         return f"{self.name}=={self.version} --hash=sha256:{self.sha256}{'' if self.is_wheel else '  # source'}"
 
 
-def resolve(requirements: list[str]) -> dict[str, Release]:
-    """Every release that pip would install for `requirements`, by canonical name."""
+def resolve(requirements: list[str], locked: list[str]) -> dict[str, Release]:
+    """Every release that pip would install for `requirements`, by canonical name, at its locked version where it has
+    one."""
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
+        report, constraints = Path(folder) / "report.json", Path(folder) / "constraints.txt"
+        constraints.write_text("".join(f"{pin}\n" for pin in locked), encoding="utf-8")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
         index = os.environ.get("AURICLE_TORCH_INDEX")
         extra_index = ["--extra-index-url", index] if index else []
-        subprocess.run([*command, *extra_index, "--report", str(report), *requirements], check=True)
+        pinned = ["--constraint", str(constraints)]
+        subprocess.run([*command, *pinned, *extra_index, "--report", str(report), *requirements], check=True)
         entries = json.loads(report.read_text(encoding="utf-8"))["install"]
     releases = {}
     for entry in entries:
@@ -93,6 +98,12 @@ def closure(requirements: list[str], releases: dict[str, Release]) -> dict[str, 
     return found
 
 
+def pins(*names: str) -> list[str]:
+    """`name==version` of every package in these lock files."""
+    lines = [line for name in names for line in (LOCKS / f"{name}.txt").read_text(encoding="utf-8").splitlines()]
+    return [line.split()[0] for line in lines]
+
+
 def write(path: Path, releases: dict[str, Release]) -> None:
     lines = [releases[name].line for name in sorted(releases)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -102,15 +113,18 @@ def write(path: Path, releases: dict[str, Release]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the lock files from pyproject.toml.")
     parser.add_argument("--device", choices=DEVICES, default="both")
-    devices = DEVICES[parser.parse_args().device]
+    parser.add_argument("--upgrade", action="store_true", help="take newer versions of what is locked already")
+    options = parser.parse_args()
+    devices = DEVICES[options.device]
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     torch = next(text for text in project["dependencies"] if text.startswith("torch=="))
     for device in devices:
-        direct = project["dependencies"] + extras[device]
+        direct = project["dependencies"] + extras[device] + extras["loggers"]
         build = [f"{torch.replace('==', '!=')}+cpu"] if device == "gpu" else []
-        releases = resolve(direct + build + extras["dev"])
+        locked = [] if options.upgrade else pins(device, "dev")
+        releases = resolve(direct + build + extras["dev"], locked)
         runtime = closure(direct, releases)
         tools = {name: release for name, release in closure(extras["dev"], releases).items() if name not in runtime}
         write(LOCKS / f"{device}.txt", runtime)

@@ -37,6 +37,8 @@ class UpdateResult:
     """Completions that count in the mean."""
     packed_tokens: int
     """Positions that went through the policy."""
+    rank_tokens: int
+    """Those of this rank alone."""
     seconds: dict[str, float]
     """By phase: pack, reference, forward, backward, optimizer; of all updates."""
     off_policy: dict[str, float]
@@ -58,5 +60,7 @@ class LessonResult:
     answer_tokens: int
     packed_tokens: int
     """Positions that went through the policy."""
+    rank_tokens: int
+    """Those of this rank alone."""
     seconds: dict[str, float]
     """By phase: pack, forward, backward, optimizer."""

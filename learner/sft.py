@@ -68,8 +68,9 @@ class SupervisedUpdate:
         rate = learning_rate(step, self.max_steps, self.settings)
         norm = self.engine.step(rate)
         clock("optimizer")
-        totals = sums.over_ranks()
-        return LessonResult(totals["loss"], norm, rate, answers, int(totals["packed"]), clock.seconds)
+        rank_tokens, totals = int(sums["packed"]), sums.over_ranks()
+        packed = int(totals["packed"])
+        return LessonResult(totals["loss"], norm, rate, answers, packed, rank_tokens, clock.seconds)
 
     def _counts(self, sequences: Mapping[int, Sequences]) -> tuple[int, int]:
         """Answer tokens of the step, and predicted prompt tokens."""

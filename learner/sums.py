@@ -33,6 +33,10 @@ class Sums:
         if len(self._largest):
             self._largest = torch.maximum(self._largest, torch.stack(found[len(self._sums) :]))
 
+    def __getitem__(self, name: str) -> float:
+        """The sum of this rank alone; before `over_ranks`."""
+        return float(self._sums[self._names.index(name)])
+
     def over_ranks(self) -> dict[str, float]:
         """Of all ranks, by name; a collective."""
         dist.all_reduce(self._sums)

@@ -94,7 +94,7 @@ class Update:
                 break
             norms.append(self.engine.step(rate))
             clock("optimizer")
-        totals = sums.over_ranks()
+        rank_tokens, totals = int(sums["packed"]), sums.over_ranks()
         tokens_seen = max(totals["tokens"], 1.0)
         current = totals["current_tokens"]
         return UpdateResult(
@@ -120,6 +120,7 @@ class Update:
             zero_variance_groups=sum(map(_alike, found)),
             completions=counts.completions,
             packed_tokens=int(totals["packed"]),
+            rank_tokens=rank_tokens,
             seconds=clock.seconds,
         )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 ROLLOUT = "tests/integration/test_rollout_and_learner.py"
 DEMO_PATH = "[a frozen tower and projector]"
+KUBERNETES = "tests/unit/test_kubernetes.py"
 
 
 @dataclass(frozen=True)
@@ -580,5 +581,75 @@ BREAKS = (
         "raise failed",
         "tests/unit/test_supervised.py::"
         "test_weights_that_do_not_reach_the_engines_end_the_run_with_their_own_error[test-sft]",
+    ),
+    Break(
+        "a definition's objects take any field",
+        "tests/custom_resources.py",
+        'mended["additionalProperties"] = False',
+        "pass",
+        f"{KUBERNETES}::test_an_object_that_keeps_unknown_fields_stays_open_and_others_are_closed",
+    ),
+    Break(
+        "the engines' nodes have another label than the run asks for",
+        "deploy/kubernetes/raycluster.yaml",
+        "auricle-role: engine}",
+        "auricle-role: engines}",
+        f"{KUBERNETES}::test_the_job_runs_auricle_on_every_node_of_its_cluster",
+    ),
+    Break(
+        "the fence keeps the submitter out",
+        "deploy/kubernetes/rayjob.yaml",
+        "app.kubernetes.io/part-of: auricle # the fence lets it through",
+        "app.kubernetes.io/part-of: submitters",
+        f"{KUBERNETES}::test_the_fence_stands_around_every_pod_and_lets_them_reach_each_other[submitter]",
+    ),
+    Break(
+        "the job's metrics are on another port than the service's",
+        "deploy/kubernetes/rayjob.yaml",
+        "metrics.port=9464",
+        "metrics.port=9465",
+        f"{KUBERNETES}::test_the_port_of_the_run_is_the_one_that_is_opened_served_and_let_through",
+    ),
+    Break(
+        "the composition mounts the runs where the run does not write",
+        "deploy/docker/compose.yaml",
+        "      - runs:/runs\n",
+        "      - runs:/auricle/runs\n",
+        "tests/unit/test_containers.py::test_the_training_service_is_built_from_this_checkout_and_launches_a_run",
+    ),
+    Break(
+        "a run that is there is started anew",
+        "deploy/train.sh",
+        'set -- "$@" "$resume"',
+        "true",
+        "tests/unit/test_deploy_scripts.py::test_a_run_that_is_there_is_resumed",
+    ),
+    Break(
+        "an actor's metrics can be read from anywhere",
+        "actors/exporter.py",
+        "host = settings.host if own(settings.host) else node",
+        'host = "0.0.0.0"',
+        "tests/unit/test_exporter.py::test_loopback_is_not_left_by_default",
+    ),
+    Break(
+        "Prometheus is told to scrape a run that has ended",
+        "cluster/targets.py",
+        "finally:\n        file.unlink(missing_ok=True)",
+        "finally:\n        pass",
+        "tests/unit/test_targets.py::test_the_list_is_taken_back_when_the_run_fails",
+    ),
+    Break(
+        "an evaluation looks like a stalled run",
+        "cluster/training_loop.py",
+        "self.metrics.progress()",
+        "pass",
+        "tests/unit/test_controller.py::test_an_answer_of_an_evaluation_is_progress_and_no_step",
+    ),
+    Break(
+        "weights that are late are not told of",
+        "cluster/delivery.py",
+        "self._begun = begun = time.perf_counter()",
+        "begun = time.perf_counter()",
+        "tests/unit/test_delivery.py::test_a_delivery_is_pending_until_every_engine_has_the_version",
     ),
 )

@@ -1,4 +1,4 @@
-"""Ctrl-C ends a run: soon, with the status of an interrupt, and with every process of it."""
+"""Ctrl-C ends a run: soon, with the status of an interrupt, and with every process of it. So does SIGTERM."""
 
 from __future__ import annotations
 
@@ -18,15 +18,23 @@ END_SECONDS = 30.0
 GONE_SECONDS = 15.0
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,  # as a terminal does
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),  # as `timeout` does; it ends Ray too
+    ],
+    ids=["SIGINT", "SIGTERM"],
+)
 def test_an_interrupted_run_ends_with_status_130_and_leaves_no_process(
-    tmp_path: Path, model: Path, questions: Questions
+    number: int, tmp_path: Path, model: Path, questions: Questions
 ) -> None:
     config = write_config(tmp_path / "interrupted.yaml", model, questions.train, run={"max_steps": 1000})
     with command("cluster.launch", "--config", config.name, cwd=tmp_path) as started:
         steps = tmp_path / "runs" / "interrupted"
         started.wait_for(lambda: metrics_lines(steps), "the first step", START_SECONDS)
         assert len(started.left()) > 5
-        os.killpg(started.process.pid, signal.SIGINT)  # as a terminal does
+        os.killpg(started.process.pid, number)
         assert started.wait(END_SECONDS) == 130, started.output
         until(lambda: not started.left(), f"the end of every process: {started.left()}", GONE_SECONDS)
         assert "Traceback" not in started.output

@@ -10,22 +10,42 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 POLL_SECONDS = 0.05
+RAY_SERVICE = re.compile(r"/ray/(core|_private|dashboard|autoscaler)/|ray::(DashboardAgent|RuntimeEnvAgent)")
+"""Its daemons, by their command lines."""
 
 
 class Command:
-    """`python -m MODULE ...` in a session of its own, with this checkout's packages."""
+    """`python -m MODULE ...` in a session of its own, with this checkout's packages.
 
-    def __init__(self, module: str, *arguments: str, cwd: Path) -> None:
+    Args:
+        module: what is started.
+        arguments: its command line.
+        cwd: where.
+        python: by which interpreter; default the tests' own.
+        env: the whole environment; default the tests' own, with this checkout on the path.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        cwd: Path,
+        python: Path = Path(sys.executable),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [str(python), "-m", module, *arguments],
             cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"},
+            env={**(os.environ | {"PYTHONPATH": str(CHECKOUT)} if env is None else env), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -60,6 +80,19 @@ class Command:
         """Every live process of its session, which what it starts stays in: command lines by process id."""
         return dict(_processes(self.process.pid))
 
+    def open_ports(self) -> dict[str, list[int]]:
+        """Ports that each of these processes opens to other machines, by its name and id; Ray's services as `ray/`."""
+        found = {}
+        for pid, line in self.left().items():
+            with suppress(psutil.NoSuchProcess):
+                connections = psutil.Process(pid).net_connections("tcp")
+                listening = [one.laddr for one in connections if one.status == psutil.CONN_LISTEN]
+                service = "ray/" if RAY_SERVICE.search(line) else ""
+                found[f"{service}{line[:40]} ({pid})"] = [
+                    address.port for address in listening if not address.ip.startswith(("127.", "::1"))
+                ]
+        return found
+
     def kill(self) -> None:
         """End whatever is left."""
         for pid in self.left():
@@ -68,9 +101,9 @@ class Command:
 
 
 @contextmanager
-def command(module: str, *arguments: str, cwd: Path) -> Iterator[Command]:
-    """Start a command; nothing of it outlives the block."""
-    started = Command(module, *arguments, cwd=cwd)
+def command(module: str, *arguments: str, cwd: Path, **how: Any) -> Iterator[Command]:
+    """Start a command as `Command` does; nothing of it outlives the block."""
+    started = Command(module, *arguments, cwd=cwd, **how)
     try:
         yield started
     finally:
@@ -90,10 +123,15 @@ def scrape(lines: Sequence[str]) -> dict[str, float]:
     printed = [match for line in lines if (match := re.search(r"http://\S+/metrics", line))]
     if not printed:
         return {}
-    with urllib.request.urlopen(printed[0].group(), timeout=5) as response:
+    return samples(printed[0].group())
+
+
+def samples(address: str) -> dict[str, float]:
+    """Samples of a `/metrics`, by name with labels."""
+    with urllib.request.urlopen(address, timeout=5) as response:
         text = response.read().decode()
-    samples = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, value in samples}
+    lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
 
 
 def _processes(session: int) -> Iterator[tuple[int, str]]:

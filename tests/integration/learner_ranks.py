@@ -106,6 +106,8 @@ class Outcome:
     """Clips that went into the policy's tower."""
     packed_tokens: list[int]
     """One an update."""
+    rank_tokens: list[int]
+    """Those of rank 0."""
     zero_variance_groups: list[int]
     """One an update."""
     applied: list[int]
@@ -284,6 +286,7 @@ def _rank(folder: Path, rank: int) -> None:
                 "micro_batches": (len(forwards) - 1) // max(job.updates, 1),
                 "heard": sum(heard),
                 "packed_tokens": [result.packed_tokens for result in results],
+                "rank_tokens": [result.rank_tokens for result in results],
                 "zero_variance_groups": [result.zero_variance_groups for result in updates],
                 "applied": [*(result.updates for result in updates), learner.updates],
                 "clipped_again": [result.off_policy["further_clipped"] for result in updates],

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.integration.commands import Command, command, scrape
+from tests.integration.commands import Command, command, samples, scrape
 from tests.integration.recordings import Questions, write_flawed
 
 START_SECONDS = 200.0
@@ -27,7 +27,11 @@ class Finished:
     folder: Path
     output: str
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Samples of `/metrics` while it went on."""
+    """Samples of the control loop's `/metrics` while it went on."""
+    processes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Samples of every process that it told Prometheus of then, by its role and its name within the role."""
+    open_ports: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """`Command.open_ports` while it went on."""
 
     def lines(self) -> list[dict[str, Any]]:
         """`metrics.jsonl`."""
@@ -75,8 +79,9 @@ def run_on_flawed_data(folder: Path, model: Path, questions: Questions) -> Finis
     )
     with command("cluster.launch", "--config", config.name, "--profile", cwd=folder) as started:
         served = watch_metrics(started)
+        processes, ports = scrape_processes(folder / "runs" / "recorded.targets.json"), started.open_ports()
         assert started.wait(RUN_SECONDS) == 0, started.output
-        return Finished(folder / "runs" / "recorded", folder, started.output, served)
+        return Finished(folder / "runs" / "recorded", folder, started.output, served, processes, ports)
 
 
 def watch_metrics(started: Command) -> dict[str, float]:
@@ -89,3 +94,13 @@ def watch_metrics(started: Command) -> dict[str, float]:
 
     started.wait_for(stepped, "a step on /metrics", START_SECONDS)
     return served
+
+
+def scrape_processes(targets: Path) -> dict[str, dict[str, float]]:
+    """What the processes serve that a run lists, by role and name."""
+    found = {}
+    for entry in json.loads(targets.read_text()):
+        labels, [address] = entry["labels"], entry["targets"]
+        name = next((labels[label] for label in ("engine", "rank") if label in labels), "")
+        found[f"{labels['role']} {name}".strip()] = samples(f"http://{address}/metrics")
+    return found

@@ -173,6 +173,15 @@ def test_a_clip_that_several_groups_of_a_micro_batch_hear_is_encoded_once_with_t
     assert_equal(once, split)
 
 
+@pytest.mark.parametrize(
+    ("alone", "shared"), [("whole", "two ranks, ZeRO 0"), ("sft", "sft on two ranks")], ids=["groups", "lessons"]
+)
+def test_a_rank_tells_how_many_tokens_it_packed_itself(outcomes: dict[str, Outcome], alone: str, shared: str) -> None:
+    assert outcomes[alone].rank_tokens == outcomes[alone].packed_tokens
+    [own], [all_ranks] = outcomes[shared].rank_tokens, outcomes[shared].packed_tokens
+    assert 0 < own < all_ranks
+
+
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_gradients_are_clipped_to_their_norm_over_all_ranks(outcomes: dict[str, Outcome], stage: int) -> None:
     free, clipped, split = outcomes["whole"], outcomes["clipped"], outcomes[f"clipped, ZeRO {stage}"]

@@ -200,3 +200,19 @@ def test_metrics_are_served_during_the_run_with_the_step_and_the_ledger(recorded
     admitted, in_flight = served[f"auricle_groups_admitted_total{run}"], served[f"auricle_groups_in_flight{run}"]
     assert admitted == step * PROMPTS + dropped + in_flight
     assert served[f"auricle_reward_mean{run}"] > 0
+
+
+def test_every_process_of_the_run_serves_metrics_of_its_own_and_is_listed_while_the_run_goes_on(
+    recorded: Finished,
+) -> None:
+    assert recorded.processes.keys() == {"controller", "engine engine-0", "learner 0", "ray"}
+    engine, learner = recorded.processes["engine engine-0"], recorded.processes["learner 0"]
+    assert engine["auricle_engine_completion_tokens_total"] >= PROMPTS
+    assert 0 < engine["auricle_engine_load_seconds_total"] < engine["auricle_engine_busy_seconds_total"]
+    assert any(name.startswith("vllm:generation_tokens_total{") and value for name, value in engine.items())
+    assert learner["auricle_rank_steps_total"] >= 1
+    assert learner["auricle_rank_packed_tokens_total"] > 0
+    assert learner['auricle_rank_phase_seconds_total{phase="backward"}'] > 0
+    assert learner["auricle_rank_process_peak_bytes"] >= learner["process_resident_memory_bytes"] > 0
+    assert any(name.startswith("ray_node_cpu_utilization{") for name in recorded.processes["ray"])
+    assert not recorded.path.with_name("recorded.targets.json").exists()

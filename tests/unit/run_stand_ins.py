@@ -100,12 +100,12 @@ class Actors:
         await asyncio.sleep(0.01)
         self.training.clear()
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
-        return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 1, 0.0, 0.0, 0, 2, 2, {}, off_policy)
+        return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 1, 0.0, 0.0, 0, 2, 2, 2, {}, off_policy)
 
     async def teach(self, lessons: Sequence[Lesson], step: int) -> LessonResult:
         self.asked.append("teach")
         self.taught.append([lesson.prompt.example.id for lesson in lessons])
-        return LessonResult(0.5, 1.0, 1e-3, sum(len(lesson.answer) for lesson in lessons), 10, {"forward": 0.0})
+        return LessonResult(0.5, 1.0, 1e-3, sum(len(lesson.answer) for lesson in lessons), 10, 10, {"forward": 0.0})
 
     def answer(self, example: Example) -> tuple[int, ...]:
         return (2, 3)

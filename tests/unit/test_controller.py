@@ -13,6 +13,7 @@ import pytest
 
 from cluster.asking import Unusable, as_asked
 from cluster.controller import MOST_ISSUES
+from cluster.metrics import LIVE_COUNTERS, LIVE_GAUGES
 from cluster.training_loop import NothingToTrain, RewardFails
 from cluster.waiting import WorkerError
 from data.types import ClipSource, Example, GroupSummary, Prompt
@@ -320,3 +321,18 @@ def test_a_dropped_question_is_logged_with_its_choices_as_they_would_have_been_a
     epochs = [int(group_id.split("-")[0]) for group_id, _, _ in logged]
     assert [example for _, example, _ in logged] == [as_asked(launch.config, EXAMPLES[3], epoch) for epoch in epochs]
     assert {example.choices for _, example, _ in logged} == {("a", "b"), ("b", "a")}
+
+
+def test_what_a_scrape_asks_for_is_told_whatever_the_run_is_at(launch: Launch) -> None:
+    figures = launch.controller().figures()
+    assert figures.keys() == LIVE_GAUGES.keys() | LIVE_COUNTERS.keys()
+    assert figures["max_steps"] == STEPS
+    assert 0 < figures["disk_free_bytes"] < figures["disk_bytes"]
+
+
+def test_an_answer_of_an_evaluation_is_progress_and_no_step(tmp_path: Path) -> None:
+    controller = Launch(tmp_path, test=EXAMPLES).controller()
+    asyncio.run(controller.evaluate_test("base"))
+    told = {sample.name for metric in controller.metrics.registry.collect() for sample in metric.samples}
+    assert "auricle_last_progress_timestamp_seconds" in told
+    assert "auricle_last_step_timestamp_seconds" not in told

@@ -47,12 +47,13 @@ class Grown:
         found = self._views.pop(0)
         return View(found.able, found.used | self._placed, found.unplaced)
 
-    def run(self) -> list[str]:
+    def run(self, a_node: int = 1) -> list[str]:
         """The names of the engines that were begun."""
 
         async def watch() -> None:
             further = None if self._fixed else self.further
-            task = asyncio.create_task(Growth(self.pool, FIRST, self.look, further, self.said.append).watch())
+            watched = Growth(self.pool, FIRST, self.look, further, self.said.append, a_node)
+            task = asyncio.create_task(watched.watch())
             await self._seen.wait()
             task.cancel()
 
@@ -67,6 +68,12 @@ def test_each_node_that_joins_gets_an_engine_once_also_while_another_one_starts(
     grown = Grown(monkeypatch, view(*nodes), view(*nodes, "new"), view(*nodes, "new"), view(*nodes, "new", "newer"))
     assert grown.run() == ["on new", "on newer"]
     assert grown.said[0] == "node new has joined, and gets on new"
+
+
+def test_a_node_that_joins_gets_as_many_engines_as_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown = Grown(monkeypatch, view("head", "rollout", "new"), view("head", "rollout", "new"))
+    assert grown.run(a_node=2) == ["on new", "on new"]
+    assert grown.said == ["node new has joined, and gets on new and on new"]
 
 
 def test_nodes_of_the_plan_get_none_whether_they_hold_an_engine_or_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,26 +1,18 @@
-"""What `/metrics` serves, and the page, the dashboard and the scrape configuration that speak of it."""
+"""What `/metrics` of the control loop serves, and the page that lists it."""
 
 from __future__ import annotations
 
-import json
-import re
+import time
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster import metrics_reference
-from cluster.metrics import COUNTERS, GAUGES, OFF_POLICY, Metrics, MetricsError
-from cluster.metrics_reference import PAGE, rows
-
-DEPLOY = Path(metrics_reference.__file__).parent.parent / "deploy"
-METRIC = re.compile(r"\bauricle_\w+")
-SELECTOR = re.compile(r"(\w+)=~?\"")
-GROUPING = re.compile(r"by \(([^)]*)\)")
-LEGEND = re.compile(r"{{(\w+)}}")
+from cluster.metrics import COUNTERS, GAUGES, LIVE_COUNTERS, LIVE_GAUGES, OFF_POLICY, Metrics, MetricsError
+from cluster.metrics_reference import PAGE, controller_rows
 
 
 def line(**values: Any) -> dict[str, Any]:
@@ -29,6 +21,7 @@ def line(**values: Any) -> dict[str, Any]:
     labelled = {
         "dropped_by_reason": {"clip_missing": 2},
         "completions_dropped": {"reward_none": 3},
+        "rewards": {"format": 0.75},
         "seconds": {"sample": 0.5},
         "staleness": {"0": 3},
         "off_policy": dict.fromkeys(OFF_POLICY, 0.5),
@@ -51,6 +44,7 @@ def scraped(metrics: Metrics) -> dict[str, list[tuple[dict[str, str], float]]]:
 @pytest.fixture(scope="module")
 def samples() -> dict[str, list[tuple[dict[str, str], float]]]:
     metrics = Metrics("my run")
+    metrics.watch(lambda: dict.fromkeys((*LIVE_GAUGES, *LIVE_COUNTERS), 2.0))
     metrics.record(line(admitted=4, trained=2, validation_accuracy=0.25))
     changed = {"dropped_by_reason": {"clip_missing": 3}, "completions_dropped": {"reward_none": 1}}
     metrics.record(line(admitted=7, trained=4, validation_accuracy=None, **changed))
@@ -89,8 +83,36 @@ def test_a_port_that_is_taken_is_named_with_the_mend_and_free_again_after_the_en
 
 
 def test_the_page_names_exactly_what_is_served(samples: dict[str, Any]) -> None:
-    served = {name: set(found[0][0]) for name, found in samples.items() if not name.endswith("_created")}
-    assert {name: set(labels.split(", ")) for name, _, labels, _, _ in rows()} == served
+    served = {
+        name: set(found[0][0])
+        for name, found in samples.items()
+        if not name.endswith("_created") and not name.startswith("process_")
+    }
+    assert {name: set(labels.split(", ")) for name, _, labels, _, _ in controller_rows()} == served
+
+
+def test_what_has_to_be_known_between_steps_is_asked_for_at_each_scrape() -> None:
+    metrics, figures = Metrics("r"), {"engines": 2.0, "engines_lost": 0.0}
+    metrics.watch(lambda: figures)
+    assert scraped(metrics)["auricle_engines"] == [({"run": "r"}, 2.0)]
+    figures["engines"], figures["engines_lost"] = 1.0, 3.0
+    again = scraped(metrics)
+    assert again["auricle_engines"] == [({"run": "r"}, 1.0)]
+    assert again["auricle_engines_lost_total"] == [({"run": "r"}, 3.0)]
+    assert "auricle_disk_bytes" not in again
+
+
+def test_a_step_tells_when_it_was_over_and_an_answer_only_that_the_run_moves() -> None:
+    metrics = Metrics("r")
+    assert "auricle_last_step_timestamp_seconds" not in scraped(metrics)
+    before = time.time()
+    metrics.progress()
+    moved = scraped(metrics)
+    assert before <= moved["auricle_last_progress_timestamp_seconds"][0][1] <= time.time()
+    assert "auricle_last_step_timestamp_seconds" not in moved
+    metrics.record(line())
+    stepped = scraped(metrics)
+    assert before <= stepped["auricle_last_step_timestamp_seconds"][0][1] <= time.time()
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -104,31 +126,3 @@ def test_the_check_of_the_page_fails_when_it_is_stale(tmp_path: Path, capsys: py
     page.write_text(page.read_text().replace("auricle_step", "auricle_steps"))
     assert metrics_reference.main(["--check", "--page", str(page)]) == 1
     assert f"{page} is stale" in capsys.readouterr().err
-
-
-def test_every_panel_asks_for_metrics_and_labels_that_are_served(samples: dict[str, Any]) -> None:
-    dashboard = json.loads((DEPLOY / "grafana" / "auricle.json").read_text())
-    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
-    assert len(panels) >= 10
-    for panel in panels:
-        assert panel["targets"], panel["title"]
-        for target in panel["targets"]:
-            names = METRIC.findall(target["expr"])
-            assert names, target
-            assert set(names) <= samples.keys(), panel["title"]
-            served = set.intersection(*(set(samples[name][0][0]) for name in names))
-            grouped = ",".join(GROUPING.findall(target["expr"])).split(",")
-            asked = {
-                *SELECTOR.findall(target["expr"]),
-                *LEGEND.findall(target["legendFormat"]),
-                *map(str.strip, grouped),
-            }
-            assert asked - {""} <= served, panel["title"]
-
-
-def test_prometheus_scrapes_the_port_that_its_comment_names() -> None:
-    text = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
-    (job,) = yaml.safe_load(text)["scrape_configs"]
-    (target,) = job["static_configs"][0]["targets"]
-    assert target == f"127.0.0.1:{re.search(r'metrics.port=([0-9]+)', text)[1]}"  # type: ignore[index]
-    assert job.get("metrics_path", "/metrics") == "/metrics"

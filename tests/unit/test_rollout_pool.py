@@ -159,7 +159,7 @@ class Pool:
             self.new[-1].free.clear()
         return self.new[-1]
 
-    def end(self, engine: Engine) -> None:
+    def end(self, name: str, engine: Engine) -> None:
         engine.ended = True
 
     async def lose_first(self, error: Exception) -> None:

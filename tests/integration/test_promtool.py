@@ -1,0 +1,62 @@
+"""Prometheus's own tool on the shipped configuration, rules and their tests."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deploy.dashboard.__main__ import PROMETHEUS, configuration
+from tests.prometheus import tool
+
+
+def promtool(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """A run of promtool, with what it printed."""
+    words = [tool("promtool"), *map(str, arguments)]
+    return subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False)
+
+
+def test_the_configuration_and_its_rules_are_valid() -> None:
+    checked = promtool("check", "config", PROMETHEUS / "prometheus.yml")
+    assert checked.returncode == 0, checked.stdout
+    assert "2 rule files found" in checked.stdout
+
+
+def test_the_configuration_that_the_dashboard_makes_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "my.yml").write_text(configuration(tmp_path / "runs"))
+    checked = promtool("check", "config", tmp_path / "my.yml")
+    assert checked.returncode == 0, checked.stdout
+    assert "2 rule files found" in checked.stdout
+
+
+def test_every_alert_fires_when_it_should_and_at_nothing_else() -> None:
+    tested = promtool("test", "rules", PROMETHEUS / "tests.yml")
+    assert tested.returncode == 0, tested.stdout
+    fired = (PROMETHEUS / "tests.yml").read_text()
+    groups = yaml.safe_load((PROMETHEUS / "alerts.rules.yml").read_text())["groups"]
+    never = [rule["alert"] for group in groups for rule in group["rules"] if f'"{rule["alert"]}"' not in fired]
+    assert not never
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("> 10 * auricle:step_seconds", "> 0.1 * auricle:step_seconds"),  # steps of minutes would fire
+        ("            and auricle:running\n        for: 5m", "        for: 5m"),  # a run that has ended would fire
+        ("0.2 and auricle:running", "0.2"),  # nor a run that has ended
+        ('{reason!="zero_variance"}', ""),
+        ("_bytes < 0.05", "_bytes < 0.005"),
+    ],
+)
+def test_the_tests_of_the_rules_notice_a_rule_that_is_wrong(before: str, after: str, tmp_path: Path) -> None:
+    changed = 0
+    for file in PROMETHEUS.glob("*.yml"):
+        text = file.read_text()
+        changed += text.count(before)
+        (tmp_path / file.name).write_text(text.replace(before, after))
+    assert changed
+    assert promtool("test", "rules", tmp_path / "tests.yml").returncode != 0
+    shutil.rmtree(tmp_path)

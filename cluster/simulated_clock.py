@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
+from functools import partial
 from math import inf
 
 Action = Callable[[], object]
@@ -24,7 +25,7 @@ class Clock:
     (3.0, 6.0)
     """
 
-    def __init__(self, cores: int | None) -> None:
+    def __init__(self, cores: float | None) -> None:
         self.now = 0.0
         self.wall = 0.0
         self.threads = 0
@@ -64,6 +65,26 @@ class Line:
         done = max(now, self._free[0]) + self._seconds
         heapq.heapreplace(self._free, done)
         return done
+
+
+class Server:
+    """Takes one thing at a time, in the order in which they come; a thread that works while there is anything."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._line = Line(1, seconds)
+        self._here = 0
+
+    def do(self, then: Action) -> None:
+        """Take something; what is to happen when it is done."""
+        self._clock.threads += not self._here
+        self._here += 1
+        self._clock.at(self._line.over(self._clock.now), partial(self._done, then))
+
+    def _done(self, then: Action) -> None:
+        self._here -= 1
+        self._clock.threads -= not self._here
+        then()
 
 
 class Spent:

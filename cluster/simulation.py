@@ -21,7 +21,7 @@ from random import Random
 from statistics import fmean
 
 from cluster.admission import Admission
-from cluster.simulated_clock import Clock, Line, Spent
+from cluster.simulated_clock import Clock, Line, Server, Spent
 from cluster.simulated_engine import STATES, SimulatedEngine, SimulatedGroup
 from cluster.timings import Timings
 from learner.packing import plan_micro_batches
@@ -47,7 +47,7 @@ class Setting:
     on_update: str = "drain"
     micro_batch_tokens: int = 2048
     encoders: int = 1
-    cores: int | None = None
+    cores: float | None = None
     """Cores that all engines and ranks share; None where each has a device of its own."""
     engine_threads: int = 1
     rank_threads: int = 1
@@ -143,9 +143,9 @@ class _Simulation:
         self._audio = Line(setting.encoders, timings.encode_seconds)
         self._clips: list[float] = []
         """When the clip of each group is prepared, in the order of the draws."""
-        self._control = Line(1, timings.control_seconds)
-        self._in_control = 0
-        self._reward = Line(1, timings.score_seconds)
+        self._control = Server(self.clock, timings.control_seconds)
+        self._reward = Server(self.clock, timings.score_seconds)
+        self._others = Server(self.clock, timings.beside_seconds)
 
         self._engines = [
             SimulatedEngine(timings, setting.max_running, setting.on_update) for _ in range(setting.engines)
@@ -207,13 +207,11 @@ class _Simulation:
             self.clock.at(prepared, partial(self._prepared, group))
 
     def _prepared(self, group: SimulatedGroup) -> None:
-        self.clock.threads += not self._in_control
-        self._in_control += 1
-        self.clock.at(self._control.over(self.clock.now), partial(self._ask, group))
+        self._control.do(partial(self._ask, group))
+        if self.timings.beside_seconds:
+            self._others.do(lambda: None)  # nobody waits for it but who shares its core
 
     def _ask(self, group: SimulatedGroup) -> None:
-        self._in_control -= 1
-        self.clock.threads -= not self._in_control
         number = min(range(self.setting.engines), key=self._outstanding.__getitem__)
         self._outstanding[number] += 1
         self._engine(number, lambda engine: engine.ask(self.clock.now, group))
@@ -238,7 +236,7 @@ class _Simulation:
         for group in finished:
             self._outstanding[number] -= 1
             self._places += 1
-            self.clock.at(self._reward.over(self.clock.now), partial(self._scored, group))
+            self._reward.do(partial(self._scored, group))
         if engine.version != before:
             self._loaded(before, engine.version)
         self._admit()

@@ -16,8 +16,8 @@ from configs.schema import Section
 
 MEASURED = "measured"
 CONTROL_SECONDS = 0.002
-"""Of the control loop for a group, where it was not measured: as in the demo (bench/baselines/scale_timings.json), most
-of it Ray's calls, which `bench.control` leaves out."""
+"""Of the control loop for a group, where it was not measured: about what the demo's takes
+(bench/baselines/scale_timings.json), most of it Ray's calls, which `bench.control` leaves out."""
 
 
 class TimingsError(ValueError):
@@ -64,6 +64,9 @@ class Timings(Section):
     """Of the control loop for a group: one group at a time."""
     score_seconds: NonNegativeFloat = 0.0
     """Of the reward actor for a group: one group at a time."""
+    beside_seconds: NonNegativeFloat = 0.0
+    """Of a core, for a group, in all processes but engines, learner and control loop: Ray's, audio, rewards, the log.
+    Nobody waits for it, but where cores are shared it takes them."""
     wait_seconds: NonNegativeFloat = 0.0
     """Of a step beside all this: calls on their way."""
     weights_bytes: NonNegativeFloat = 0.0

@@ -41,11 +41,11 @@ def test_a_run_is_compared_with_a_simulation_of_its_own_engines_and_steps(tmp_pa
     run.config["rollout"] |= {"max_running": 64, "threads": 1, "engines": 1}
     run.config["learner"] |= {"threads": 1, "micro_batch_tokens": 2048}
     run.config["run"]["max_steps"] = 20
-    step = simulate(TIMINGS, scale.setting_of_run(run)).seconds_per_step
+    step = simulate(TIMINGS, scale.setting_of_run(run, 2)).seconds_per_step
     frame = run.metrics
     frame["time"], frame["staleness.0"], frame["learner_busy"] = frame["step"] * 10 * step, PROMPTS, 0.5
     frame["step_seconds"] = 5 * step
-    figures = scale.check(TIMINGS, {(1, 0): run, (1, 1): run})
+    figures = scale.check(TIMINGS, {(1, 0): run, (1, 1): run}, 2)
     assert figures["step_seconds_1_0"] == pytest.approx(10 * step)
     assert figures["error_1_1"] == figures["error_largest"] * -1 == pytest.approx(1 / 10 - 1)
     assert figures["learner_busy_1_0"] == pytest.approx(0.25)

@@ -135,6 +135,13 @@ def test_threads_that_share_cores_slow_each_other() -> None:
     assert shared.seconds == 2 * 4 + 3 + 1 + 2 * 0.5
 
 
+def test_other_processes_take_their_time_only_where_cores_are_shared() -> None:
+    """7 s of a core go by while the group is sampled and trained, in 4 + 3 + 1 + 0.5 s."""
+    busy = timings(beside_seconds=7)
+    seconds = [simulate(busy, setting(max_staleness=0, steps=1, cores=cores)).ended[0] for cores in (None, 2, 1)]
+    assert seconds == [8.5, 8.5, 8.5 + 7]
+
+
 def test_one_reward_actor_bounds_what_any_number_of_engines_sample() -> None:
     outcome = simulate(timings(score_seconds=5), setting(engines=64, ranks=8, prompts_per_step=8, steps=6))
     assert outcome.seconds_per_step == pytest.approx(8 * 5)

@@ -18,7 +18,8 @@ SECONDS = 30.0
 PROGRAMS = {
     "python": """#!/bin/bash
 if [ "$1" = -c ]; then echo 10.0.0.1; exit; fi
-trap 'echo "run ended"; exit 1' TERM
+trap 'kill -INT $$' TERM
+trap 'echo "run ended"; exit 1' INT
 echo "run with $* at $RAY_ADDRESS"
 while [ ! -e over ]; do sleep 0.1; done
 exit "$(cat over)"

@@ -135,10 +135,9 @@ def test_a_run_that_fails_fails_the_command_and_says_why(head: Head) -> None:
 
 
 def test_a_user_without_the_token_submits_nothing(head: Head) -> None:
-    before = head.ask("list")
-    done = head.submit("--config", "tiny", "--dry-run", RAY_AUTH_TOKEN="another")
+    done = head.submit("--config", "tiny", "--dry-run", RAY_AUTH_TOKEN="another", AURICLE_JOB="refused")
     assert done.returncode == 1, done.stdout
-    assert head.ask("list") == before
+    assert head.ask("status", "refused") is None
 
 
 def test_ctrl_c_ends_the_job(head: Head, tmp_path: Path, model: Path, questions: Questions) -> None:

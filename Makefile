@@ -32,8 +32,8 @@ test: setup ## Run the unit and integration tests and the short faults
 test-all: setup ## Run every test, the slow ones too
 	@$(PYTEST) tests/unit tests/integration tests/faults
 
-test-unit: setup ## Run the unit tests, under a minute
-	@$(PYTEST) tests/unit
+test-unit: setup ## Run the unit tests, side by side
+	@$(PYTEST) -n auto tests/unit
 
 test-breaks: setup ## Break the code on purpose and see that the tests notice
 	@$(PYTHON) -m tests.breaks

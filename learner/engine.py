@@ -52,7 +52,7 @@ class NotFinite(RuntimeError):
 
 
 def join_ranks(rank: int, world_size: int, rendezvous: str, device: str) -> None:
-    """Join the learner's process group.
+    """Join the learner's process group; a process that is in it already stays.
 
     Args:
         rank: this process among the learner ranks.
@@ -60,6 +60,8 @@ def join_ranks(rank: int, world_size: int, rendezvous: str, device: str) -> None
         rendezvous: `tcp://host:port` of rank 0.
         device: `cpu` (gloo) or `cuda` (nccl).
     """
+    if dist.is_initialized():
+        return
     deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0", DS_ACCELERATOR=device)
     host, port = host_and_port(rendezvous)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -101,6 +101,12 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+def planned_on(node: Mapping[str, Any]) -> Node:
+    """A node of `alive_nodes` as the plan sees it."""
+    resources = node["Resources"]
+    return Node(node["NodeID"][:8], resources.get("CPU", 0.0), resources.get("GPU", 0.0), node["Labels"])
+
+
 def _wait_for_nodes(settings: Cluster, say: Callable[[str], None]) -> list[Node]:
     wanted = settings.nodes or 1
     deadline = time.monotonic() + settings.wait_seconds
@@ -108,15 +114,7 @@ def _wait_for_nodes(settings: Cluster, say: Callable[[str], None]) -> list[Node]
     while True:
         alive = alive_nodes()
         if len(alive) >= wanted:
-            return [
-                Node(
-                    node["NodeID"][:8],
-                    node["Resources"].get("CPU", 0.0),
-                    node["Resources"].get("GPU", 0.0),
-                    node["Labels"],
-                )
-                for node in alive
-            ]
+            return [planned_on(node) for node in alive]
         if time.monotonic() > deadline:
             raise ClusterError(
                 f"{len(alive)} of {wanted} Ray nodes after {settings.wait_seconds:g} s: start more, lower --nodes, or "

@@ -121,7 +121,7 @@ def _fitting(roles: tuple[Role, ...], nodes: Sequence[Node], more_cpus: str, mor
         bound = [role for role in roles if labels.items() <= role.labels.items()]
         _fit_together(bound, able, f" with {told}", more_cpus, more_gpus)
     for role in roles:
-        places = sum(_places(node, role.cpus, role.gpus) for node in nodes if node.has(role.labels))
+        places = sum(room(node, role) for node in nodes)
         if places < role.count:
             raise PlacementError(
                 f"{role.count} x {role.name} need {role.cpus:g} CPU and {role.gpus:g} GPU each on one node, and the "
@@ -143,6 +143,11 @@ def _fit_together(roles: Sequence[Role], nodes: Sequence[Node], which: str, more
         raise PlacementError(
             f"{need_gpus:g} GPUs are needed and the {len(nodes)} node(s){which} have {have_gpus:g}: {more_gpus}"
         )
+
+
+def room(node: Node, role: Role) -> int:
+    """How many of a role's actors fit on an empty node."""
+    return _places(node, role.cpus, role.gpus) if node.has(role.labels) else 0
 
 
 def _places(node: Node, cpus: float, gpus: float) -> int:

@@ -15,8 +15,8 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.growth import WATCH_SECONDS, View
-from cluster.nodes import alive_nodes
-from cluster.placement import Role
+from cluster.nodes import alive_nodes, planned_on
+from cluster.placement import Role, room
 from cluster.waiting import bounded
 
 Options = dict[str, Any]
@@ -97,13 +97,7 @@ class Places:
     async def look(self, role: Role, count: int = 1) -> View:
         """Where engines have their places, and which nodes could hold so many."""
         nodes = await asyncio.to_thread(alive_nodes)
-        needs = {"CPU": count * role.cpus, "GPU": count * role.gpus}
-        able = {
-            node["NodeID"]
-            for node in nodes
-            if all(node["Resources"].get(kind, 0.0) >= need for kind, need in needs.items())
-            and role.labels.items() <= node["Labels"].items()
-        }
+        able = {node["NodeID"] for node in nodes if room(planned_on(node), role) >= count}
         tables = [await asyncio.to_thread(placement_group_table, place.group) for place in self.engines]
         where = [node for table in tables for node in table["bundles_to_node_id"].values()]
         alive = {node["NodeID"] for node in nodes}

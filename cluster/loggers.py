@@ -89,11 +89,6 @@ class Loggers:
         for logger in self._loggers:
             logger.log(figures, step)
 
-    def close(self) -> None:
-        """Write what is left."""
-        for logger in self._loggers:
-            logger.close()
-
 
 @contextmanager
 def loggers(config: Config, run: Path, step: int) -> Iterator[Loggers]:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -19,6 +18,7 @@ import pytest
 import yaml
 
 from deploy.dashboard.__main__ import VARIABLE, command, configuration, end, wait_until_ready
+from tests.free_ports import free_ports
 
 FOR_SECONDS = 10
 """How long an alert's condition has to hold in a test, at most."""
@@ -95,9 +95,7 @@ def shortened(folder: Path, runs: Path, seconds: int) -> Path:
 def prometheus(config: Path, data: Path) -> Iterator[Prometheus]:
     """Start Prometheus with a configuration on a free port, and end it."""
     tool("prometheus")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    [port] = free_ports(1)
     process = subprocess.Popen(command(config, data, port), start_new_session=True)
     try:
         started = Prometheus(f"http://127.0.0.1:{port}")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.free_ports import free_ports
 from tests.integration.commands import until
 
 CPUS = 4
@@ -74,10 +75,7 @@ def slurm() -> Iterator[Slurm]:
 
 def _configuration(folder: Path) -> str:
     host = socket.gethostname().partition(".")[0]
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        ports = one.getsockname()[1], other.getsockname()[1]
+    ports = free_ports(2)
     return f"""\
 ClusterName=auricle
 SlurmctldHost={host}(127.0.0.1)

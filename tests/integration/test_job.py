@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from learner.address import free_address, host_and_port
+from tests.free_ports import free_ports
 from tests.integration.commands import CHECKOUT, Command, command, until
 from tests.integration.recordings import Questions
 from tests.integration.runs import RUN_SECONDS, START_SECONDS, metrics_lines, write_config
@@ -56,7 +56,7 @@ def cluster(tmp_path: Path) -> Iterator[Started]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
-    (_, port), (_, dashboard) = host_and_port(free_address()), host_and_port(free_address())
+    port, dashboard = free_ports(2)
     with ExitStack() as stack:
         temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets lie there, whose paths have to be short
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy_files import CHECKOUT, DEPLOY
+from tests.free_ports import free_ports
 from tests.integration.commands import until
 from tests.integration.recordings import Questions
 from tests.integration.runs import write_config
@@ -24,17 +24,6 @@ from tests.integration.runs import write_config
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 START_SECONDS, JOB_SECONDS = 120.0, 120.0
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for found in sockets:
-            found.bind(("127.0.0.1", 0))
-        return [int(found.getsockname()[1]) for found in sockets]
-    finally:
-        for found in sockets:
-            found.close()
 
 
 @dataclass(frozen=True)

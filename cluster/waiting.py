@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
+
+from ray.exceptions import RayError
 
 Result = TypeVar("Result")
 
@@ -18,17 +21,17 @@ END_SECONDS = 5.0
 of a terminal or of a job, it would wait a minute."""
 
 
-def ended(*ends: Callable[[], object]) -> bool:
-    """Do what ends something, one after the other, in a thread of its own; gives whether it was over in time."""
+def ended(*ends: Callable[[], object]) -> None:
+    """Do what ends something, one after the other, in a thread of its own, as far as Ray is there and in time."""
 
     def run() -> None:
-        for end in ends:
-            end()
+        with suppress(RayError):  # where it ends too, what it held is gone with it
+            for end in ends:
+                end()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(END_SECONDS)
-    return not thread.is_alive()
 
 
 class WorkerError(RuntimeError):

@@ -39,8 +39,13 @@ class Started:
 
     python: Path
     env: dict[str, str]
-    dashboard: str
+    """Of a user who may submit."""
     nodes: list[Command]
+
+    def takes_jobs(self) -> bool:
+        """Whether it does; the dashboard answers before the agent that starts jobs is there."""
+        submit = [self.python, "-m", "ray.scripts.scripts", "job", "submit", "--", "true"]
+        return subprocess.run(submit, env=self.env, capture_output=True, timeout=NODE_SECONDS).returncode == 0
 
     def actors(self) -> list[str]:
         """The actors of runs that live on any node."""
@@ -74,7 +79,9 @@ def cluster(tmp_path: Path) -> Iterator[Started]:
         address = re.search(rf"--address='?([\d.]+:{port})", head.output)
         assert address is not None, head.output
         workers = [node(f"worker-{n}", "--address", address[1], "--num-cpus", "2") for n in range(WORKERS)]
-        yield Started(python, env, f"http://127.0.0.1:{dashboard}", [head, *workers])
+        started = Started(python, env | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}, [head, *workers])
+        until(started.takes_jobs, "an agent that takes jobs", NODE_SECONDS)
+        yield started
 
 
 def with_the_dependencies_alone(folder: Path) -> Path:
@@ -108,7 +115,7 @@ def test_a_job_runs_is_stopped_and_goes_on_in_the_same_run_directory(
         launch = ["python", "-m", "cluster.launch", "--config", str(config), "--nodes", str(1 + WORKERS), *arguments]
         return ["job", "submit", "--submission-id", name, "--working-dir", str(CHECKOUT), "--", *launch]
 
-    env = cluster.env | {"RAY_ADDRESS": cluster.dashboard}
+    env = cluster.env
     how: dict[str, Any] = {"cwd": tmp_path, "python": cluster.python, "env": env}
     with command("ray.scripts.scripts", *submit("first"), **how) as first:
         first.wait_for(lambda: len(metrics_lines(run)) >= 2, "two steps", START_SECONDS)
@@ -121,9 +128,7 @@ def test_a_job_runs_is_stopped_and_goes_on_in_the_same_run_directory(
 
     stopped_at = len(metrics_lines(run))
     longer = ("--resume", f"run.max_steps={stopped_at + 2}")
-    with command(
-        "ray.scripts.scripts", *submit("second", *longer), cwd=tmp_path, python=cluster.python, env=env
-    ) as second:
+    with command("ray.scripts.scripts", *submit("second", *longer), **how) as second:
         assert second.wait(RUN_SECONDS) == 0, second.output
     assert f"resuming {run} from step" in second.output
     assert [line["step"] for line in metrics_lines(run)] == list(range(1, stopped_at + 3))

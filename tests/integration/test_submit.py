@@ -89,7 +89,9 @@ def head() -> Iterator[Head]:
             start_new_session=True,
         )
     try:
-        until(lambda: user.ask("list") is not None, f"jobs to be taken; {files}/head.log", START_SECONDS)
+        until(
+            lambda: user.ask("submit", "--", "true") is not None, f"jobs to be taken; {files}/head.log", START_SECONDS
+        )
         yield user
     finally:
         started.terminate()

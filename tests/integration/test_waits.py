@@ -44,7 +44,7 @@ class Hanging:
     def prepare(self, source: ClipSource, silent: bool) -> None:
         time.sleep(600)
 
-    def address(self) -> None:
+    def node(self) -> None:
         time.sleep(600)
 
     def write(self, *_: Any) -> None:
@@ -86,7 +86,7 @@ def test_a_clip_that_is_never_prepared_ends_the_wait(hanging: Any) -> None:
 
 
 def test_a_learner_that_never_starts_ends_the_wait(hanging: Any) -> None:
-    refused(LearnerGroup([hanging], config()).join("m", "m", None), f"rank 0 has not started {ANSWER}")
+    refused(LearnerGroup([hanging], config()).join("m", "m", None), f"learner ranks have not started {ANSWER}")
 
 
 def test_a_shard_that_is_never_written_ends_the_wait(hanging: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,6 +13,7 @@ from actors.exporter import Endpoint, serve_actor
 from actors.metrics import RankMetrics, peak_bytes
 from actors.weights.buckets import Bucket, Layout, lay_out, pack
 from configs.schema import Config
+from data.remote import written
 from data.types import ClipFeatures, Group, Lesson
 from learner.address import LOOPBACK, free_address
 from learner.result import LessonResult, UpdateResult
@@ -56,12 +56,13 @@ class LearnerActor:
             reference_path: weights of the KL's reference policy.
             trainer_state: the `trainer/` directory of a checkpoint, or None for a fresh optimizer.
         """
+        from learner.hf_files import resolve
         from learner.learner import Learner
 
         self._learner = Learner(
             self.config, self.rank, self.config.learner.ranks, rendezvous, model_path, reference_path
         )
-        self._version = 0 if trainer_state is None else self._learner.load(Path(trainer_state))
+        self._version = 0 if trainer_state is None else self._learner.load(resolve(trainer_state))
 
     def step(self, groups: Sequence[Any], step: int) -> UpdateResult:
         """Update from the scored groups (references), and move on to version `step` + 1."""
@@ -142,8 +143,9 @@ class LearnerActor:
         return self._broadcaster
 
     def save(self, directory: str, facts: Mapping[str, Any]) -> None:
-        """Write `hf/` and `trainer/` under `directory`; `facts` go into `trainer/state.json`."""
-        self._learner.save(Path(directory), facts)
+        """Write `hf/` and `trainer/` under `directory`, a path or URL; `facts` go into `trainer/state.json`."""
+        with written(directory) as folder:
+            self._learner.save(folder, facts)
 
     def start_profile(self) -> None:
         """Record operators on rank 0 from now on."""

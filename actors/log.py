@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from data.remote import written
 from data.types import Example, Group
+from data.whole_file import whole_file
 
 SCHEMA = pa.schema(
     [
@@ -49,7 +49,7 @@ class RolloutLogActor:
         """Write `step_NNNNNN.parquet`.
 
         Args:
-            directory: the run's `rollouts/`.
+            directory: path or URL of the run's `rollouts/`.
             step: the step that the groups went into.
             groups: references to the trained groups.
             advantages: one tuple a trained group.
@@ -60,10 +60,8 @@ class RolloutLogActor:
         """
         rows = [_trained(step, group, values) for group, values in zip(ray.get(list(groups)), advantages, strict=True)]
         rows += [_dropped(step, *drop) for drop in dropped]
-        path = Path(directory) / f"step_{step:06d}.parquet"
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary, compression="zstd")
-        os.replace(temporary, path)
+        with written(directory) as folder, whole_file(folder / f"step_{step:06d}.parquet") as partial:
+            pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, compression="zstd")
         return len(rows)
 
 

@@ -237,7 +237,7 @@ class Controller(TrainingLoop):
 
     async def _write_log(self, references: list[Any], result: UpdateResult) -> None:
         """Have the step's groups written while the next step samples."""
-        directory = str(self.run_directory.rollouts.absolute())
+        directory = self.run_directory.place("rollouts")
         dropped = [
             (group_name(draw), as_asked(self.config, self.questions.train[draw.index], draw.epoch), reason)
             for draw, reason in self._dropped

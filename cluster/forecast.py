@@ -21,6 +21,7 @@ from cluster.hardware import Hardware, hardware
 from cluster.placement import Role
 from cluster.run_directory import model_directory
 from configs.schema import Config
+from data.remote import is_url
 from learner.figure import Figure, total
 from learner.memory import Parts, RankMemory, checkpoint_memory, parts_of, rank_memory
 from learner.sizes import Sizes, find_sizes
@@ -94,7 +95,8 @@ def tell(
         return
     on_gpu = any(role.gpus for role in roles if role.name == "learner")
     device, lengths = hardware(named, on_gpu), lengths_of(config, assumed)
-    told = forecast(config, sizes, device, lengths, roles, free_at(config.run.dir))
+    free = None if is_url(config.run.dir) else free_at(config.run.dir)
+    told = forecast(config, sizes, device, lengths, roles, free)
     for line in (*report(told), *recommendation(told, roles)):
         say(line)
 

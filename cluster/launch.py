@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from cluster import demo
@@ -21,11 +21,12 @@ from cluster.environment import check_rooms, describe
 from cluster.errors import UsageError, report_errors
 from cluster.loggers import check_loggers, loggers
 from cluster.progress import Reporter
-from cluster.run_directory import RunDirectory, step_of
+from cluster.run_directory import RunDirectory
 from cluster.tables import accuracy_rows, share
 from configs.load import dump_config, load_config
 from configs.schema import Config
 from data.command import command
+from data.remote import is_url
 
 EXAMPLES = """examples:
   python -m cluster.launch --config tiny                         the demo (`make train` prepares its data and model)
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     )
     existing = arguments.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    existing.add_argument("--auto-resume", action="store_true", help="go on if the run is there, else start it")
     existing.add_argument("--fresh", action="store_true", help="move an existing run of this name aside")
     arguments.add_argument("--profile", action="store_true", help="write a trace of three steps, for Perfetto")
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys, dotted")
@@ -77,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif options.hardware or options.assume:
         raise UsageError("--hardware and --assume are of a dry run: add --dry-run")
     else:
-        train(config, reporter, resume=options.resume, fresh=options.fresh, profile=options.profile)
+        there = options.auto_resume and RunDirectory.of(config).is_there()
+        train(config, reporter, resume=options.resume or there, fresh=options.fresh, profile=options.profile)
     return 0
 
 
@@ -128,7 +131,7 @@ def train(
     found = RunDirectory.of(config)
     if resume and (summary := found.finished(config.run.max_steps)) is not None:
         reporter.say(
-            f"{found.path} is finished: it has taken {summary['steps']} steps, and run.max_steps is "
+            f"{found} is finished: it has taken {summary['steps']} steps, and run.max_steps is "
             f"{config.run.max_steps}; a higher one goes on"
         )
         return show(found, summary, reporter)
@@ -138,36 +141,36 @@ def train(
     initial = usable_model(config.run.init_from or config.model.path)
     check_loggers(config)
     check_rewards(config.rewards, config.data.prompt.form, config.cluster.actor_timeout_seconds)
-    if existing_address() is not None and not os.path.isabs(config.run.dir):
+    if existing_address() is not None and not os.path.isabs(config.run.dir) and not is_url(config.run.dir):
         raise UsageError(
-            f"run.dir is {config.run.dir!r}: inside a Ray cluster it must be absolute and reachable from every node, "
-            f"for example run.dir=/shared/runs"
+            f"run.dir is {config.run.dir!r}: inside a Ray cluster it must be an absolute path or a URL that every node "
+            f"reaches, for example run.dir=/shared/runs or run.dir=s3://bucket/runs"
         )
+    if profile and is_url(config.run.dir):
+        raise UsageError(f"run.dir is {config.run.dir!r}, and --profile writes a trace to a path: add run.dir=runs")
     if existing_address() is None:
         refuse_nccl_without_gpus(config, plan(config, embedded_nodes(config.cluster)))
     with serving(config, reporter) as metrics, connected(config.cluster, reporter.say) as nodes:
         roles = plan(config, nodes)
         refuse_nccl_without_gpus(config, roles)
         if existing_address() is not None:
-            prove(Path(config.run.dir), samples_of(questions, initial))
+            prove(config.run.dir, samples_of(questions, initial))
         print_plan(roles, reporter)
-        run, checkpoint, state = open_run(config, reporter, resume, fresh)  # only now nothing can refuse any more
+        opened = open_run(config, reporter, resume, fresh)  # only now nothing can refuse any more
+        run = opened.directory
         with closing(run), listed(run.path, metrics.endpoint(get_node_ip_address())) as targets:
             run.write_text("bad_rows.jsonl", "".join(json.dumps(row) + "\n" for row in questions.bad))
-            work = _train(
-                config, reporter, metrics, run, questions, roles, initial, checkpoint, state, profile, targets
-            )
-            outcome = asyncio.run(work)
-            return finish(run, outcome, reporter)
+            work = _train(config, opened, initial, roles, questions, reporter, metrics, targets, profile)
+            return finish(run, asyncio.run(work), reporter)
 
 
 def samples_of(questions: Any, model: str) -> list[str]:
-    """What every node has to read: the first clip of each split that is here, and the model where it is a directory."""
+    """What every node has to read: the first clip of each split that is here, and the model, unless it is a hub id."""
     clips = [
         next((example.clip.path for example in split if os.path.exists(example.clip.path)), None)
         for split in (questions.train, questions.validation, questions.test)
     ]
-    return [path for path in (*clips, model) if path is not None and os.path.exists(path)]
+    return [path for path in (*clips, model) if path is not None and (os.path.exists(path) or is_url(path))]
 
 
 @contextmanager
@@ -185,37 +188,43 @@ def serving(config: Config, reporter: Reporter) -> Iterator[Any]:
         metrics.close()
 
 
-def open_run(
-    config: Config, reporter: Reporter, resume: bool, fresh: bool
-) -> tuple[RunDirectory, Any, dict[str, Any] | None]:
-    """The run's directory, and on a resume its last checkpoint and that checkpoint's facts."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A run's directory, claimed, and where the run stands."""
+
+    directory: RunDirectory
+    checkpoint: str | None = None
+    """Path or URL of the checkpoint that a resume goes on from."""
+    state: dict[str, Any] | None = None
+    """What that tells of the run."""
+
+
+def open_run(config: Config, reporter: Reporter, resume: bool, fresh: bool) -> Opened:
+    """Claim the run's directory, and on a resume cut it after its last checkpoint."""
     if not resume:
         run = RunDirectory.create(config, fresh)
         run.write_environment(describe(), 0)
-        return run, None, None
+        return Opened(run)
     run, changed = RunDirectory.resume(config)
     for key, (before, now) in changed.items():
         reporter.say(f"changed on resume: {key}: {before!r} -> {now!r}")
-    checkpoint, state = run.read_latest()
-    step = step_of(checkpoint) if checkpoint else 0
-    run.cut_after(step, config.run.max_steps)
-    run.write_environment(describe(), step)
-    reporter.say(f"resuming {run.path} from step {step}")
-    return run, checkpoint, state
+    step, state = run.read_latest()
+    run.cut_after(step or 0, config.run.max_steps)
+    run.write_environment(describe(), step or 0)
+    reporter.say(f"resuming {run} from step {step or 0}")
+    return Opened(run) if step is None else Opened(run, run.checkpoint(step), state)
 
 
 async def _train(
     config: Config,
+    opened: Opened,
+    initial: str,
+    roles: Any,
+    questions: Any,
     reporter: Reporter,
     metrics: Any,
-    run: RunDirectory,
-    questions: Any,
-    roles: Any,
-    initial: str,
-    checkpoint: Any,
-    state: dict[str, Any] | None,
-    profile: bool,
     targets: Any,
+    profile: bool,
 ) -> dict[str, Any]:
     from cluster.controller import Controller
     from cluster.phases import Profile
@@ -223,16 +232,16 @@ async def _train(
     from cluster.supervised import SupervisedLoop
     from cluster.workers import Workers
 
-    model_path = str(checkpoint / "hf") if checkpoint else initial
+    run, checkpoint, state = opened.directory, opened.checkpoint, opened.state
+    model_path, trainer = (initial, None) if checkpoint is None else (f"{checkpoint}/hf", f"{checkpoint}/trainer")
     version = int(state["step"]) if state else 0
     reporter.say("starting engines and learner")
-    trainer = str((checkpoint / "trainer").absolute()) if checkpoint else None
 
     async def join(started: Workers) -> None:
         base = initial if config.model.lora is not None else started.model_path  # the engines' weights are merged
         await started.learner.join(base, initial, trainer)
 
-    session = workers(config, roles, model_path, version, run.engine_model, join, reporter.say, targets)
+    session = workers(config, roles, model_path, version, run.place("engine_model"), join, reporter.say, targets)
     async with session as (started, asker, places):
         reporter.say(", ".join(f"{place['name']} on node {place['node'][:8]}" for place in places))
         trace = Profile(run.path / "profile.json") if profile else None
@@ -285,7 +294,7 @@ def show(run: RunDirectory, summary: dict[str, Any], reporter: Reporter) -> dict
         *([f"{summary['completions_per_second']:.1f} completions/s"] if summary["completions"] else []),
         "no log-probs compared" if difference is None else f"largest log-prob difference {difference:.1e}",
     ]
-    reporter.say(f"{', '.join(figures)}; {run.path}/summary.json")
+    reporter.say(f"{', '.join(figures)}; {run}/summary.json")
     return summary
 
 

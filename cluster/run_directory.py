@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +20,10 @@ from typing import Any
 
 import yaml
 
-from cluster.run_lock import RunLock
+from cluster.run_storage import storage_of
 from configs.load import dump_config
 from configs.schema import Config, Reward
+from data.remote import Remote, is_url
 
 RESUMABLE_SECTIONS = ("checkpoint.", "logging.", "metrics.", "cluster.")
 RESUMABLE_KEYS = (
@@ -67,22 +67,40 @@ class RunError(ValueError):
 
 
 class RunDirectory:
-    """One run's files."""
+    """One run's files: those that this process writes, under `path`, and those of all nodes, by their `place`.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        place: path or URL of the directory.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.storage = storage_of(place)
+        self.path = path = self.storage.path
         self.metrics = path / "metrics.jsonl"
         self.dropped = path / "dropped.jsonl"
-        self.rollouts = path / "rollouts"
         self.evaluations = path / "eval"
-        self.checkpoints = path / "checkpoints"
-        self.engine_model = path / "engine_model"
-        self.lock = RunLock(path)
+        self._resumed_from: int | None = None
+        """The checkpoint that stays while the run goes on: an engine that is replaced starts from it."""
+
+    def __str__(self) -> str:
+        return str(self.storage)
+
+    def place(self, name: str) -> str:
+        """Where any node writes and reads that file or directory: an absolute path or a URL."""
+        return self.storage.place(name)
+
+    def publish(self) -> None:
+        """Let others have what has been written under `path`; raises RemoteError."""
+        self.storage.publish()
 
     @classmethod
     def of(cls, config: Config) -> RunDirectory:
         """The directory that the configuration names, there or not."""
-        return cls(Path(config.run.dir) / config.run.name)
+        return cls(f"{config.run.dir.rstrip('/')}/{config.run.name}")
+
+    def is_there(self) -> bool:
+        """Whether it holds a run, finished or not."""
+        return self.storage.exists("config.yaml")
 
     @classmethod
     def check(cls, config: Config, resume: bool, fresh: bool) -> None:
@@ -90,29 +108,27 @@ class RunDirectory:
         run = cls.of(config)
         if resume:
             run._resumed(config)
-        elif run.path.exists() and not fresh:
-            raise _taken(run.path)
-        run.lock.check()
+        elif run.storage.exists() and not fresh:
+            raise _taken(run)
+        run.storage.check_free()
 
     @classmethod
     def create(cls, config: Config, fresh: bool) -> RunDirectory:
         """A new run, locked; an existing one is refused, or with `fresh` moved aside."""
         run = cls.of(config)
-        path = run.path
-        if path.exists():
+        if run.storage.exists():
             if not fresh:
-                raise _taken(path)
-            run.lock.check()
-            stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-            path.rename(path.with_name(f"{path.name}.{stamp}"))
+                raise _taken(run)
+            run.storage.check_free()
+            run.storage.move_aside(datetime.now(UTC).strftime(".%Y%m%d-%H%M%S"))
         try:
-            path.mkdir(parents=True)
+            run.storage.claim(new=True)
         except FileExistsError:
-            raise _taken(path) from None
-        run.lock.acquire()
-        for directory in (run.rollouts, run.evaluations, run.checkpoints):
-            directory.mkdir()
+            raise _taken(run) from None
+        for directory in ("rollouts", run.evaluations.name, "checkpoints"):
+            (run.path / directory).mkdir()
         run.write_text("config.yaml", dump_config(config))
+        run.publish()
         return run
 
     @classmethod
@@ -125,15 +141,17 @@ class RunDirectory:
         """
         run = cls.of(config)
         changed = run._resumed(config)
-        run.lock.acquire()
+        run.storage.claim(new=False)
+        run._resumed_from = run.latest_checkpoint()
         run.write_text("config.yaml", dump_config(config))
         return run, changed
 
     def changed(self, config: Config) -> dict[str, tuple[Any, Any]]:
         """The keys in which the run that is there differs, as (before, now); raises RunError where there is none."""
-        if not (self.path / "config.yaml").exists():
-            raise RunError(f"{self.path} holds no run to resume: start it without --resume")
-        stored = yaml.safe_load((self.path / "config.yaml").read_text())
+        text = self.storage.read("config.yaml")
+        if text is None:
+            raise RunError(f"{self} holds no run to resume: start it without --resume")
+        stored = yaml.safe_load(text)
         terms = [REWARD_DEFAULTS | term for term in stored.pop("rewards", DEFAULTS["rewards"])]
         before = flat(_over(DEFAULTS | {"rewards": terms}, stored))
         now = flat(config.model_dump(mode="json"))
@@ -153,8 +171,11 @@ class RunDirectory:
         return changed
 
     def close(self) -> None:
-        """Let another process have the run."""
-        self.lock.release()
+        """Let another process have the run, with all that was written."""
+        try:
+            self.publish()
+        finally:
+            self.storage.release()
 
     def finished(self, max_steps: int) -> dict[str, Any] | None:
         """`summary.json` of a run that has taken so many steps, or None where it has not come to its end."""
@@ -211,33 +232,37 @@ class RunDirectory:
         for file in (self.metrics, self.dropped):
             if file.exists():
                 self.write_text(file.name, "".join(_lines_up_to(step, file)))
-        for shard in self.rollouts.glob("step_*.parquet"):
-            if int(shard.stem.split("_")[1]) > step:
-                shard.unlink()
+        for shard in self.storage.names("rollouts"):
+            if shard.startswith("step_") and int(Path(shard).stem.split("_")[1]) > step:
+                self.storage.remove(f"rollouts/{shard}")
         for evaluation in self.evaluations.glob("validation_step_*.json"):
             if int(evaluation.stem.rsplit("_", 1)[1]) > step:
                 evaluation.unlink()
 
-    def latest_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint."""
-        found = sorted(self.checkpoints.glob("step_*"), key=step_of)
-        return found[-1] if found else None
+    def latest_checkpoint(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return max(self._checkpoints(), default=None)
 
-    def read_latest(self) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
-        """The newest complete checkpoint and its `read_state`."""
-        checkpoint = self.latest_checkpoint()
-        return (checkpoint, self.read_state(checkpoint)) if checkpoint else (None, None)
+    def read_latest(self) -> tuple[int, dict[str, Any]] | tuple[None, None]:
+        """Step of the newest complete checkpoint and its `read_state`."""
+        step = self.latest_checkpoint()
+        return (None, None) if step is None else (step, self.read_state(step))
 
-    def read_state(self, checkpoint: Path) -> dict[str, Any]:
+    def checkpoint(self, step: int) -> str:
+        """The place of a checkpoint."""
+        return self.place(_checkpoint(step))
+
+    def read_state(self, step: int) -> dict[str, Any]:
         """What a checkpoint knows of the run: step, data position, ledger, seconds of training; raises RunError."""
-        file = checkpoint / "trainer" / "state.json"
-        mend = f"remove {checkpoint}, and the run goes on from the checkpoint before it"
-        state = self._read_json(str(file.relative_to(self.path)), mend)
+        name = f"{_checkpoint(step)}/trainer/state.json"
+        place = self.checkpoint(step)
+        state = self._read_json(name, f"remove {place}, and the run goes on from the checkpoint before it")
         missing = [name for name in STATE if state is None or name not in state]
         if state is None or missing:
             raise RunError(
-                f"{file} does not tell {', '.join(missing)}: another version of Auricle wrote it, and its run cannot "
-                f"be resumed. A new run goes on from its weights: run.name=OTHER run.init_from={checkpoint}"
+                f"{place}/trainer/state.json does not tell {', '.join(missing)}: another version of Auricle wrote it, "
+                f"and its run cannot be resumed. A new run goes on from its weights: run.name=OTHER "
+                f"run.init_from={place}"
             )
         return state
 
@@ -249,43 +274,43 @@ class RunDirectory:
         ]
         if changed:
             raise RunError(
-                f"{' and '.join(changed)} of {self.path} held other questions when its last checkpoint was written: "
+                f"{' and '.join(changed)} of {self} held other questions when its last checkpoint was written: "
                 f"their order and the accuracy before training would be of others. Put the files back, or start a new "
                 f"run with run.init_from"
             )
 
-    def begin_checkpoint(self, step: int) -> Path:
-        """A temporary directory to write a checkpoint into."""
-        path = self.checkpoints / f".step_{step}.tmp"
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-        return path
+    def begin_checkpoint(self, step: int) -> str:
+        """The place to write a checkpoint into."""
+        return self.storage.begin(_checkpoint(step))
 
-    def finish_checkpoint(self, temporary: Path, keep: int) -> Path:
+    def finish_checkpoint(self, step: int, keep: int) -> None:
         """Give a complete checkpoint its name and remove the oldest above `keep`; raises RunError where it is not."""
-        missing = [name for name in WRITTEN if not (temporary / name).exists()]
+        name = _checkpoint(step)
+        missing = self.storage.missing(name, WRITTEN)
         if missing:
             raise RunError(
-                f"the learner has written {temporary}, and {' and '.join(missing)} are not there: run.dir has to lie "
-                f"on storage that every node reaches"
+                f"the learner has written {self.place(name)}, and {' and '.join(missing)} are not there: run.dir has "
+                f"to lie on storage that every node reaches"
             )
-        final = temporary.with_name(temporary.name.removeprefix(".").removesuffix(".tmp"))
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        for old in sorted(self.checkpoints.glob("step_*"), key=step_of)[:-keep]:
-            shutil.rmtree(old)
-        return final
+        self.storage.finish(name)
+        for old in sorted(self._checkpoints())[:-keep]:
+            if old != self._resumed_from:
+                self.storage.remove(_checkpoint(old))
+
+    def _checkpoints(self) -> list[int]:
+        names = self.storage.names("checkpoints")
+        return [int(name.removeprefix("step_")) for name in names if name.startswith("step_")]
 
     def _read_json(self, name: str, mend: str = "remove it, and it is made again") -> dict[str, Any] | None:
-        path = self.path / name
-        if not path.exists():
+        text = self.storage.read(name)
+        if text is None:
             return None
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(text)
         except ValueError as error:
-            raise RunError(f"{path} is broken ({error}); {mend}") from error
+            raise RunError(f"{self.place(name)} is broken ({error}); {mend}") from error
         if not isinstance(found, dict):
-            raise RunError(f"{path} is broken (no object); {mend}")
+            raise RunError(f"{self.place(name)} is broken (no object); {mend}")
         return found
 
 
@@ -301,22 +326,22 @@ def _lines_up_to(step: int, file: Path) -> list[str]:
     return kept
 
 
-def step_of(checkpoint: Path) -> int:
-    """N of `step_N`."""
-    return int(checkpoint.name.removeprefix("step_"))
+def _checkpoint(step: int) -> str:
+    return f"checkpoints/step_{step}"
 
 
 def model_directory(path: str) -> str:
     """The model in a checkpoint or a model directory, absolute since actors start elsewhere; a hub id as it is."""
+    if is_url(path):
+        return f"{path.rstrip('/')}/hf" if Remote(path).exists("hf/config.json") else path.rstrip("/")
     inner = Path(path) / "hf"
     found = inner if inner.is_dir() else Path(path)
     return str(found.absolute()) if found.is_dir() else path
 
 
-def _taken(path: Path) -> RunError:
+def _taken(run: RunDirectory) -> RunError:
     return RunError(
-        f"{path} holds a run already. --resume goes on with it, --fresh moves it aside, run.name=OTHER writes "
-        f"elsewhere."
+        f"{run} holds a run already. --resume goes on with it, --fresh moves it aside, run.name=OTHER writes elsewhere."
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from cluster.targets import Targets
 from cluster.workers import Workers
 from configs.schema import Config, Metrics
 from data.prompts import PromptEncoder
+from data.remote import discard, is_url, written
 from data.types import ClipSource, Example
 from learner.hf import check_model, for_engines
 from learner.hf_files import load_processor
@@ -33,7 +33,7 @@ async def workers(
     roles: Sequence[Role],
     model_path: str,
     version: int = 0,
-    export: Path | None = None,
+    export: str | None = None,
     meanwhile: Callable[[Workers], Awaitable[None]] | None = None,
     say: Callable[[str], None] = print,
     targets: Targets | None = None,
@@ -47,8 +47,8 @@ async def workers(
         roles: actors to start.
         model_path: model directory or hub id.
         version: policy version of these weights.
-        export: where `engine_model` may write, on storage that every node reads; default: a temporary directory of
-            this machine.
+        export: path or URL where `engine_model` may write, on storage that every node reads; default: a temporary
+            directory of this machine.
         meanwhile: what else is to be started while the engines compile.
         say: tells the user of an engine that was lost.
         targets: told of every actor that serves metrics; without it none does.
@@ -59,7 +59,7 @@ async def workers(
     processor = load_processor(model_path)
     encoder = PromptEncoder(processor.tokenizer, processor.chat_template, config.data.prompt)
     with tempfile.TemporaryDirectory(prefix="auricle-") as temporary:
-        path = engine_model(model_path, export or Path(temporary) / "engine_model")
+        path = engine_model(model_path, export or f"{temporary}/engine_model")
         started = Workers(config, roles, path, version, processor.stop_token_ids, say, targets)
         try:
             if export is None and existing_address() is not None and os.path.isdir(path):
@@ -88,13 +88,14 @@ def from_anywhere(config: Config) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update={"feature_cache": place})})
 
 
-def engine_model(model_path: str, export: Path) -> str:
+def engine_model(model_path: str, export: str) -> str:
     """The model that the actors load: `model_path` where vLLM takes it as it is, else an export of it at `export`.
 
-    A directory is given as an absolute path, a hub id as it is, for every node to fetch. What an interrupted run left
-    at `export` is replaced.
+    A directory is given as an absolute path, a hub id or URL as it is, for every node to fetch. What an interrupted run
+    left at `export` is replaced.
     """
-    shutil.rmtree(export, ignore_errors=True)
-    if for_engines(model_path, export) == export:
-        return str(export.absolute())
+    discard(export)
+    with written(export) as folder:
+        if for_engines(model_path, folder) == folder:
+            return export if is_url(export) else os.path.abspath(export)
     return os.path.abspath(model_path) if os.path.exists(model_path) else model_path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +11,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from data.remote import Remote, RemoteError, discard, is_url
+
 LIMIT_SECONDS = 120.0
 """A node that has not answered by then has no room for a worker, or its storage hangs."""
 
@@ -20,20 +21,20 @@ class StorageError(RuntimeError):
     """A node does not reach a path."""
 
 
-def prove(runs: Path | None, samples: Sequence[str]) -> None:
+def prove(runs: str | None, samples: Sequence[str]) -> None:
     """Have every node write a file that this process sees, and read the samples.
 
     Args:
-        runs: `run.dir`, made where it is missing; None where nothing is to be written.
-        samples: files or directories that every node has to read.
+        runs: `run.dir`, a path or URL, made where it is missing; None where nothing is to be written.
+        samples: paths and URLs of files and directories that every node has to read.
 
     Raises:
         StorageError: names the nodes, the path and the mend.
     """
     alive = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Resources"].get("CPU")}
-    reached = runs / f".reached-{uuid.uuid4().hex}" if runs is not None else None
-    if reached is not None:
-        reached.mkdir(parents=True)
+    reached = None if runs is None else f"{runs.rstrip('/')}/.reached-{uuid.uuid4().hex}"
+    if reached is not None and not is_url(reached):
+        Path(reached).mkdir(parents=True)
     try:
         problems = [
             f"{alive[node]}: {problem}"
@@ -42,7 +43,7 @@ def prove(runs: Path | None, samples: Sequence[str]) -> None:
         ]
     finally:
         if reached is not None:
-            shutil.rmtree(reached, ignore_errors=True)
+            discard(reached)
     if problems:
         raise StorageError(
             "clips, model and run.dir have to lie on storage that every node reaches, under the same absolute paths:\n"
@@ -50,12 +51,15 @@ def prove(runs: Path | None, samples: Sequence[str]) -> None:
         )
 
 
-def _ask(nodes: Sequence[str], reached: Path | None, samples: Sequence[str]) -> dict[str, list[str]]:
+def _seen(directory: str, name: str) -> bool:
+    return Remote(directory).exists(name) if is_url(directory) else (Path(directory) / name).exists()
+
+
+def _ask(nodes: Sequence[str], reached: str | None, samples: Sequence[str]) -> dict[str, list[str]]:
     """What each node does not reach."""
-    directory = str(reached) if reached is not None else None
     answers = {
         node: _reach.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            directory, node, list(samples)
+            reached, node, list(samples)
         )
         for node in nodes
     }
@@ -70,8 +74,8 @@ def _ask(nodes: Sequence[str], reached: Path | None, samples: Sequence[str]) -> 
         except RayError as error:
             problems[node] = [f"it failed: {error}"]
             continue
-        if reached is not None and not (reached / node).exists():
-            problems[node].append(f"what it writes into run.dir={reached.parent} is not seen here")
+        if reached is not None and not _seen(reached, node):
+            problems[node].append(f"what it writes into run.dir={reached.rpartition('/')[0]} is not seen here")
     return problems
 
 
@@ -81,11 +85,29 @@ def _reach(directory: str | None, name: str, samples: list[str]) -> list[str]:
     unread = []
     for sample in samples:
         try:
-            path = Path(sample)
-            next(path.iterdir(), None) if path.is_dir() else path.open("rb").close()
+            _open(sample)
+        except RemoteError as error:
+            unread.append(str(error))
         except OSError as error:
             unread.append(f"{sample} cannot be read ({error.strerror})")
-    if directory is not None:
-        with suppress(OSError):  # the driver does not see the file, and says so
-            (Path(directory) / name).touch()
+    try:
+        if directory is not None and is_url(directory):
+            Remote(directory).write(name, b"reached")
+        elif directory is not None:
+            with suppress(OSError):  # the driver does not see the file, and says so
+                (Path(directory) / name).touch()
+    except RemoteError as error:
+        unread.append(str(error))
     return unread
+
+
+def _open(sample: str) -> None:
+    """Raise RemoteError or OSError where a file or directory cannot be read."""
+    path = Path(sample)
+    if is_url(sample):
+        if not Remote(sample).files():
+            raise RemoteError(f"{sample} holds no file")
+    elif path.is_dir():
+        next(path.iterdir(), None)
+    else:
+        path.open("rb").close()

@@ -23,26 +23,26 @@ class Targets:
     """The file; it is written anew with every change, so that readers find a whole one.
 
     Args:
-        file: where Prometheus looks.
+        file: where Prometheus looks; None where a run serves no metrics, and nothing is written.
         run: name of the run, a label of every target.
     """
 
-    def __init__(self, file: Path, run: str) -> None:
+    def __init__(self, file: Path | None, run: str) -> None:
         self._file = file
         self._run = run
         self._processes: dict[tuple[str, str], str] = {}
         """Address by role, and name within the role."""
         self._nodes: dict[str, str] = {}
 
-    def add(self, role: str, name: str, endpoint: Endpoint) -> None:
-        """A process serves its metrics; one of another machine that listens on loopback is left out.
+    def add(self, role: str, name: str, endpoint: Endpoint | None) -> None:
+        """A process serves its metrics, or none; one of another machine that listens on loopback is left out.
 
         Args:
             role: `controller`, `engine` or `learner`.
             name: what it is called among those of its role.
             endpoint: where it is reached.
         """
-        if endpoint.local and endpoint.machine != socket.gethostname():
+        if endpoint is None or (endpoint.local and endpoint.machine != socket.gethostname()):
             return
         self._processes[role, name] = endpoint.address
         self._write()
@@ -73,13 +73,15 @@ class Targets:
         return [*processes, *nodes]
 
     def _write(self) -> None:
+        if self._file is None:
+            return
         with whole_file(self._file) as partial:
             partial.write_text(json.dumps(self.entries(), indent=1) + "\n")
 
 
 @contextmanager
-def listed(directory: Path, controller: Endpoint | None) -> Iterator[Targets | None]:
-    """The targets of a run for the length of the block, its controller among them; None where it serves no metrics.
+def listed(directory: Path, controller: Endpoint | None) -> Iterator[Targets]:
+    """The targets of a run for the length of the block, its controller among them; none where it serves no metrics.
 
     Args:
         directory: the run's.
@@ -87,10 +89,7 @@ def listed(directory: Path, controller: Endpoint | None) -> Iterator[Targets | N
     """
     file = directory.with_name(f"{directory.name}.targets.json")
     file.unlink(missing_ok=True)  # of a run that was killed
-    if controller is None:
-        yield None
-        return
-    targets = Targets(file, directory.name)
+    targets = Targets(file if controller is not None else None, directory.name)
     targets.add("controller", "", controller)
     try:
         yield targets

@@ -193,6 +193,7 @@ class TrainingLoop:
                     await self._profiled(line)
                     if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
                         await self.checkpoint()
+                    await asyncio.to_thread(self.run_directory.publish)
         except BaseExceptionGroup as failed:
             raise first_of(failed) from None
 
@@ -238,7 +239,7 @@ class TrainingLoop:
 
     async def checkpoint(self) -> None:
         """Write `checkpoints/step_N`, with every step up to it in the rollout log."""
-        temporary = self.run_directory.begin_checkpoint(self.version)
+        place = await asyncio.to_thread(self.run_directory.begin_checkpoint, self.version)
         facts = {
             "step": self.version,
             "position": self.order.position,
@@ -248,9 +249,9 @@ class TrainingLoop:
             "train_seconds": self.train_seconds,
             "questions": self.questions.digests(),
         }
-        await self.workers.learner.save(str(temporary.absolute()), facts)
+        await self.workers.learner.save(place, facts)
         await self.workers.log.written()
-        self.run_directory.finish_checkpoint(temporary, self.config.checkpoint.keep)
+        await asyncio.to_thread(self.run_directory.finish_checkpoint, self.version, self.config.checkpoint.keep)
 
     def _next_draw(self) -> Draw:
         """The next question's turn."""
@@ -312,6 +313,7 @@ class TrainingLoop:
             )
         result = {"step": self.version, **score(answers, self.config.data.prompt.form, bad_rows)}
         self.run_directory.write_evaluation(name, result)
+        await asyncio.to_thread(self.run_directory.publish)
         self._loggers.evaluation(name, result)
         self.reporter.say(f"{name}: accuracy {result['accuracy']:.1%} on {result['questions']} questions")
         return result

@@ -159,7 +159,7 @@ class Workers:
         self._stop_token_ids = stop
         self._roles = {role.name: role for role in roles}
         self._say = say
-        self._targets = targets
+        self._targets = targets or Targets(None, config.run.name)
         self._ranks: list[Any] = []
         """References to where each learner rank serves its metrics."""
         self._warm_up: tuple[int, ...] = ()
@@ -183,8 +183,7 @@ class Workers:
         learners = await self._create(
             "learner", LearnerActor, lambda rank: (config, rank), {"TOKENIZERS_PARALLELISM": "false"}
         )
-        if self._targets is not None:
-            self._ranks = [rank.endpoint.remote() for rank in learners]  # answered before a rank loads its model
+        self._ranks = [rank.endpoint.remote() for rank in learners]  # answered before a rank loads its model
         self.learner = LearnerGroup(learners, config)
         self.log = RolloutLog(await self._create("rollout log", RolloutLogActor, lambda _: ()), config)
 
@@ -196,8 +195,7 @@ class Workers:
         seconds = self.config.cluster.actor_timeout_seconds
         answers = await bounded(asyncio.gather(*waiting), ANSWER_KEY, seconds, "engines and rewards have not started")
         places = [answer for answer in answers if isinstance(answer, dict)]
-        if self._targets is not None:
-            await self._list(self._targets, places)
+        await self._list(places)
         if "engine" in self._roles:
             self._growth = asyncio.create_task(self._grow())
             self._growth.add_done_callback(self._stopped_growing)
@@ -215,7 +213,7 @@ class Workers:
         try:
             await asyncio.wait([ready, lost], return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
-                self._list_engine(name, ready.result())
+                self._targets.add("engine", name, ready.result()["endpoint"])
                 return actor
             lost.result()
         except BaseException:
@@ -227,25 +225,20 @@ class Workers:
         ray.kill(actor)
         return await self.start_engine(name)
 
-    async def _list(self, targets: Targets, engines: Sequence[Mapping[str, Any]]) -> None:
+    async def _list(self, engines: Sequence[Mapping[str, Any]]) -> None:
         """Tell who serves metrics now that all have started."""
         for answer in engines:
-            self._list_engine(answer["name"], answer)
+            self._targets.add("engine", answer["name"], answer["endpoint"])
         ranks, seconds = asyncio.gather(*self._ranks), self.config.cluster.actor_timeout_seconds
         for rank, endpoint in enumerate(await bounded(ranks, ANSWER_KEY, seconds, "the learner has not started")):
-            targets.add("learner", str(rank), endpoint)
+            self._targets.add("learner", str(rank), endpoint)
         if existing_address() is None:
-            targets.set_nodes(alive_nodes())  # a cluster that is joined tells of its own
-
-    def _list_engine(self, name: str, answer: Mapping[str, Any]) -> None:
-        if self._targets is not None:
-            self._targets.add("engine", name, answer["endpoint"])
+            self._targets.set_nodes(alive_nodes())  # a cluster that is joined tells of its own
 
     def _end_engine(self, name: str, actor: Any) -> None:
         """End the process of an engine that was lost, which nobody is to scrape any more."""
         ray.kill(actor)
-        if self._targets is not None:
-            self._targets.remove("engine", name)
+        self._targets.remove("engine", name)
 
     def _stopped_growing(self, watch: asyncio.Task[None]) -> None:
         if not watch.cancelled():

@@ -62,20 +62,15 @@ class Run(Section):
     name: str = ""
     """Name of the run's directory; the stem of the configuration file when empty."""
     dir: str = "runs"
-    """Directory that holds run directories. Absolute inside a Ray job."""
+    """Directory that holds run directories; inside a Ray cluster an absolute path that every node mounts, or a URL such
+    as s3://bucket/runs of any storage that fsspec knows."""
     max_steps: PositiveInt = 100
     """Steps of the whole run: versions of the policy."""
     seed: NonNegativeInt = 0
     """Seed of data order, sampling and initialisation."""
     init_from: str | None = None
-    """Start from the weights of this checkpoint or model directory instead of `model.path`; the optimizer is new."""
-
-    @field_validator("dir")
-    @classmethod
-    def _a_directory(cls, value: str) -> str:
-        if "://" in value:
-            raise ValueError("run.dir is a directory; mount the storage and give its path, for example /shared/runs")
-        return value
+    """Start from the weights of this checkpoint or model (directory or URL) instead of `model.path`; the optimizer is
+    new."""
 
 
 class Lora(Section):
@@ -126,7 +121,7 @@ class Model(Section):
     """The policy."""
 
     path: str
-    """Hub id or directory of a Qwen2-Audio checkpoint of any size."""
+    """Hub id, directory or URL of a Qwen2-Audio checkpoint of any size."""
     audio_tower: Literal["trained", "frozen"] = "trained"
     """A frozen tower encodes each clip once; engines and learner take its output."""
     projector: Literal["trained", "frozen"] = "trained"

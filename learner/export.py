@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data.command import command
+from data.remote import RemoteError, copied, is_url
 from learner.hf import DTYPES, PROCESSOR_FILES, check_model, export_checkpoint, load_config, load_tensors
 from learner.hf_files import ModelError, load_processor, read_json, stored_tensors, weight_files
 from learner.memory import SHARD_BYTES
@@ -65,7 +66,7 @@ class Digests:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = command("learner.export", __doc__, EXAMPLES)
-    arguments.add_argument("checkpoint", help="a run's directory, a checkpoint (step_N), or its hf/")
+    arguments.add_argument("checkpoint", help="path or URL of a run's directory, a checkpoint (step_N), or its hf/")
     arguments.add_argument("--out", required=True, type=Path, metavar="DIR", help="directory to write; a new one")
     arguments.add_argument("--merge-lora", action="store_true", help="of a run with adapters write the whole model")
     arguments.add_argument("--dtype", choices=DTYPES, help="type to cast the stored weights to; default as stored")
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             told = export_model(source.model, options.out, dtype, options.max_shard_bytes)
         else:
             told = export_adapter(source, options.out, dtype)
-    except (ModelError, OSError) as error:
+    except (ModelError, RemoteError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n".join(told))
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def find_source(path: str) -> Source:
     """The model, and the adapter if there is one, that a path on the command line means."""
-    given = Path(path).expanduser()
+    given = copied(path) if is_url(path) else Path(path).expanduser()
     if not given.is_dir():
         raise ModelError(f"{given} is no directory; name a run, a checkpoint (runs/NAME/checkpoints/step_N) or its hf/")
     given = given.resolve()  # `.` within hf/ has no name

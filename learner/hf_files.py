@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen2AudioProcessor, WhisperFeatureExtractor
 
 from data.prompts import END_OF_TURN
+from data.remote import copied, is_url
 
 INDEX_FILE = "model.safetensors.index.json"
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "model.bin"]
@@ -94,7 +95,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def resolve(path_or_id: str) -> Path:
-    """The local directory of a checkpoint: the directory itself, or the snapshot of a hub id, fetched if needed."""
+    """The local directory of a checkpoint: the directory itself, or the copy of a URL or hub id, fetched if needed."""
+    if is_url(path_or_id):
+        return copied(path_or_id)
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         return path

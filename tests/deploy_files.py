@@ -56,11 +56,11 @@ def nodes(cluster: dict[str, Any]) -> list[Node]:
 
 
 def launched(words: list[str]) -> tuple[Config, int | None]:
-    """The configuration that `deploy/train.sh ...` trains with, and its --nodes; any `/auricle` is this checkout."""
-    script, *arguments = words
-    file = CHECKOUT / script.removeprefix("/auricle/")
-    assert file == DEPLOY / "train.sh", f"{script} is not deploy/train.sh"
-    options = parser().parse_intermixed_args(arguments)
+    """The configuration that a command trains with, and its --nodes; it goes on with a run that is there."""
+    *start, module = words[:3]
+    assert (start, module) == (["python", "-m"], "cluster.launch")
+    options = parser().parse_intermixed_args(words[3:])
+    assert options.auto_resume
     return load_config(options.config, options.overrides), options.nodes
 
 

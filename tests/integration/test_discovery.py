@@ -39,7 +39,6 @@ def test_processes_are_scraped_while_the_run_goes_on_and_known_by_the_labels_of_
     endpoint = serve_actor(schema.Metrics(port=0), rank.registry, HERE)
     assert endpoint is not None
     with listed(runs / "mine", metrics.endpoint(HERE)) as targets:
-        assert targets is not None
         targets.add("learner", "3", endpoint)
         metrics.progress()
         rank.stepped({"forward": 1.0}, tokens=5)

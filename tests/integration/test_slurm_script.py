@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -45,8 +44,6 @@ wait
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder with the script's own files and the stand-ins in its `.venv`."""
-    (tmp_path / "deploy").mkdir()
-    shutil.copy(DEPLOY / "train.sh", tmp_path / "deploy")
     folder = tmp_path / ".venv" / "bin"
     folder.mkdir(parents=True)
     for name, text in PROGRAMS.items():
@@ -81,7 +78,7 @@ def test_a_head_and_a_worker_with_what_slurm_gives_them_last_as_long_as_the_run(
     assert lines(checkout) == [
         "ray ended",
         "ray ended",
-        "run with -m cluster.launch --nodes 2 --config my file.yaml run.name=aqa at 10.0.0.1:21234",
+        "run with -m cluster.launch --auto-resume --nodes 2 --config my file.yaml run.name=aqa at 10.0.0.1:21234",
         "start --address 10.0.0.1:21234 --num-cpus 5 --num-gpus 1 --block; token 64",
         "start --head --node-ip-address 10.0.0.1 --port 21234 --include-dashboard false --num-cpus 4 --num-gpus 0 "
         "--block; token 64",

@@ -185,6 +185,6 @@ class Launch:
         return asyncio.run(self.controller(state).run())
 
     def state(self) -> dict[str, Any]:
-        checkpoint = self.run_directory.latest_checkpoint()
-        assert checkpoint is not None
-        return json.loads((checkpoint / "trainer" / "state.json").read_text())
+        _, state = self.run_directory.read_latest()
+        assert state is not None
+        return state

@@ -141,7 +141,6 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
          "you mean letters?"),
         ("data.prompt={choces: letters}", "data.prompt.choces: unknown key (value 'letters'); did you mean "
          "data.prompt.choices?"),
-        ("run.dir=s3://bucket/runs", "run.dir is a directory; mount the storage"),
         ("run.max_steps", "override 'run.max_steps' is not KEY=VALUE"),
         ("data.test={", "data.test: '{' is not YAML"),
     ],
@@ -153,7 +152,7 @@ def test_a_problem_names_the_key_the_value_and_the_mend(tmp_path: Path, override
 
 def test_a_missing_key_says_what_belongs_there(tmp_path: Path) -> None:
     (problem,) = problems_of(tmp_path, text="data: {train: t.jsonl}\nmodel: {dtype: float32}\n")
-    assert problem == "model.path: missing; set it (hub id or directory of a Qwen2-Audio checkpoint of any size)"
+    assert problem == "model.path: missing; set it (hub id, directory or URL of a Qwen2-Audio checkpoint of any size)"
 
 
 def test_a_number_where_text_belongs_is_told_to_be_quoted(tmp_path: Path) -> None:

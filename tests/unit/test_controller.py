@@ -30,9 +30,9 @@ def test_the_steps_before_a_checkpoint_are_in_the_rollout_log_before_it_gets_its
 ) -> None:
     finish = launch.run_directory.finish_checkpoint
 
-    def finish_and_note(temporary: Path, keep: int) -> Path:
+    def finish_and_note(step: int, keep: int) -> None:
         launch.actors.asked.append("checkpoint")
-        return finish(temporary, keep)
+        finish(step, keep)
 
     monkeypatch.setattr(launch.run_directory, "finish_checkpoint", finish_and_note)
     launch.run()
@@ -277,10 +277,7 @@ def test_a_checkpoint_keeps_the_draws_that_are_outstanding(tmp_path: Path) -> No
     launch = Launch(tmp_path, staleness=1)
     launch.change(checkpoint={"every_steps": 1, "keep": 9})
     launch.run()
-    kept = [
-        json.loads((launch.run_directory.checkpoints / f"step_{step}" / "trainer" / "state.json").read_text())
-        for step in (1, 2)
-    ]
+    kept = [launch.run_directory.read_state(step) for step in (1, 2)]
     assert len(kept[0]["outstanding"]) == 1
     assert kept[0]["position"] == 2
     assert kept[0]["ledger"] == {"admitted": 1, "trained": 1, "dropped": {}}

@@ -1,4 +1,4 @@
-"""deploy/train.sh goes on with a run that is there, and deploy/submit.sh refuses what it cannot submit."""
+"""deploy/submit.sh refuses what it cannot submit, and ends with the status of its job."""
 
 from __future__ import annotations
 
@@ -10,51 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.deploy_files import DEPLOY
-
-
-@pytest.fixture
-def python(tmp_path: Path) -> Path:
-    """A folder with a `python` that prints what it is given, one argument a line."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    (folder / "python").chmod(0o755)
-    return folder
-
-
-def launched_with(python: Path, *arguments: str) -> list[str]:
-    """The arguments that train.sh gives to cluster.launch."""
-    environment = {**os.environ, "PATH": f"{python}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        [DEPLOY / "train.sh", *arguments], env=environment, capture_output=True, text=True, check=True, timeout=10
-    )
-    module, *given = done.stdout.splitlines()[1:]
-    assert module == "cluster.launch"
-    return given
-
-
-def run_of(folder: Path) -> list[str]:
-    """Arguments that name a run, which is there."""
-    (folder / "my runs" / "aqa").mkdir(parents=True)
-    (folder / "my runs" / "aqa" / "config.yaml").write_text("")
-    return [f"run.dir={folder / 'my runs'}", "run.name=aqa"]
-
-
-def test_a_run_that_is_there_is_resumed(tmp_path: Path, python: Path) -> None:
-    arguments = ["--config", "my.yaml", *run_of(tmp_path), "data.prompt={text: '{question}', form: answer}"]
-    assert launched_with(python, *arguments) == [*arguments, "--resume"]
-
-
-@pytest.mark.parametrize("said", ["--resume", "--fresh"])
-def test_what_becomes_of_a_run_that_is_there_is_the_users_to_say(tmp_path: Path, python: Path, said: str) -> None:
-    arguments = [*run_of(tmp_path), said]
-    assert launched_with(python, *arguments) == arguments
-
-
-def test_a_run_that_is_not_there_and_one_that_is_not_named_are_started(tmp_path: Path, python: Path) -> None:
-    directory, _ = run_of(tmp_path)
-    for arguments in ([directory, "run.name=other"], [directory], ["--config", "tiny", "run.name=aqa"]):
-        assert launched_with(python, *arguments) == arguments
 
 
 def submitted(*arguments: str, address: str | None) -> subprocess.CompletedProcess[str]:

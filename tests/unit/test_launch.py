@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 
+from cluster import launch
 from cluster.launch import main
 
 
@@ -16,3 +19,16 @@ def test_a_dry_run_of_every_preset_prints_the_configuration_and_the_plan(
 def test_an_unknown_key_ends_with_status_2_and_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", "tiny", "--dry-run", "learner.learning_rat=1"]) == 2
     assert "learner.learning_rate" in capsys.readouterr().err
+
+
+def test_what_is_started_again_goes_on_where_the_run_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began: list[bool] = []
+    monkeypatch.setattr(launch, "train", lambda *_, resume, **__: began.append(resume))
+    monkeypatch.setattr(launch.demo, "resolved", lambda config, *_, **__: config)
+    arguments = ["--config", "tiny", "--auto-resume", f"run.dir={tmp_path}", "run.name=r"]
+    assert launch.main(arguments) == 0
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "config.yaml").touch()
+    assert launch.main(arguments) == 0
+    assert launch.main([word for word in arguments if word != "--auto-resume"]) == 0
+    assert began == [False, True, False]

@@ -11,6 +11,7 @@ import pytest
 from cluster.run_directory import RESULTS, RunDirectory, RunError, model_directory
 from cluster.run_lock import RunInUse
 from configs.schema import Config
+from data.remote import written
 
 
 def config(tmp_path: Path, **changes: object) -> Config:
@@ -49,23 +50,24 @@ FACTS = {
 """What a checkpoint tells of a run, but for its questions."""
 
 
-def kept_checkpoint(run: RunDirectory, state: str) -> Path:
-    temporary = run.begin_checkpoint(4)
-    write_checkpoint(temporary, state)
-    return run.finish_checkpoint(temporary, keep=1)
+def kept_checkpoint(run: RunDirectory, state: str) -> None:
+    write_checkpoint(run.begin_checkpoint(4), state)
+    run.finish_checkpoint(4, keep=1)
 
 
-def write_checkpoint(path: Path, state: str = "{}") -> None:
-    for name, text in (("hf/config.json", "{}"), ("trainer/state.json", state)):
-        (path / name).parent.mkdir()
-        (path / name).write_text(text)
+def write_checkpoint(place: str, state: str = "{}") -> None:
+    with written(place) as folder:
+        for name, text in (("hf/config.json", "{}"), ("trainer/state.json", state)):
+            (folder / name).parent.mkdir()
+            (folder / name).write_text(text)
 
 
 def test_a_checkpoint_tells_where_its_run_stood(tmp_path: Path) -> None:
     run = RunDirectory.create(config(tmp_path), fresh=False)
     state = {**FACTS, "questions": {}}
-    checkpoint = kept_checkpoint(run, json.dumps(state))
-    assert run.read_latest() == (checkpoint, state)
+    kept_checkpoint(run, json.dumps(state))
+    assert run.read_latest() == (4, state)
+    assert run.checkpoint(4) == str(tmp_path / "r" / "checkpoints" / "step_4")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_cutting_after_a_step_leaves_every_step_before_it_once(tmp_path: Path) -
     run = RunDirectory.create(config(tmp_path), fresh=False)
     for step in range(1, 6):
         run.append_metrics({"step": step})
-        (run.rollouts / f"step_{step:06d}.parquet").touch()
+        (run.path / "rollouts" / f"step_{step:06d}.parquet").touch()
     run.write_evaluation("validation_step_4", {})
     run.write_evaluation("base", {})
     with run.metrics.open("a") as file:
@@ -197,7 +199,7 @@ def test_cutting_after_a_step_leaves_every_step_before_it_once(tmp_path: Path) -
     run.cut_after(3, max_steps=9)
     assert run.dropped.read_text() == '{"step": 2, "id": "q2", "reason": "clip_missing"}\n'
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2, 3]
-    assert sorted(shard.stem for shard in run.rollouts.iterdir()) == [f"step_{n:06d}" for n in (1, 2, 3)]
+    assert sorted(shard.stem for shard in (run.path / "rollouts").iterdir()) == [f"step_{n:06d}" for n in (1, 2, 3)]
     assert [file.stem for file in run.evaluations.iterdir()] == ["base"]
 
 
@@ -287,28 +289,6 @@ def test_a_check_claims_nothing(tmp_path: Path) -> None:
     RunDirectory.create(config(tmp_path), fresh=False).write_text("kept", "old")
     RunDirectory.check(config(tmp_path), resume=False, fresh=True)
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
-
-
-def test_a_checkpoint_that_the_learner_wrote_elsewhere_is_refused_and_the_last_one_kept(tmp_path: Path) -> None:
-    run = RunDirectory.create(config(tmp_path), fresh=False)
-    before = kept_checkpoint(run, "{}")
-    temporary = run.begin_checkpoint(8)
-    with pytest.raises(RunError, match=r"hf/config\.json and trainer/state\.json are not there: run\.dir has to lie"):
-        run.finish_checkpoint(temporary, keep=1)
-    assert run.latest_checkpoint() == before
-
-
-def test_checkpoints_are_complete_or_not_there_and_the_newest_are_kept(tmp_path: Path) -> None:
-    run = RunDirectory.create(config(tmp_path), fresh=False)
-    for step in (2, 4, 10):
-        temporary = run.begin_checkpoint(step)
-        assert run.latest_checkpoint() is None or run.latest_checkpoint() != temporary
-        write_checkpoint(temporary)
-        run.finish_checkpoint(temporary, keep=2)
-    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step_10", "step_4"]
-    latest = run.latest_checkpoint()
-    assert latest is not None
-    assert latest.name == "step_10"
 
 
 def test_a_checkpoint_directory_stands_for_its_model(tmp_path: Path) -> None:

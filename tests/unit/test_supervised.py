@@ -39,8 +39,7 @@ def test_a_resume_goes_on_with_the_question_after_the_checkpoint(tmp_path: Path)
     launch.change(checkpoint={"every_steps": 1})
     launch.run()
     whole, launch.actors.taught = launch.actors.taught, []
-    first = json.loads((launch.run_directory.checkpoints / "step_1" / "trainer" / "state.json").read_text())
-    launch.run(first)
+    launch.run(launch.run_directory.read_state(1))
     assert launch.actors.taught == whole[1:]
 
 

@@ -27,7 +27,6 @@ def node(name: str, port: int) -> dict[str, Any]:
 
 def test_every_process_of_a_run_is_listed_with_its_role_while_the_run_goes_on(tmp_path: Path) -> None:
     with listed(tmp_path / "my run", CONTROLLER) as targets:
-        assert targets is not None
         targets.add("engine", "engine-1", Endpoint("127.0.0.1", 5001, HERE))
         targets.add("learner", "0", Endpoint("10.0.0.7", 5002, "another machine"))
         targets.set_nodes([node("a", 5003)])
@@ -42,7 +41,6 @@ def test_every_process_of_a_run_is_listed_with_its_role_while_the_run_goes_on(tm
 
 def test_a_replaced_engine_takes_the_entry_of_the_lost_one(tmp_path: Path) -> None:
     with listed(tmp_path / "my run", CONTROLLER) as targets:
-        assert targets is not None
         targets.add("engine", "engine-0", Endpoint("127.0.0.1", 5001, HERE))
         targets.remove("engine", "engine-0")
         assert [labels["role"] for _, labels in read(tmp_path)] == ["controller"]
@@ -52,7 +50,6 @@ def test_a_replaced_engine_takes_the_entry_of_the_lost_one(tmp_path: Path) -> No
 
 def test_what_no_other_machine_reaches_is_not_listed_by_one(tmp_path: Path) -> None:
     with listed(tmp_path / "my run", CONTROLLER) as targets:
-        assert targets is not None
         targets.add("engine", "engine-0", Endpoint("127.0.0.1", 5001, "another machine"))
         targets.add("engine", "engine-1", Endpoint("localhost", 5001, "another machine"))
         assert [labels["role"] for _, labels in read(tmp_path)] == ["controller"]
@@ -60,7 +57,6 @@ def test_what_no_other_machine_reaches_is_not_listed_by_one(tmp_path: Path) -> N
 
 def test_a_ray_node_that_exports_nothing_is_not_listed(tmp_path: Path) -> None:
     with listed(tmp_path / "my run", CONTROLLER) as targets:
-        assert targets is not None
         targets.set_nodes([node("a", -1), node("b", 5003)])
         assert [labels.get("node") for _, labels in read(tmp_path)] == [None, "bbbbbbbb"]
 
@@ -68,7 +64,8 @@ def test_a_ray_node_that_exports_nothing_is_not_listed(tmp_path: Path) -> None:
 def test_the_list_of_a_killed_run_is_gone_when_it_goes_on_without_metrics(tmp_path: Path) -> None:
     (tmp_path / "my run.targets.json").write_text("[]")
     with listed(tmp_path / "my run", None) as targets:
-        assert targets is None
+        targets.add("engine", "engine-0", None)
+        targets.set_nodes([node("b", 5003)])
         assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,232 @@
+"""Where a run's directory lies: on a file system that every node mounts, or on a storage that a URL names.
+
+This process writes into `path` in either case. What other nodes write of the run, `rollouts/`, `checkpoints/` and
+`engine_model/`, they write at the `place` of its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from cluster.run_lock import RunLock, UrlLock
+from data.cache import cache_directory
+from data.remote import Remote, is_url
+
+WRITTEN_BY_OTHERS = ("checkpoints", "rollouts", "engine_model")
+COPIED_BACK = ("", "eval")
+"""Directories whose files a resume reads or goes on with."""
+
+WHOLE = "whole.json"
+"""What tells on a storage by URL, where nothing can be renamed at once, that a directory is whole."""
+
+
+class RunStorage(Protocol):
+    """One run's directory; names are relative to it."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        """What a user calls it."""
+
+    def place(self, name: str) -> str:
+        """Where an actor on any node writes and reads that file or directory: an absolute path or a URL."""
+
+    def exists(self, name: str = "") -> bool:
+        """Whether a file, a directory or, without a name, the run is there."""
+
+    def read(self, name: str) -> str | None:
+        """The text of a file, None where there is none."""
+
+    def names(self, directory: str) -> list[str]:
+        """Of files and whole directories in a directory, without those that begin with a dot."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a directory, if it is there."""
+
+    def move_aside(self, ending: str) -> None:
+        """Give the run's directory a longer name."""
+
+    def check_free(self) -> None:
+        """Raise RunInUse where another process has the run; changes nothing."""
+
+    def claim(self, new: bool) -> None:
+        """Take the run, and have in `path` what it goes on with; raises RunInUse, or FileExistsError of a new one."""
+
+    def release(self) -> None:
+        """Let the next process have the run."""
+
+    def publish(self) -> None:
+        """Let others have what has changed in `path`."""
+
+    def begin(self, name: str) -> str:
+        """The place to write a new directory of that name into."""
+
+    def missing(self, name: str, files: Sequence[str]) -> list[str]:
+        """Those of the files that are not in a directory that was begun."""
+
+    def finish(self, name: str) -> None:
+        """The directory is whole: it takes the place of any other of its name."""
+
+
+def storage_of(place: str) -> RunStorage:
+    """The storage of the run directory at a path or URL."""
+    return UrlStorage(place) if is_url(place) else DiskStorage(Path(place))
+
+
+class DiskStorage:
+    """A run's directory that every node mounts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = RunLock(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def place(self, name: str) -> str:
+        return str((self.path / name).absolute())
+
+    def exists(self, name: str = "") -> bool:
+        return (self.path / name).exists()
+
+    def read(self, name: str) -> str | None:
+        file = self.path / name
+        return file.read_text() if file.exists() else None
+
+    def names(self, directory: str) -> list[str]:
+        folder = self.path / directory
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        return [path.name for path in found if not path.name.startswith(".")]
+
+    def remove(self, name: str) -> None:
+        path = self.path / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def move_aside(self, ending: str) -> None:
+        self.path.rename(self.path.with_name(self.path.name + ending))
+
+    def check_free(self) -> None:
+        self._lock.check()
+
+    def claim(self, new: bool) -> None:
+        if new:
+            self.path.mkdir(parents=True)
+        self._lock.acquire()
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def publish(self) -> None:
+        """Nothing to do: `path` is what the others see."""
+
+    def begin(self, name: str) -> str:
+        temporary = self._temporary(name)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        return str(temporary.absolute())
+
+    def missing(self, name: str, files: Sequence[str]) -> list[str]:
+        return [file for file in files if not (self._temporary(name) / file).exists()]
+
+    def finish(self, name: str) -> None:
+        final = self.path / name
+        shutil.rmtree(final, ignore_errors=True)
+        self._temporary(name).rename(final)
+
+    def _temporary(self, name: str) -> Path:
+        return (self.path / name).with_name(f".{Path(name).name}.tmp")
+
+
+class UrlStorage:
+    """A run's directory on a storage by URL, and a working copy of this process's part of it in the user's cache."""
+
+    def __init__(self, url: str) -> None:
+        self._remote = Remote(url)
+        parent, _, name = self._remote.url.rpartition("/")
+        self.path = cache_directory() / "runs" / hashlib.sha256(parent.encode()).hexdigest()[:16] / name
+        self._lock = UrlLock(self._remote)
+        self._claimed = False
+        self._published: dict[str, tuple[int, int]] = {}
+        """Time and size of each file of `path` when it was last the same as there."""
+
+    def __str__(self) -> str:
+        return self._remote.url
+
+    def place(self, name: str) -> str:
+        return f"{self._remote.url}/{name}"
+
+    def exists(self, name: str = "") -> bool:
+        return self._remote.exists(name)
+
+    def read(self, name: str) -> str | None:
+        if self._claimed and Path(name).parts[0] not in WRITTEN_BY_OTHERS:
+            file = self.path / name
+            return file.read_text() if file.exists() else None
+        content = self._remote.read(name)
+        return None if content is None else content.decode()
+
+    def names(self, directory: str) -> list[str]:
+        files = [name.removeprefix(f"{directory}/") for name in self._remote.files(directory)]
+        whole = {name.split("/")[0] for name in files if "/" not in name or name.endswith(f"/{WHOLE}")}
+        return sorted(name for name in whole if not name.startswith("."))
+
+    def remove(self, name: str) -> None:
+        self._remote.remove(f"{name}/{WHOLE}")  # what is left of it when this is broken off counts no more
+        self._remote.remove(name)
+
+    def move_aside(self, ending: str) -> None:
+        self._remote.move(self._remote.url + ending)
+
+    def check_free(self) -> None:
+        self._lock.check()
+
+    def claim(self, new: bool) -> None:
+        self._lock.acquire()
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+        files = [name for name in self._remote.files() if name.rpartition("/")[0] in COPIED_BACK]
+        self._remote.fetch([name for name in files if not name.startswith(".")], self.path)
+        self._published = self._own_files()
+        self._claimed = True
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def publish(self) -> None:
+        """Send what has changed in `path`, and remove there what has been removed here."""
+        files = self._own_files()
+        self._remote.send(self.path, [name for name, state in files.items() if self._published.get(name) != state])
+        for name in self._published.keys() - files.keys():
+            self._remote.remove(name)
+        self._published = files
+
+    def begin(self, name: str) -> str:
+        self.remove(name)
+        return self.place(name)
+
+    def missing(self, name: str, files: Sequence[str]) -> list[str]:
+        return [file for file in files if not self._remote.exists(f"{name}/{file}")]
+
+    def finish(self, name: str) -> None:
+        self.publish()  # what leads up to it is there before it
+        self._remote.write(f"{name}/{WHOLE}", json.dumps({"host": os.uname().nodename}).encode())
+
+    def _own_files(self) -> dict[str, tuple[int, int]]:
+        found = {}
+        for folder, _, files in os.walk(self.path):
+            for name in files:
+                file = Path(folder) / name
+                relative = file.relative_to(self.path)
+                if not name.startswith(".") and relative.parts[0] not in WRITTEN_BY_OTHERS:
+                    state = file.stat()
+                    found[relative.as_posix()] = state.st_mtime_ns, state.st_size
+        return found

@@ -1,0 +1,248 @@
+"""A run directory by its path or its URL: what one process writes another finds, and nothing half."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import run_lock
+from cluster.run_directory import RunDirectory, RunError, model_directory
+from cluster.run_lock import HOLDER, RunInUse
+from cluster.run_storage import UrlStorage
+from configs.schema import Config
+from data.remote import Remote, copied, written
+from tests.unit.test_run_directory import FACTS, write_checkpoint
+
+
+@pytest.fixture(params=["path", "url"])
+def runs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where runs are: a folder, or a storage of this process."""
+    monkeypatch.setenv("AURICLE_CACHE", str(tmp_path / "cache"))
+    return str(tmp_path / "runs") if request.param == "path" else f"memory://{uuid.uuid4().hex}/runs"
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("AURICLE_CACHE", str(tmp_path / "cache"))
+    return f"memory://{uuid.uuid4().hex}/runs"
+
+
+def config(runs: str, **changes: Any) -> Config:
+    values = {"run": {"name": "r", "dir": runs}, "model": {"path": "m"}, "data": {"train": "t.jsonl"}}
+    return Config.model_validate(values | changes)
+
+
+def save(run: RunDirectory, step: int, keep: int = 9, **facts: Any) -> None:
+    write_checkpoint(run.begin_checkpoint(step), json.dumps({**FACTS, "questions": {}, "step": step, **facts}))
+    run.finish_checkpoint(step, keep)
+
+
+def log_shard(run: RunDirectory, step: int) -> None:
+    with written(run.place("rollouts")) as folder:
+        (folder / f"step_{step:06d}.parquet").write_text(str(step))
+
+
+def test_a_resume_finds_what_the_run_has_written_up_to_its_checkpoint(runs: str) -> None:
+    run = RunDirectory.create(config(runs), fresh=False)
+    for step in range(1, 4):
+        run.append_metrics({"step": step})
+        log_shard(run, step)
+        if step == 2:
+            save(run, step, position=7)
+    run.write_evaluation("base", {"accuracy": 0.5})
+    run.write_evaluation("validation_step_3", {"accuracy": 0.6})
+    run.close()
+
+    again, _ = RunDirectory.resume(config(runs))
+    step, state = again.read_latest()
+    assert (step, state and state["position"]) == (2, 7)
+    again.cut_after(2, max_steps=9)
+    again.close()
+    assert [json.loads(line)["step"] for line in again.metrics.read_text().splitlines()] == [1, 2]
+    assert again.storage.names("rollouts") == ["step_000001.parquet", "step_000002.parquet"]
+    assert again.read_evaluation("base") == {"accuracy": 0.5}
+    assert again.read_evaluation("validation_step_3") is None
+    third, _ = RunDirectory.resume(config(runs))
+    assert not (third.evaluations / "validation_step_3.json").exists()
+    assert [json.loads(line)["step"] for line in third.metrics.read_text().splitlines()] == [1, 2]
+    third.close()
+
+
+def test_checkpoints_are_complete_or_not_there_and_the_newest_are_kept(runs: str) -> None:
+    run = RunDirectory.create(config(runs), fresh=False)
+    for step in (2, 4, 10):
+        before = run.latest_checkpoint()
+        write_checkpoint(run.begin_checkpoint(step))
+        assert run.latest_checkpoint() == before
+        run.finish_checkpoint(step, keep=2)
+        assert run.latest_checkpoint() == step
+    assert run.storage.names("checkpoints") == ["step_10", "step_4"]
+    run.close()
+
+
+def test_the_checkpoint_that_a_resume_starts_from_stays_as_long_as_it_goes_on(runs: str) -> None:
+    run = RunDirectory.create(config(runs), fresh=False)
+    save(run, 1)
+    run.close()
+    for first, last in ((2, 4), (5, 6)):
+        run, _ = RunDirectory.resume(config(runs))
+        for step in range(first, last + 1):
+            save(run, step, keep=1)
+        assert run.storage.names("checkpoints") == [f"step_{first - 1}", f"step_{last}"]
+        run.close()
+
+
+def test_a_checkpoint_that_is_written_again_holds_nothing_of_the_one_before(runs: str) -> None:
+    run = RunDirectory.create(config(runs), fresh=False)
+    with written(run.begin_checkpoint(3)) as folder:
+        (folder / "adapter").mkdir()
+        (folder / "adapter" / "weights").touch()
+    write_checkpoint(run.begin_checkpoint(3))  # the first try was broken off
+    run.finish_checkpoint(3, keep=1)
+    assert not run.storage.exists("checkpoints/step_3/adapter")
+    assert run.storage.exists("checkpoints/step_3/hf/config.json")
+    run.close()
+
+
+def test_a_checkpoint_that_the_learner_wrote_elsewhere_is_refused_and_the_last_one_kept(runs: str) -> None:
+    run = RunDirectory.create(config(runs), fresh=False)
+    save(run, 4)
+    run.begin_checkpoint(8)
+    with pytest.raises(RunError, match=r"hf/config\.json and trainer/state\.json are not there: run\.dir has to lie"):
+        run.finish_checkpoint(8, keep=1)
+    assert run.latest_checkpoint() == 4
+    run.close()
+
+
+def test_an_existing_run_is_refused_or_moved_aside_with_all_that_it_has(runs: str) -> None:
+    run = RunDirectory.create(config(runs), fresh=False)
+    save(run, 1)
+    run.close()
+    for refused in (
+        lambda: RunDirectory.create(config(runs), fresh=False),
+        lambda: RunDirectory.check(config(runs), resume=False, fresh=False),
+    ):
+        with pytest.raises(RunError, match=rf"^{runs}/r holds a run already"):
+            refused()
+    fresh = RunDirectory.create(config(runs), fresh=True)
+    assert fresh.latest_checkpoint() is None
+    fresh.close()
+    names = os.listdir(runs) if "://" not in runs else {name.split("/")[0] for name in Remote(runs).files()}
+    [aside] = [name for name in names if name != "r"]
+    assert RunDirectory(f"{runs}/{aside}").latest_checkpoint() == 1
+
+
+def test_a_run_that_goes_on_is_refused_with_its_process_and_host(runs: str) -> None:
+    run = RunDirectory.create(config(runs), fresh=False)
+    for refused in (
+        lambda: RunDirectory.check(config(runs), resume=True, fresh=False),
+        lambda: RunDirectory.resume(config(runs)),
+        lambda: RunDirectory.create(config(runs), fresh=True),
+    ):
+        with pytest.raises(RunInUse, match=rf"{runs}/r is in use by process {os.getpid()} on {socket.gethostname()}"):
+            refused()
+    run.close()
+    RunDirectory.resume(config(runs))[0].close()
+
+
+def test_a_checkpoint_stands_for_its_model(runs: str) -> None:
+    run = RunDirectory.create(config(runs), fresh=False)
+    save(run, 3)
+    assert model_directory(run.checkpoint(3)) == f"{runs}/r/checkpoints/step_3/hf"
+    assert model_directory(f"{run.checkpoint(3)}/hf") == f"{runs}/r/checkpoints/step_3/hf"
+    run.close()
+
+
+def holder(**changes: Any) -> bytes:
+    return json.dumps({"pid": os.getpid(), "host": "elsewhere", "time": time.time()} | changes).encode()
+
+
+def test_a_holder_by_url_that_has_ended_or_is_silent_does_not_block(url: str) -> None:
+    RunDirectory.create(config(url), fresh=False).close()
+    run = Remote(f"{url}/r")
+    run.write(HOLDER, holder())
+    with pytest.raises(RunInUse, match=r"on elsewhere, which was heard of \d+ s ago: .* free 180 s after that"):
+        RunDirectory.resume(config(url))
+    for ended in (
+        holder(time=time.time() - run_lock.SILENT_SECONDS - 1),
+        holder(host=socket.gethostname(), pid=2**22 + 1),  # more than Linux gives
+    ):
+        run.write(HOLDER, ended)
+        RunDirectory.resume(config(url))[0].close()
+        assert run.read(HOLDER) is None
+
+
+def test_a_holder_by_url_tells_that_it_lives(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.01)
+    run = RunDirectory.create(config(url), fresh=False)
+    first = Remote(f"{url}/r").read(HOLDER)
+    deadline = time.monotonic() + 5
+    while Remote(f"{url}/r").read(HOLDER) == first:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    run.close()
+
+
+def test_what_has_changed_is_published_and_what_lies_elsewhere_is_not(url: str) -> None:
+    run = RunDirectory.create(config(url), fresh=False)
+    (run.path / "tensorboard").mkdir()
+    (run.path / "tensorboard" / "events").write_text("1")
+    (run.path / "rollouts" / "scratch").touch()
+    run.append_metrics({"step": 1})
+    run.publish()
+    there = Remote(f"{url}/r")
+    assert set(there.files()) == {"config.yaml", "metrics.jsonl", "tensorboard/events", HOLDER}
+    there.write("config.yaml", b"changed by another")
+    run.append_metrics({"step": 2})
+    run.publish()
+    assert there.read("config.yaml") == b"changed by another"  # it had not changed here
+    assert (there.read("metrics.jsonl") or b"").count(b"\n") == 2
+    run.close()
+
+
+def test_a_checkpoint_by_url_is_there_only_after_the_steps_before_it(url: str) -> None:
+    run = RunDirectory.create(config(url), fresh=False)
+    run.append_metrics({"step": 1})
+    save(run, 1)
+    assert Remote(f"{url}/r").read("metrics.jsonl") == b'{"step": 1}\n'
+    run.close()
+
+
+def test_a_removal_that_is_broken_off_leaves_no_checkpoint(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory.create(config(url), fresh=False)
+    save(run, 1)
+    remove = Remote.remove
+
+    def broken_off(self: Remote, name: str = "") -> None:
+        if name == "checkpoints/step_1":
+            raise KeyboardInterrupt
+        remove(self, name)
+
+    monkeypatch.setattr(Remote, "remove", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        run.storage.remove("checkpoints/step_1")
+    assert run.latest_checkpoint() is None
+    run.close()
+
+
+def test_runs_of_one_name_in_two_storages_have_two_working_copies(url: str) -> None:
+    assert UrlStorage(f"{url}/r").path != UrlStorage(f"{url}_too/r").path
+
+
+def test_a_model_by_url_is_copied_once_and_again_when_it_changes(url: str) -> None:
+    there = Remote(f"{url}/model")
+    there.write("config.json", b"1")
+    there.write("deep/weights", b"2")
+    first = copied(f"{url}/model")
+    assert (first / "config.json").read_text() + (first / "deep" / "weights").read_text() == "12"
+    (first / "mark").touch()
+    assert (copied(f"{url}/model/") / "mark").exists()
+    there.write("config.json", b"3")
+    assert (copied(f"{url}/model") / "config.json").read_text() == "3"

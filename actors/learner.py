@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,7 +15,7 @@ from actors.exporter import Endpoint, serve_actor
 from actors.metrics import RankMetrics, peak_bytes
 from actors.weights.buckets import Bucket, Layout, lay_out, pack
 from configs.schema import Config
-from data.remote import written
+from data.remote import local, written
 from data.types import ClipFeatures, Group, Lesson
 from learner.address import LOOPBACK, free_address
 from learner.result import LessonResult, UpdateResult
@@ -54,15 +56,14 @@ class LearnerActor:
             rendezvous: address of rank 0.
             model_path: weights to train; with LoRA those of the base model.
             reference_path: weights of the KL's reference policy.
-            trainer_state: the `trainer/` directory of a checkpoint, or None for a fresh optimizer.
+            trainer_state: path or URL of a checkpoint's `trainer/`, or None for a fresh optimizer.
         """
-        from learner.hf_files import resolve
         from learner.learner import Learner
 
         self._learner = Learner(
             self.config, self.rank, self.config.learner.ranks, rendezvous, model_path, reference_path
         )
-        self._version = 0 if trainer_state is None else self._learner.load(resolve(trainer_state))
+        self._version = 0 if trainer_state is None else self._learner.load(local(trainer_state))
 
     def step(self, groups: Sequence[Any], step: int) -> UpdateResult:
         """Update from the scored groups (references), and move on to version `step` + 1."""
@@ -144,7 +145,7 @@ class LearnerActor:
 
     def save(self, directory: str, facts: Mapping[str, Any]) -> None:
         """Write `hf/` and `trainer/` under `directory`, a path or URL; `facts` go into `trainer/state.json`."""
-        with written(directory) as folder:
+        with written(directory) if self.rank == 0 else nullcontext(Path(directory)) as folder:  # it alone writes
             self._learner.save(folder, facts)
 
     def start_profile(self) -> None:

@@ -39,7 +39,10 @@ class Adviser:
 
 def alike(config: Config, lines: Sequence[Line]) -> str | None:
     """Groups whose completions score alike teach nothing."""
-    share = _mean(lines, "zero_variance_groups") / config.algorithm.prompts_per_step
+    dynamic = config.algorithm.dynamic_sampling
+    share = (
+        _dropped_alike(lines) if dynamic else _mean(lines, "zero_variance_groups") / config.algorithm.prompts_per_step
+    )
     if share <= MOST_ALIKE:
         return None
     known = [line["accuracy"] for line in lines if line["accuracy"] is not None]
@@ -51,8 +54,9 @@ def alike(config: Config, lines: Sequence[Line]) -> str | None:
         mend += "algorithm.name=sft and go on from there with run.init_from"
     else:
         mend = "raise rollout.temperature or algorithm.group_size"
-    dynamic = "" if config.algorithm.dynamic_sampling else "; algorithm.dynamic_sampling=true samples others in place"
-    return _told(f"{share:.0%} of the groups score alike, so that nothing is learned from them", mend + dynamic)
+    costs = "are sampled in vain" if dynamic else "teach nothing"
+    mend += "" if dynamic else "; algorithm.dynamic_sampling=true samples others in place"
+    return _told(f"{share:.0%} of the groups score alike and {costs}", mend)
 
 
 def without_format(config: Config, lines: Sequence[Line]) -> str | None:
@@ -79,6 +83,15 @@ def truncated(config: Config, lines: Sequence[Line]) -> str | None:
         return None
     mend = f"raise rollout.max_completion_tokens ({longest}), or have long ones lose reward with "
     return _told(f"{share:.0%} of the completions are cut off", mend + "algorithm.overlong_share")
+
+
+def _dropped_alike(lines: Sequence[Line]) -> float:
+    """Of the groups of these steps, those that dynamic sampling has dropped."""
+    (first, trained_first), (last, trained_last) = (
+        (line["dropped_by_reason"].get("zero_variance", 0), line["trained"]) for line in (lines[0], lines[-1])
+    )
+    dropped, trained = last - first, trained_last - trained_first
+    return float(dropped / (dropped + trained))
 
 
 def _mean(lines: Sequence[Line], key: str) -> float:

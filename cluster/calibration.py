@@ -34,6 +34,10 @@ WARM_UP_STEPS = 2
 LEAST_STEPS = 10
 MOST_GROUPS = 1000
 """Whose lengths are kept."""
+MOST_DROPPED = 0.02
+"""Of the groups that a run sampled; the time that they took counts as that of the others."""
+UNASKED = ("clip_", "prompt_")
+"""How reasons of drops begin that come before sampling."""
 LEAST_APART = 1.5
 """Decoded tokens a prompt of one run over those of another, from which on they are told from prompts."""
 PASSES = ("reference", "forward", "backward")
@@ -103,6 +107,11 @@ def records(path: Path) -> tuple[Mapping[str, Any], list[StepRecord]]:
     found = list(_usable(path, config, lines))
     if len(found) < LEAST_STEPS:
         raise CalibrationError(f"{path} has {len(found)} usable steps of {len(lines)}: give a run of 40 or more")
+    if (share := _dropped_share(lines[-1])) > MOST_DROPPED:
+        raise CalibrationError(
+            f"{path} has dropped {share:.0%} of the groups that it sampled, and does not tell what they took: "
+            "calibrate with a run of algorithm.dynamic_sampling: false, whose rewards do not fail"
+        )
     return config, found
 
 
@@ -197,7 +206,7 @@ def timings_of(paths: Sequence[Path]) -> Timings:
         weights_bytes=float(first[0].line["sync_bytes"]),
         prompt_tokens=sum(record.prompt_tokens for record in first) / prompts,
         groups=tuple(groups[:: -(-len(groups) // MOST_GROUPS)]),
-        dropped_share=_dropped_share(first),
+        dropped_share=_dropped_share(first[-1].line),
     )
 
 
@@ -225,9 +234,10 @@ def _request_seconds(pooled: Sequence[StepRecord], beside: float) -> float:
     return max(sum(apart) / sum(prompts), 0.0)
 
 
-def _dropped_share(steps: Sequence[StepRecord]) -> float:
-    last = steps[-1].line
-    return float(last["dropped"]) / max(int(last["dropped"]) + int(last["trained"]), 1)
+def _dropped_share(line: Mapping[str, Any]) -> float:
+    """Of the groups that were sampled up to a line; questions that could not be asked are none of them."""
+    dropped = sum(count for why, count in line["dropped_by_reason"].items() if not why.startswith(UNASKED))
+    return float(dropped / max(dropped + int(line["trained"]), 1))
 
 
 def _phases(record: StepRecord, names: Sequence[str]) -> float:

@@ -60,12 +60,15 @@ class Forecast:
     @property
     def host(self) -> float:
         """Most bytes of a machine that holds all ranks, besides what their devices hold, and of Ray's store on it."""
-        return max(self.host_moments.values()) + total(store(self.config, self.parts))
+        return self.host_of(self.config.learner.ranks)
 
-    @property
-    def host_moments(self) -> dict[str, float]:
-        """What all ranks hold on one machine besides their devices, by moment."""
-        ranks, rank = self.config.learner.ranks, self.rank
+    def host_of(self, ranks: int) -> float:
+        """`host` of one that holds so many of the ranks."""
+        return max(self.host_moments(ranks).values()) + total(store(self.config, self.parts))
+
+    def host_moments(self, ranks: int) -> dict[str, float]:
+        """What so many ranks hold on one machine besides their devices, by moment."""
+        rank = self.rank
         held = ranks * total(rank.host)
         return {
             "all ranks start": ranks * total(rank.host_starting),
@@ -313,7 +316,7 @@ def _machine(told: Forecast) -> Iterator[str]:
     yield from _lines(checkpoint_memory(told.parts, told.config), "of rank 0")
     yield from _lines(store(told.config, told.parts), "Ray's object store")
     if told.on_gpu:
-        moments = told.host_moments
+        moments = told.host_moments(told.config.learner.ranks)
         yield f"  {_gb(told.host):>9}  in all at most, when {max(moments, key=lambda moment: moments[moment])}"
     else:
         yield f"  {_gb(told.machine):>9}  in all"

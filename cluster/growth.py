@@ -54,6 +54,8 @@ class Growth:
         self._further = further
         self._say = say
         self._a_node = a_node
+        self._given: set[str] = set()
+        """Nodes that were given engines, which Ray may have put elsewhere where such a node was full."""
 
     async def watch(self) -> None:
         """Look again and again."""
@@ -65,7 +67,8 @@ class Growth:
                     self._pool.begin(name)
             before = view.able
             if self._further is not None and not view.unplaced:
-                for node in sorted(view.able - view.used - self._first):
+                for node in sorted(view.able - view.used - self._first - self._given):
+                    self._given.add(node)
                     names = [self._further(node) for _ in range(self._a_node)]
                     self._say(f"node {node[:8]} has joined, and gets {' and '.join(names)}")
                     for name in names:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from cluster.errors import UsageError, report_errors
 from cluster.loggers import check_loggers, loggers
 from cluster.progress import Reporter
 from cluster.run_directory import RunDirectory
+from cluster.run_lock import BEAT_SECONDS, SILENT_SECONDS, RunInUse
 from cluster.tables import accuracy_rows, share
 from configs.load import dump_config, load_config
 from configs.schema import Config
@@ -79,9 +81,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif options.hardware or options.assume:
         raise UsageError("--hardware and --assume are of a dry run: add --dry-run")
     else:
-        there = options.auto_resume and RunDirectory.of(config).is_there()
+        there = options.auto_resume and wait_for(RunDirectory.of(config), reporter)
         train(config, reporter, resume=options.resume or there, fresh=options.fresh, profile=options.profile)
     return 0
+
+
+def wait_for(run: RunDirectory, reporter: Reporter) -> bool:
+    """Whether the run is there, once whoever was at work on it has let it go, or is known to have died."""
+    told, deadline = False, time.monotonic() + SILENT_SECONDS + BEAT_SECONDS
+    while True:
+        try:
+            run.storage.check_free()
+            return run.is_there()
+        except RunInUse as held:
+            if time.monotonic() > deadline:
+                raise
+            if not told:
+                reporter.say(f"waiting up to {SILENT_SECONDS + BEAT_SECONDS:.0f} s: {held}")
+            told = True
+            time.sleep(1.0)
 
 
 def dry_run(config: Config, reporter: Reporter, hardware: str | None = None, assumed: str | None = None) -> None:
@@ -156,12 +174,14 @@ def train(
         if existing_address() is not None:
             prove(config.run.dir, samples_of(questions, initial))
         print_plan(roles, reporter)
-        opened = open_run(config, reporter, resume, fresh)  # only now nothing can refuse any more
-        run = opened.directory
-        with closing(run), listed(run.path, metrics.endpoint(get_node_ip_address())) as targets:
-            run.write_text("bad_rows.jsonl", "".join(json.dumps(row) + "\n" for row in questions.bad))
-            work = _train(config, opened, initial, roles, questions, reporter, metrics, targets, profile)
-            return finish(run, asyncio.run(work), reporter)
+        endpoint = metrics.endpoint(get_node_ip_address())
+        # only now nothing can refuse any more
+        with opened(config, reporter, resume, fresh) as start, listed(start.run.path, endpoint) as targets:
+            if endpoint is not None and is_url(config.run.dir):
+                reporter.say(f"Prometheus finds this run by {targets.file}")
+            start.run.write_text("bad_rows.jsonl", "".join(json.dumps(row) + "\n" for row in questions.bad))
+            work = _train(config, start, initial, roles, questions, reporter, metrics, targets, profile)
+            return finish(start.run, asyncio.run(work), reporter)
 
 
 def samples_of(questions: Any, model: str) -> list[str]:
@@ -189,35 +209,34 @@ def serving(config: Config, reporter: Reporter) -> Iterator[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A run's directory, claimed, and where the run stands."""
+class Start:
+    """A run's directory, and where the run stands."""
 
-    directory: RunDirectory
+    run: RunDirectory
     checkpoint: str | None = None
     """Path or URL of the checkpoint that a resume goes on from."""
     state: dict[str, Any] | None = None
     """What that tells of the run."""
 
 
-def open_run(config: Config, reporter: Reporter, resume: bool, fresh: bool) -> Opened:
-    """Claim the run's directory, and on a resume cut it after its last checkpoint."""
-    if not resume:
-        run = RunDirectory.create(config, fresh)
-        run.write_environment(describe(), 0)
-        return Opened(run)
-    run, changed = RunDirectory.resume(config)
-    for key, (before, now) in changed.items():
-        reporter.say(f"changed on resume: {key}: {before!r} -> {now!r}")
-    step, state = run.read_latest()
-    run.cut_after(step or 0, config.run.max_steps)
-    run.write_environment(describe(), step or 0)
-    reporter.say(f"resuming {run} from step {step or 0}")
-    return Opened(run) if step is None else Opened(run, run.checkpoint(step), state)
+@contextmanager
+def opened(config: Config, reporter: Reporter, resume: bool, fresh: bool) -> Iterator[Start]:
+    """The run's directory for the length of the block, on a resume cut after its last checkpoint."""
+    run, changed = RunDirectory.resume(config) if resume else (RunDirectory.create(config, fresh), {})
+    with closing(run):
+        for key, (before, now) in changed.items():
+            reporter.say(f"changed on resume: {key}: {before!r} -> {now!r}")
+        step, state = run.read_latest()
+        if resume:
+            run.cut_after(step or 0, config.run.max_steps)
+            reporter.say(f"resuming {run} from step {step or 0}")
+        run.write_environment(describe(), step or 0)
+        yield Start(run) if step is None else Start(run, run.checkpoint(step), state)
 
 
 async def _train(
     config: Config,
-    opened: Opened,
+    start: Start,
     initial: str,
     roles: Any,
     questions: Any,
@@ -232,7 +251,7 @@ async def _train(
     from cluster.supervised import SupervisedLoop
     from cluster.workers import Workers
 
-    run, checkpoint, state = opened.directory, opened.checkpoint, opened.state
+    run, checkpoint, state = start.run, start.checkpoint, start.state
     model_path, trainer = (initial, None) if checkpoint is None else (f"{checkpoint}/hf", f"{checkpoint}/trainer")
     version = int(state["step"]) if state else 0
     reporter.say("starting engines and learner")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +46,10 @@ class TensorBoard:
         self._writer.close()
 
 
+FINISH_SECONDS = 120.0
+"""Longest wait for W&B to take what is left at the end; it stays on disk, for `wandb sync`."""
+
+
 class WeightsAndBiases:
     """A run there, which a resume goes on in. `WANDB_MODE=offline` writes it here alone, for `wandb sync`."""
 
@@ -59,7 +63,7 @@ class WeightsAndBiases:
             resume="allow",
             dir=str(directory),
             config=_settings(config),
-            settings=wandb.Settings(silent=True),
+            settings=wandb.Settings(silent=True, finish_timeout=FINISH_SECONDS),
         )
         self._run.define_metric("*", step_metric="step")  # a resume takes steps again, which wandb's own refuses
 
@@ -98,15 +102,12 @@ def loggers(config: Config, run: Path, step: int) -> Iterator[Loggers]:
         LoggerError: a package is missing.
     """
     opened: list[Logger] = []
-    try:
+    with ExitStack() as stack:
         if config.logging.tensorboard:
-            opened.append(TensorBoard(run / "tensorboard", config, step))
+            opened.append(stack.enter_context(closing(TensorBoard(run / "tensorboard", config, step))))
         if config.logging.wandb is not None:
-            opened.append(WeightsAndBiases(run, config))
+            opened.append(stack.enter_context(closing(WeightsAndBiases(run, config))))
         yield Loggers(tuple(opened))
-    finally:
-        for logger in opened:
-            logger.close()
 
 
 def check_loggers(config: Config) -> None:

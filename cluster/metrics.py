@@ -6,7 +6,10 @@ Most of it are the lines of `metrics.jsonl`; what has to be known between two st
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Callable, Mapping
+from math import inf
+from statistics import fmean
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, start_http_server
@@ -58,14 +61,23 @@ GAUGES = {
 }
 """Key of a metrics line: name and help of its gauge."""
 
+REWARD_STEPS = 20
+"""Over which the mean reward is held against its best; prompts of one step may be easy."""
+
 KEPT = ("validation_accuracy", "verified_difference")
 """Shown on from one look to the next; other gauges are absent while a line has no value for them."""
 
 COUNTERS = {
-    "admitted": ("auricle_groups_admitted", "Groups admitted"),
-    "trained": ("auricle_groups_trained", "Groups that went into a step"),
+    "admitted": ("auricle_groups_admitted", "Groups admitted since the launch"),
+    "trained": ("auricle_groups_trained", "Groups that went into a step since the launch"),
 }
 """Key of a metrics line: name and help of its counter; Prometheus sees the name with `_total`."""
+
+BEST_REWARD = (
+    "auricle_reward_best_mean",
+    f"Largest mean reward of {REWARD_STEPS} steps on end since the launch",
+)
+"""Name and help of the gauge that a fall of the reward is held against."""
 
 LIVE_GAUGES = {
     "engines": ("auricle_engines", "Engines that sample"),
@@ -79,8 +91,10 @@ LIVE_GAUGES = {
         "auricle_logprob_difference_bound_nats",
         "Above it engine and learner are not one policy, by `model.dtype`",
     ),
-    "disk_free_bytes": ("auricle_disk_free_bytes", "Free on the storage of the run's directory"),
-    "disk_bytes": ("auricle_disk_bytes", "Size of that storage"),
+    "saving": ("auricle_checkpoint_saving", "1 while a checkpoint is being written, else 0"),
+    "checkpoint_bytes": ("auricle_checkpoint_bytes", "Size of the last checkpoint of this launch; 0 before the first"),
+    "disk_free_bytes": ("auricle_disk_free_bytes", "Free on the disk of the run's directory, unless that is a URL"),
+    "disk_bytes": ("auricle_disk_bytes", "Size of that disk"),
 }
 """Key of what `TrainingLoop.figures` tells at a scrape: name and help of its gauge."""
 
@@ -90,11 +104,11 @@ LIVE_COUNTERS = {"engines_lost": ("auricle_engines_lost", "Engines that died or 
 LAST_STEP = ("auricle_last_step_timestamp_seconds", "When the last step was over, in seconds since 1970")
 LAST_PROGRESS = (
     "auricle_last_progress_timestamp_seconds",
-    "When a step was over, or a question of an evaluation was answered, last; in seconds since 1970",
+    "When the launch began, or a step, a checkpoint or a held-out question was last over; in seconds since 1970",
 )
 """Name and help of the gauges of when the run last moved."""
 
-DROPPED = ("auricle_groups_dropped", "Groups dropped, by reason")
+DROPPED = ("auricle_groups_dropped", "Groups dropped since the launch, by reason")
 """Name and help of the counter of `dropped_by_reason`, with a label `reason`."""
 
 COMPLETIONS_DROPPED = ("auricle_completions_dropped", "Completions of trained groups without a reward, by reason")
@@ -156,10 +170,15 @@ class Metrics:
         self._off_policy = {
             key: Gauge(name, text, ["run"], registry=self.registry) for key, (name, text) in OFF_POLICY.items()
         }
+        self._recent: deque[float] = deque(maxlen=REWARD_STEPS)
+        """Mean rewards of the last steps."""
+        self._best_reward = Gauge(*BEST_REWARD, ["run"], registry=self.registry)
+        self._best: float | None = None
         self._run_name = run_name
         self._seen: dict[str, float] = {}
         self._server: Any = None
         self._host = ""
+        self.progress()
 
     def serve(self, host: str, port: int) -> int:
         """Listen until `close`; port 0 takes a free one. Returns the port."""
@@ -182,6 +201,12 @@ class Metrics:
         if self._server is None:
             return None
         return Endpoint(reached_by(self._host, node), int(self._server.server_port), socket.gethostname())
+
+    def begin_with(self, counts: Mapping[str, float], dropped: Mapping[str, float]) -> None:
+        """Count from here on what the lines tell in all: what a resume has behind it is no increase."""
+        self._seen = {key: counts[key] for key in COUNTERS} | {f"dropped {key}": one for key, one in dropped.items()}
+        for reason in dropped:
+            self._dropped.labels(self._run_name, reason)
 
     def watch(self, figures: Callable[[], Mapping[str, float]]) -> None:
         """Ask for `LIVE_GAUGES` and `LIVE_COUNTERS` at every scrape, from its thread."""
@@ -207,6 +232,8 @@ class Metrics:
                 gauge.labels(self._run_name).set(line[key])
             elif key not in KEPT:
                 gauge.clear()
+        if line.get("reward_mean") is not None:
+            self._record_best(line["reward_mean"])
         for key, counter in self._counters.items():
             counter.inc(self._increase(key, line.get(key, 0)))
         for reason, count in line["dropped_by_reason"].items():
@@ -222,6 +249,13 @@ class Metrics:
             self._staleness.labels(self._run_name, versions).set(groups)
         for key, value in line.get("off_policy", {}).items():
             self._off_policy[key].labels(self._run_name).set(value)
+
+    def _record_best(self, reward: float) -> None:
+        """Keep the best mean of `REWARD_STEPS` steps."""
+        self._recent.append(reward)
+        if len(self._recent) == REWARD_STEPS:
+            self._best = max(fmean(self._recent), self._best if self._best is not None else -inf)
+            self._best_reward.labels(self._run_name).set(self._best)
 
     def _increase(self, key: str, total: float) -> float:
         increase = total - self._seen.get(key, 0.0)

@@ -12,6 +12,7 @@ import yaml
 from actors.exporter import Named
 from actors.metrics import ENGINE_COUNTERS, ENGINE_GAUGES, RANK_GAUGES, RANK_PHASES, RANK_STEPS, RANK_TOKENS
 from cluster.metrics import (
+    BEST_REWARD,
     COMPLETIONS_DROPPED,
     COUNTERS,
     DROPPED,
@@ -41,9 +42,9 @@ each learner rank then serves `/metrics` on a free port of its own. All listen o
 the endpoints ask for no password. Where machines are several, `metrics.host: 0.0.0.0` lets Prometheus reach them all.
 
 While the run goes on, `NAME.targets.json` beside its directory lists them for Prometheus's file-based discovery, and
-with them the Ray nodes of a cluster that the run has started itself (a cluster that is joined keeps a list of its own,
-`/tmp/ray/prom_metrics_service_discovery.json` on its head). An engine that takes the place of another takes its entry;
-when the run ends the file is removed. Its labels are on every metric of a process:
+with them the nodes of its Ray cluster. Where `run.dir` is a URL, the file lies on the machine of the launch, which
+prints where. An engine that takes the place of another takes its entry; when the run ends the file is removed. Its
+labels are on every metric of a process:
 
 | label | values |
 |---|---|
@@ -111,7 +112,7 @@ def controller_rows() -> list[Row]:
         *((name, "gauge", "run", text, f"off_policy.{key}") for key, (name, text) in OFF_POLICY.items()),
         *((f"{name}_total", "counter", "run", text, key) for key, (name, text) in COUNTERS.items()),
         *((f"{name}_total", "counter", "run, reason", text, key) for (name, text), key in dropped),
-        *((name, "gauge", "run", text, "") for name, text in (LAST_STEP, LAST_PROGRESS)),
+        *((name, "gauge", "run", text, "") for name, text in (BEST_REWARD, LAST_STEP, LAST_PROGRESS)),
         *_unkeyed(LIVE_GAUGES, LIVE_COUNTERS, "run"),
     ]
 

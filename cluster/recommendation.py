@@ -73,13 +73,12 @@ def with_split(told: Forecast, roles: Sequence[Role], engines: int, ranks: int) 
 
 def fits(told: Forecast) -> bool:
     """Whether ranks and engines fit their devices, and as many ranks as a machine has the machine."""
-    ranks = told.config.learner.ranks
-    host = told.host * min(1.0, MACHINE_DEVICES / ranks)
     return (
         told.rank.peak <= told.room
         and told.engine.cache_tokens >= told.config.rollout.max_model_tokens
         and told.engine.all <= told.hardware.memory_gigabytes * GIGABYTE
-        and host <= told.hardware.host_memory_gigabytes * GIGABYTE
+        and told.host_of(min(told.config.learner.ranks, MACHINE_DEVICES))
+        <= told.hardware.host_memory_gigabytes * GIGABYTE
     )
 
 

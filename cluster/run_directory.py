@@ -12,7 +12,8 @@ runs/NAME.targets.json  whom Prometheus is to scrape, while it goes on (`cluster
 from __future__ import annotations
 
 import json
-import os
+import re
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from cluster.run_storage import storage_of
 from configs.load import dump_config
 from configs.schema import Config, Reward
 from data.remote import Remote, is_url
+from data.whole_file import whole_file
 
 RESUMABLE_SECTIONS = ("checkpoint.", "logging.", "metrics.", "cluster.")
 RESUMABLE_KEYS = (
@@ -102,34 +104,35 @@ class RunDirectory:
         """Whether it holds a run, finished or not."""
         return self.storage.exists("config.yaml")
 
+    def check_empty(self) -> None:
+        """Raise RunError where a run or anything else is there."""
+        if self.is_there():
+            raise RunError(
+                f"{self} holds a run already. --resume goes on with it, --fresh moves it aside, run.name=OTHER writes "
+                f"elsewhere."
+            )
+        if names := self.storage.names(""):
+            raise RunError(f"{self} holds {names[0]!r} and no run: --fresh moves it aside, run.name=OTHER elsewhere")
+
     @classmethod
     def check(cls, config: Config, resume: bool, fresh: bool) -> None:
         """Raise what `create` or `resume` would; changes nothing."""
         run = cls.of(config)
         if resume:
             run._resumed(config)
-        elif run.storage.exists() and not fresh:
-            raise _taken(run)
+        elif not fresh:
+            run.check_empty()
         run.storage.check_free()
 
     @classmethod
     def create(cls, config: Config, fresh: bool) -> RunDirectory:
         """A new run, locked; an existing one is refused, or with `fresh` moved aside."""
         run = cls.of(config)
-        if run.storage.exists():
-            if not fresh:
-                raise _taken(run)
+        if fresh and run.storage.names(""):
             run.storage.check_free()
             run.storage.move_aside(datetime.now(UTC).strftime(".%Y%m%d-%H%M%S"))
-        try:
-            run.storage.claim(new=True)
-        except FileExistsError:
-            raise _taken(run) from None
-        for directory in ("rollouts", run.evaluations.name, "checkpoints"):
-            (run.path / directory).mkdir()
-        run.write_text("config.yaml", dump_config(config))
-        run.publish()
-        return run
+        run.check_empty()
+        return run._claimed(config)
 
     @classmethod
     def resume(cls, config: Config) -> tuple[RunDirectory, dict[str, tuple[Any, Any]]]:
@@ -141,10 +144,21 @@ class RunDirectory:
         """
         run = cls.of(config)
         changed = run._resumed(config)
-        run.storage.claim(new=False)
-        run._resumed_from = run.latest_checkpoint()
-        run.write_text("config.yaml", dump_config(config))
-        return run, changed
+        return run._claimed(config), changed
+
+    def _claimed(self, config: Config) -> RunDirectory:
+        """Itself, taken, with this configuration in it."""
+        self.storage.claim()
+        try:
+            for directory in ("rollouts", self.evaluations.name, "checkpoints"):
+                (self.path / directory).mkdir(exist_ok=True)
+            self._resumed_from = self.latest_checkpoint()
+            self.write_text("config.yaml", dump_config(config))
+            self.publish()
+        except BaseException:
+            self.storage.release()
+            raise
+        return self
 
     def changed(self, config: Config) -> dict[str, tuple[Any, Any]]:
         """The keys in which the run that is there differs, as (before, now); raises RunError where there is none."""
@@ -191,11 +205,9 @@ class RunDirectory:
             self.write_json(f"environment_resume_{step}.json", environment)
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a file under a temporary name and rename it, so that readers never see half of it."""
-        target = self.path / name
-        temporary = target.with_name(f".{target.name}.tmp")
-        temporary.write_text(text)
-        os.replace(temporary, target)
+        """Write a file, of which readers never see half."""
+        with whole_file(self.path / name) as partial:
+            partial.write_text(text)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """`write_text` of JSON."""
@@ -283,8 +295,12 @@ class RunDirectory:
         """The place to write a checkpoint into."""
         return self.storage.begin(_checkpoint(step))
 
-    def finish_checkpoint(self, step: int, keep: int) -> None:
-        """Give a complete checkpoint its name and remove the oldest above `keep`; raises RunError where it is not."""
+    def finish_checkpoint(self, step: int, keep: int) -> int:
+        """Give a complete checkpoint its name and remove the oldest above `keep`; gives its bytes.
+
+        Raises:
+            RunError: it is not complete.
+        """
         name = _checkpoint(step)
         missing = self.storage.missing(name, WRITTEN)
         if missing:
@@ -293,13 +309,19 @@ class RunDirectory:
                 f"to lie on storage that every node reaches"
             )
         self.storage.finish(name)
-        for old in sorted(self._checkpoints())[:-keep]:
-            if old != self._resumed_from:
+        whole = sorted(self._checkpoints())
+        kept = {*whole[-keep:], self._resumed_from}
+        for old in _steps(self.storage.names("checkpoints")):  # what was broken off by URL is among them
+            if old not in kept:
                 self.storage.remove(_checkpoint(old))
+        return self.storage.size(name)
+
+    def disk(self) -> Any:
+        """`shutil.disk_usage` of where the run lies, None where that is no disk."""
+        return None if is_url(str(self)) else shutil.disk_usage(self.path)
 
     def _checkpoints(self) -> list[int]:
-        names = self.storage.names("checkpoints")
-        return [int(name.removeprefix("step_")) for name in names if name.startswith("step_")]
+        return _steps(self.storage.whole("checkpoints"))
 
     def _read_json(self, name: str, mend: str = "remove it, and it is made again") -> dict[str, Any] | None:
         text = self.storage.read(name)
@@ -330,6 +352,11 @@ def _checkpoint(step: int) -> str:
     return f"checkpoints/step_{step}"
 
 
+def _steps(names: Sequence[str]) -> list[int]:
+    """N of each `step_N`; other names are the user's."""
+    return [int(match[1]) for name in names if (match := re.fullmatch(r"step_(\d+)", name))]
+
+
 def model_directory(path: str) -> str:
     """The model in a checkpoint or a model directory, absolute since actors start elsewhere; a hub id as it is."""
     if is_url(path):
@@ -337,12 +364,6 @@ def model_directory(path: str) -> str:
     inner = Path(path) / "hf"
     found = inner if inner.is_dir() else Path(path)
     return str(found.absolute()) if found.is_dir() else path
-
-
-def _taken(run: RunDirectory) -> RunError:
-    return RunError(
-        f"{run} holds a run already. --resume goes on with it, --fresh moves it aside, run.name=OTHER writes elsewhere."
-    )
 
 
 def resumable(key: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -17,8 +18,13 @@ from data.remote import Remote, RemoteError
 
 FILE, HOLDER = ".lock", ".lock.json"
 BEAT_SECONDS = 20.0
+END_SECONDS = 10.0
 SILENT_SECONDS = 180.0
-"""A holder that has not been heard of for so long has ended."""
+"""A holder by URL that has not been heard of for so long has ended, or is to end."""
+
+
+HOLDS = {"token", "host", "pid", "started", "time"}
+"""What a holder by URL tells of itself."""
 
 
 class RunInUse(ValueError):
@@ -60,13 +66,17 @@ class RunLock:
 class UrlLock:
     """`RunLock` of a directory by URL. Storages have no locks, so its holder writes there that it lives.
 
-    Two that take it within the same second may both find it free.
+    A holder that was cut off for longer than `SILENT_SECONDS` has lost it, and `check_held` says so. Two that take it
+    within the same second may both find it free; the clocks of their machines are to agree within a minute.
     """
 
     def __init__(self, run: Remote) -> None:
         self._run = run
+        self._token = secrets.token_hex(8)
         self._released = threading.Event()
         self._beating: threading.Thread | None = None
+        self._beat_at = 0.0
+        """Time of `time.monotonic` when this process was last heard of."""
 
     def acquire(self) -> None:
         """Take the lock, or raise RunInUse at once with who has it."""
@@ -77,21 +87,22 @@ class UrlLock:
         self._beating.start()
 
     def release(self) -> None:
-        """Let the next process have the run."""
+        """Let the next process have the run, unless another has it already."""
         if self._beating is None:
             return
         self._released.set()
-        self._beating.join()
+        self._beating.join(END_SECONDS)  # a beat that is on its way would take the run again
         self._beating = None
-        self._run.remove(HOLDER)
+        if self._own():
+            self._run.remove(HOLDER)
 
     def check(self) -> None:
         """Raise RunInUse where another process has the lock and lives."""
         holder = self._holder()
-        if holder is None or self._beating is not None:
+        if holder is None or holder["token"] == self._token:
             return
         silent = time.time() - holder["time"]
-        ended = holder["host"] == socket.gethostname() and not Path(f"/proc/{holder['pid']}").exists()
+        ended = holder["host"] == socket.gethostname() and _started(holder["pid"]) != holder["started"]
         if silent < SILENT_SECONDS and not ended:
             raise RunInUse(
                 f"{self._run.url} is in use by process {holder['pid']} on {holder['host']}, which was heard of "
@@ -99,18 +110,51 @@ class UrlLock:
                 f"{SILENT_SECONDS:.0f} s after that; run.name=OTHER writes elsewhere"
             )
 
+    def check_held(self) -> None:
+        """Raise RunInUse where this process has lost the lock."""
+        if self._beating is not None and time.monotonic() - self._beat_at > SILENT_SECONDS:
+            raise RunInUse(
+                f"{self._run.url} could not be told for {SILENT_SECONDS:.0f} s that this process is at work on it, and "
+                f"another may be now: --resume goes on where none is"
+            )
+
+    def _own(self) -> bool:
+        holder = self._holder()
+        return holder is not None and holder["token"] == self._token
+
     def _holder(self) -> dict[str, Any] | None:
-        content = self._run.read(HOLDER)
-        return None if content is None else json.loads(content)
+        """Who has it; None where nobody has, or what is there is no holder by URL."""
+        try:
+            found = json.loads(self._run.read(HOLDER) or b"null")
+        except ValueError:  # it is just being written
+            return None
+        return found if isinstance(found, dict) and HOLDS <= found.keys() else None
 
     def _beat(self) -> None:
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+        holder = {
+            "token": self._token,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": _started(os.getpid()),
+            "time": time.time(),
+        }
         self._run.write(HOLDER, json.dumps(holder).encode())
+        self._beat_at = time.monotonic()
 
     def _keep(self) -> None:
+        """Beat until the release. Where another has taken the lock it is left, and is lost soon."""
         while not self._released.wait(BEAT_SECONDS):
-            with suppress(RemoteError):  # the run's own writing tells of a storage that is gone
-                self._beat()
+            with suppress(RemoteError):  # a storage that is gone for a while is no end
+                if self._own():
+                    self._beat()
+
+
+def _started(pid: int) -> str | None:
+    """When a process of this machine started, in ticks since it booted; None where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
 
 
 def _told(holder: Path) -> str:

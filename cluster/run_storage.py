@@ -10,20 +10,18 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from cluster.run_lock import RunLock, UrlLock
 from data.cache import cache_directory
-from data.remote import Remote, is_url
+from data.remote import WHOLE, Remote, is_url
 
 WRITTEN_BY_OTHERS = ("checkpoints", "rollouts", "engine_model")
-COPIED_BACK = ("", "eval")
-"""Directories whose files a resume reads or goes on with."""
-
-WHOLE = "whole.json"
-"""What tells on a storage by URL, where nothing can be renamed at once, that a directory is whole."""
+COPIED_BACK = ("", "eval", "wandb")
+"""Directories whose files, but none in theirs, a resume reads or goes on with."""
 
 
 class RunStorage(Protocol):
@@ -44,7 +42,13 @@ class RunStorage(Protocol):
         """The text of a file, None where there is none."""
 
     def names(self, directory: str) -> list[str]:
-        """Of files and whole directories in a directory, without those that begin with a dot."""
+        """Of files and directories in a directory, without those that begin with a dot."""
+
+    def whole(self, directory: str) -> list[str]:
+        """Of directories in a directory that were finished."""
+
+    def size(self, directory: str) -> int:
+        """Bytes of a directory."""
 
     def remove(self, name: str) -> None:
         """Remove a file or a directory, if it is there."""
@@ -55,8 +59,8 @@ class RunStorage(Protocol):
     def check_free(self) -> None:
         """Raise RunInUse where another process has the run; changes nothing."""
 
-    def claim(self, new: bool) -> None:
-        """Take the run, and have in `path` what it goes on with; raises RunInUse, or FileExistsError of a new one."""
+    def claim(self) -> None:
+        """Take the run, and have in `path` what is there of it; raises RunInUse."""
 
     def release(self) -> None:
         """Let the next process have the run."""
@@ -104,6 +108,12 @@ class DiskStorage:
         found = sorted(folder.iterdir()) if folder.is_dir() else []
         return [path.name for path in found if not path.name.startswith(".")]
 
+    def whole(self, directory: str) -> list[str]:
+        return [name for name in self.names(directory) if self.exists(f"{directory}/{name}/{WHOLE}")]
+
+    def size(self, directory: str) -> int:
+        return sum(file.stat().st_size for file in (self.path / directory).rglob("*") if file.is_file())
+
     def remove(self, name: str) -> None:
         path = self.path / name
         if path.is_dir():
@@ -117,9 +127,8 @@ class DiskStorage:
     def check_free(self) -> None:
         self._lock.check()
 
-    def claim(self, new: bool) -> None:
-        if new:
-            self.path.mkdir(parents=True)
+    def claim(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
 
     def release(self) -> None:
@@ -139,6 +148,7 @@ class DiskStorage:
 
     def finish(self, name: str) -> None:
         final = self.path / name
+        (self._temporary(name) / WHOLE).write_text(_mark())
         shutil.rmtree(final, ignore_errors=True)
         self._temporary(name).rename(final)
 
@@ -175,9 +185,17 @@ class UrlStorage:
         return None if content is None else content.decode()
 
     def names(self, directory: str) -> list[str]:
-        files = [name.removeprefix(f"{directory}/") for name in self._remote.files(directory)]
-        whole = {name.split("/")[0] for name in files if "/" not in name or name.endswith(f"/{WHOLE}")}
-        return sorted(name for name in whole if not name.startswith("."))
+        return sorted({parts[0] for parts in self._parts(directory) if not parts[0].startswith(".")})
+
+    def whole(self, directory: str) -> list[str]:
+        return sorted({parts[0] for parts in self._parts(directory) if parts[1:] == [WHOLE]})
+
+    def _parts(self, directory: str) -> list[list[str]]:
+        """The names of all files in a directory, split."""
+        return [name.removeprefix(f"{directory}/").split("/") for name in self._remote.files(directory)]
+
+    def size(self, directory: str) -> int:
+        return self._remote.size(directory)
 
     def remove(self, name: str) -> None:
         self._remote.remove(f"{name}/{WHOLE}")  # what is left of it when this is broken off counts no more
@@ -189,7 +207,7 @@ class UrlStorage:
     def check_free(self) -> None:
         self._lock.check()
 
-    def claim(self, new: bool) -> None:
+    def claim(self) -> None:
         self._lock.acquire()
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
@@ -202,7 +220,8 @@ class UrlStorage:
         self._lock.release()
 
     def publish(self) -> None:
-        """Send what has changed in `path`, and remove there what has been removed here."""
+        """Send what has changed in `path`, and remove there what has been removed here; raises RunInUse."""
+        self._lock.check_held()
         files = self._own_files()
         self._remote.send(self.path, [name for name, state in files.items() if self._published.get(name) != state])
         for name in self._published.keys() - files.keys():
@@ -210,6 +229,7 @@ class UrlStorage:
         self._published = files
 
     def begin(self, name: str) -> str:
+        self._lock.check_held()
         self.remove(name)
         return self.place(name)
 
@@ -218,7 +238,7 @@ class UrlStorage:
 
     def finish(self, name: str) -> None:
         self.publish()  # what leads up to it is there before it
-        self._remote.write(f"{name}/{WHOLE}", json.dumps({"host": os.uname().nodename}).encode())
+        self._remote.write(f"{name}/{WHOLE}", _mark().encode())
 
     def _own_files(self) -> dict[str, tuple[int, int]]:
         found = {}
@@ -230,3 +250,8 @@ class UrlStorage:
                     state = file.stat()
                     found[relative.as_posix()] = state.st_mtime_ns, state.st_size
         return found
+
+
+def _mark() -> str:
+    """What `WHOLE` holds."""
+    return json.dumps({"time": time.time()}) + "\n"

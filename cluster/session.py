@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.asking import Asker
-from cluster.nodes import existing_address
+from cluster.nodes import alive_nodes, existing_address
 from cluster.placement import Role
 from cluster.run_directory import model_directory
 from cluster.storage import prove
@@ -53,6 +53,7 @@ async def workers(
         say: tells the user of an engine that was lost.
         targets: told of every actor that serves metrics; without it none does.
     """
+    first_nodes = {node["NodeID"] for node in alive_nodes()}  # those that join from now on are not planned on
     config = from_anywhere(config)
     if targets is None:
         config = config.model_copy(update={"metrics": Metrics()})
@@ -60,7 +61,7 @@ async def workers(
     encoder = PromptEncoder(processor.tokenizer, processor.chat_template, config.data.prompt)
     with tempfile.TemporaryDirectory(prefix="auricle-") as temporary:
         path = engine_model(model_path, export or f"{temporary}/engine_model")
-        started = Workers(config, roles, path, version, processor.stop_token_ids, say, targets)
+        started = Workers(config, roles, path, version, processor.stop_token_ids, first_nodes, say, targets)
         try:
             if export is None and existing_address() is not None and os.path.isdir(path):
                 prove(None, [path])  # a run, which gives `export`, has had its storage proven
@@ -92,7 +93,7 @@ def engine_model(model_path: str, export: str) -> str:
     """The model that the actors load: `model_path` where vLLM takes it as it is, else an export of it at `export`.
 
     A directory is given as an absolute path, a hub id or URL as it is, for every node to fetch. What an interrupted run
-    left at `export` is replaced.
+    left at `export` is removed.
     """
     discard(export)
     with written(export) as folder:

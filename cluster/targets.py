@@ -28,7 +28,7 @@ class Targets:
     """
 
     def __init__(self, file: Path | None, run: str) -> None:
-        self._file = file
+        self.file = file
         self._run = run
         self._processes: dict[tuple[str, str], str] = {}
         """Address by role, and name within the role."""
@@ -73,9 +73,9 @@ class Targets:
         return [*processes, *nodes]
 
     def _write(self) -> None:
-        if self._file is None:
+        if self.file is None:
             return
-        with whole_file(self._file) as partial:
+        with whole_file(self.file) as partial:
             partial.write_text(json.dumps(self.entries(), indent=1) + "\n")
 
 

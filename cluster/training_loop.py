@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.advice import Adviser
 from cluster.asking import Asker
@@ -23,10 +22,13 @@ from cluster.questions import Questions
 from cluster.run_directory import RunDirectory, RunError
 from cluster.scoring import score, without_rows
 from cluster.verification import MOST_DIFFERENCE
+from cluster.waiting import ANSWER_KEY, bounded, in_thread
 from cluster.workers import Workers
 from configs.schema import Config
 from data.order import DataOrder, Draw
 from data.types import Example
+
+Stored = TypeVar("Stored")
 
 MENDS = {
     "clip_": "data.audio_dir may name the wrong directory",
@@ -119,22 +121,30 @@ class TrainingLoop:
         self._profile = profile
         self._adviser = Adviser(config)
         self._loggers = loggers or Loggers()
+        self._saving = False
+        """Whether a checkpoint is being written."""
+        self._checkpoint_bytes = 0.0
+        """Size of the last one, as far as this process knows."""
+        self._publishing: asyncio.Task[None] | None = None
+        """What is on its way to the storage of the run."""
         self._ended_at = 0.0
         """Time of day when the last step was over."""
+        metrics.begin_with(self.ledger.counts(), self.ledger.dropped)
         metrics.watch(self.figures)
 
     def figures(self) -> dict[str, float]:
         """What is known between two steps, by the keys of `cluster.metrics`; may be asked by any thread."""
-        rollout, disk = self.workers.rollout, shutil.disk_usage(self.run_directory.path)
-        return {
+        rollout, disk = self.workers.rollout, self.run_directory.disk()
+        of_disk = {} if disk is None else {"disk_free_bytes": disk.free, "disk_bytes": disk.total}
+        return of_disk | {
             "engines": len(rollout.reports),
             "engines_lost": rollout.lost,
             "delivery_pending_seconds": self._delivery.pending_seconds,
             "max_steps": self.config.run.max_steps,
             "max_staleness": self.config.algorithm.max_staleness,
             "most_difference": MOST_DIFFERENCE[self.config.model.dtype],
-            "disk_free_bytes": disk.free,
-            "disk_bytes": disk.total,
+            "saving": float(self._saving),
+            "checkpoint_bytes": self._checkpoint_bytes,
         }
 
     async def _step(self) -> dict[str, Any]:
@@ -167,6 +177,7 @@ class TrainingLoop:
         await self.workers.log.written()
         trained = await self.evaluate_test("trained")
         silent = await self.evaluate_test("silent") if self.config.evaluate.silent else None
+        await self._published()
         figures = {"base": base, "trained": trained, "silent": silent}
         return figures | {"train_seconds": train_seconds, "bad_rows": self.questions.bad_rows()}
 
@@ -193,7 +204,7 @@ class TrainingLoop:
                     await self._profiled(line)
                     if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
                         await self.checkpoint()
-                    await asyncio.to_thread(self.run_directory.publish)
+                    await self._publish()
         except BaseExceptionGroup as failed:
             raise first_of(failed) from None
 
@@ -239,7 +250,8 @@ class TrainingLoop:
 
     async def checkpoint(self) -> None:
         """Write `checkpoints/step_N`, with every step up to it in the rollout log."""
-        place = await asyncio.to_thread(self.run_directory.begin_checkpoint, self.version)
+        self._saving = True
+        place = await self._stored(lambda: self.run_directory.begin_checkpoint(self.version))
         facts = {
             "step": self.version,
             "position": self.order.position,
@@ -251,7 +263,27 @@ class TrainingLoop:
         }
         await self.workers.learner.save(place, facts)
         await self.workers.log.written()
-        await asyncio.to_thread(self.run_directory.finish_checkpoint, self.version, self.config.checkpoint.keep)
+        await self._published()
+        keep = self.config.checkpoint.keep
+        self._checkpoint_bytes = await self._stored(lambda: self.run_directory.finish_checkpoint(self.version, keep))
+        self._saving = False
+        self.metrics.progress()
+
+    async def _publish(self) -> None:
+        """Have what was written go to the storage of the run while it goes on."""
+        await self._published()
+        self._publishing = asyncio.create_task(self._stored(self.run_directory.publish))
+
+    async def _published(self) -> None:
+        """Wait until nothing is on its way there."""
+        if self._publishing is not None:
+            publishing, self._publishing = self._publishing, None
+            await publishing
+
+    async def _stored(self, call: Callable[[], Stored]) -> Stored:
+        """What the storage of the run gives, which may be far away."""
+        what = f"the storage of {self.run_directory} has not answered"
+        return await bounded(in_thread(call), ANSWER_KEY, self.config.cluster.actor_timeout_seconds, what)
 
     def _next_draw(self) -> Draw:
         """The next question's turn."""
@@ -313,7 +345,7 @@ class TrainingLoop:
             )
         result = {"step": self.version, **score(answers, self.config.data.prompt.form, bad_rows)}
         self.run_directory.write_evaluation(name, result)
-        await asyncio.to_thread(self.run_directory.publish)
+        await self._publish()
         self._loggers.evaluation(name, result)
         self.reporter.say(f"{name}: accuracy {result['accuracy']:.1%} on {result['questions']} questions")
         return result

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import Any
 
 import ray
@@ -19,7 +19,7 @@ from actors.log import RolloutLogActor
 from actors.reward import RewardActor
 from actors.rollout import RolloutActor, environment
 from cluster.growth import Growth
-from cluster.nodes import alive_nodes, existing_address
+from cluster.nodes import alive_nodes
 from cluster.placement import Role
 from cluster.places import Place, Places
 from cluster.rollout_pool import RolloutPool
@@ -150,6 +150,7 @@ class Workers:
         model_path: str,
         version: int,
         stop: tuple[int, ...],
+        first_nodes: Set[str],
         say: Callable[[str], None] = print,
         targets: Targets | None = None,
     ) -> None:
@@ -157,6 +158,7 @@ class Workers:
         self.model_path = model_path
         self.version = version
         self._stop_token_ids = stop
+        self._first_nodes = first_nodes
         self._roles = {role.name: role for role in roles}
         self._say = say
         self._targets = targets or Targets(None, config.run.name)
@@ -164,14 +166,12 @@ class Workers:
         """References to where each learner rank serves its metrics."""
         self._warm_up: tuple[int, ...] = ()
         self._growth: asyncio.Task[None] | None = None
-        self._first_nodes: set[str] = set()
         self._places = Places(config.cluster.wait_seconds)
         self._actors: list[Any] = []
 
     async def place(self) -> None:
         """Reserve what each role needs and start its actors."""
         config, path = self.config, self.model_path
-        self._first_nodes = {node["NodeID"] for node in alive_nodes()}
         encoders = await self._create("audio", AudioActor, lambda _: (config, path, 1))
         rewards = await self._create("reward", RewardActor, lambda _: (config,))
         if "engine" in self._roles:
@@ -232,8 +232,7 @@ class Workers:
         ranks, seconds = asyncio.gather(*self._ranks), self.config.cluster.actor_timeout_seconds
         for rank, endpoint in enumerate(await bounded(ranks, ANSWER_KEY, seconds, "the learner has not started")):
             self._targets.add("learner", str(rank), endpoint)
-        if existing_address() is None:
-            self._targets.set_nodes(alive_nodes())  # a cluster that is joined tells of its own
+        self._targets.set_nodes(alive_nodes())
 
     def _end_engine(self, name: str, actor: Any) -> None:
         """End the process of an engine that was lost, which nobody is to scrape any more."""
@@ -255,6 +254,7 @@ class Workers:
     def _place_on(self, node: str) -> str:
         """Set a node aside for a further engine; gives its name."""
         self._places.engines.append(Place(self._roles["engine"], node))
+        self._targets.set_nodes(alive_nodes())
         return f"engine-{len(self._places.engines) - 1}"
 
     def stop(self) -> None:

@@ -63,7 +63,7 @@ class Run(Section):
     """Name of the run's directory; the stem of the configuration file when empty."""
     dir: str = "runs"
     """Directory that holds run directories; inside a Ray cluster an absolute path that every node mounts, or a URL such
-    as s3://bucket/runs of any storage that fsspec knows."""
+    as s3://bucket/runs of any object storage that fsspec knows."""
     max_steps: PositiveInt = 100
     """Steps of the whole run: versions of the policy."""
     seed: NonNegativeInt = 0

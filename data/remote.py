@@ -1,4 +1,4 @@
-"""Directories that a URL names, such as `s3://bucket/runs`, through fsspec.
+"""Directories of object storages that a URL names, such as `s3://bucket/runs`, through fsspec.
 
 Models are loaded from files and weights are written to files, so what is read is copied to this machine first, and what
 is written goes there when it is whole.
@@ -12,8 +12,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from filelock import FileLock
 
 from data.cache import cache_directory
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+WHOLE = "whole.json"
+"""The file that tells that a directory is whole, where it cannot take its name at once."""
 
-_CONTENT = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
-"""By these a storage tells that a file of the same size is another one."""
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 class RemoteError(RuntimeError):
@@ -41,7 +42,7 @@ class Remote:
     """A directory by its URL. Names of files are relative to it.
 
     Args:
-        url: of any protocol that an installed fsspec package knows.
+        url: of an object storage whose protocol an installed fsspec package knows.
 
     Raises:
         RemoteError: by every method; names the URL, what failed and the mend.
@@ -49,6 +50,8 @@ class Remote:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        if url.startswith(("file:", "local:")):
+            raise RemoteError(f"{url} is a directory of this machine: give its path, without {url.split('//')[0]}//")
         with self._telling("used"):
             self._storage, root = fsspec.url_to_fs(self.url, use_listings_cache=False)
             self._root = str(root).rstrip("/")
@@ -59,13 +62,24 @@ class Remote:
             return bool(self._storage.exists(self._at(name)))
 
     def files(self, directory: str = "") -> dict[str, str]:
-        """Every file in a directory and those in it, with what changes when its content does; none where it is not."""
+        """Every file in a directory and those in it, with what the storage tells of it, times and hashes among it.
+
+        None where the directory is not there.
+        """
         with self._telling("listed"):
             found: dict[str, dict[str, Any]] = self._storage.find(self._at(directory), detail=True)
-        return {
-            path.removeprefix(self._root).lstrip("/"): repr([about["size"], *(str(about.get(key)) for key in _CONTENT)])
+        files = {
+            path.removeprefix(self._root).lstrip("/"): repr(sorted(about.items(), key=lambda entry: str(entry[0])))
             for path, about in sorted(found.items())
         }
+        if outside := [name for name in files if ".." in name.split("/")]:
+            raise RemoteError(f"{self.url} has a file that would be written elsewhere, {outside[0]!r}: remove it")
+        return files
+
+    def size(self, directory: str = "") -> int:
+        """Bytes of all files in a directory."""
+        with self._telling("listed"):
+            return int(self._storage.du(self._at(directory)))
 
     def read(self, name: str) -> bytes | None:
         """The content of a file, None where there is none."""
@@ -126,13 +140,22 @@ class Remote:
             ) from error
 
 
-def copied(url: str) -> Path:
+def local(place: str) -> Path:
+    """The directory at a path, or the copy of one at a URL."""
+    return copied(place) if is_url(place) else Path(place)
+
+
+def copied(url: str, wanted: Sequence[str] = ("*",)) -> Path:
     """The directory at `url`, copied to this machine once, and again when a file of it has changed.
 
     Copies stay in `remote/` of the user's cache; the processes of a machine share them.
+
+    Args:
+        url: of the directory.
+        wanted: patterns of the names of its files that are needed.
     """
     remote = Remote(url)
-    files = remote.files()
+    files = {name: about for name, about in remote.files().items() if any(fnmatch(name, one) for one in wanted)}
     if not files:
         raise RemoteError(f"{url} holds no file: name the directory itself, as the storage lists it")
     key = hashlib.sha256(json.dumps([remote.url, files]).encode()).hexdigest()[:16]
@@ -156,12 +179,20 @@ def discard(place: str) -> None:
 
 
 @contextmanager
-def written(place: str | os.PathLike[str]) -> Iterator[Path]:
-    """A directory to write files into, which are at `place` when the block has ended well; a path is that itself."""
-    place = os.fspath(place)
+def written(place: str) -> Iterator[Path]:
+    """A directory to write files into, which are at `place` when the block has ended well; a path is that itself.
+
+    One process of a machine at a time. What one that was killed had not sent goes with the next of the same kind.
+    """
     if not is_url(place):
         yield Path(place)
         return
-    with tempfile.TemporaryDirectory(prefix="auricle-") as folder:
-        yield Path(folder)
-        Remote(place).send(Path(folder))
+    kind = hashlib.sha256(re.sub(r"\d+$", "", place).encode()).hexdigest()[:16]  # every step_N of a run is of one
+    folder = Path(tempfile.gettempdir()) / f"auricle-{os.getuid()}-{kind}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+        Remote(place).send(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,7 @@ checkout=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 help() {
     cat <<'TEXT'
-usage: RAY_ADDRESS=http://HEAD:8265 deploy/submit.sh ARGUMENTS OF cluster.launch
+usage: RAY_ADDRESS=http://127.0.0.1:8265 deploy/submit.sh ARGUMENTS OF cluster.launch
 
 Submits this checkout to the cluster, where `python -m cluster.launch ARGUMENTS` runs in a copy of it. Left out is what
 .gitignore names, .git and .venv: the nodes have the packages. Relative paths start from that copy, so run.dir, clips,
@@ -15,7 +15,8 @@ questions and model are absolute, on storage that every node reaches.
 The log is followed until the job ends. Ctrl-C ends the job.
 
 environment:
-  RAY_ADDRESS                     the cluster's dashboard, http://HEAD:8265
+  RAY_ADDRESS                     the cluster's dashboard, which listens on the head's loopback: http://127.0.0.1:8265
+                                  there, and elsewhere after ssh -fN -L 8265:127.0.0.1:8265 HEAD
   RAY_AUTH_MODE, RAY_AUTH_TOKEN   `token` and the cluster's token, where it asks for one
   AURICLE_JOB                     name of the job; default: auricle- with the time
 
@@ -43,8 +44,8 @@ case ${1:-} in
 esac
 case ${RAY_ADDRESS:-} in
     http://* | https://*) ;;
-    "") refuse "RAY_ADDRESS is not set: give the cluster's dashboard, for example RAY_ADDRESS=http://HEAD:8265" ;;
-    *) refuse "RAY_ADDRESS is '$RAY_ADDRESS': jobs go to the dashboard, for example RAY_ADDRESS=http://HEAD:8265" ;;
+    "") refuse "RAY_ADDRESS is not set: give the cluster's dashboard, for example RAY_ADDRESS=http://127.0.0.1:8265" ;;
+    *) refuse "RAY_ADDRESS is '$RAY_ADDRESS': jobs go to the dashboard, for example RAY_ADDRESS=http://127.0.0.1:8265" ;;
 esac
 PATH=$checkout/.venv/bin:$PATH
 command -v ray >/dev/null || refuse "there is no ray in $checkout/.venv or on PATH: run make setup"

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data.command import command
-from data.remote import RemoteError, copied, is_url
+from data.remote import WHOLE, Remote, RemoteError, copied, is_url
 from learner.hf import DTYPES, PROCESSOR_FILES, check_model, export_checkpoint, load_config, load_tensors
 from learner.hf_files import ModelError, load_processor, read_json, stored_tensors, weight_files
 from learner.memory import SHARD_BYTES
@@ -101,7 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def find_source(path: str) -> Source:
     """The model, and the adapter if there is one, that a path on the command line means."""
-    given = copied(path) if is_url(path) else Path(path).expanduser()
+    if is_url(path):
+        return _find_remote(path.rstrip("/"))
+    given = Path(path).expanduser()
     if not given.is_dir():
         raise ModelError(f"{given} is no directory; name a run, a checkpoint (runs/NAME/checkpoints/step_N) or its hf/")
     given = given.resolve()  # `.` within hf/ has no name
@@ -115,6 +117,23 @@ def find_source(path: str) -> Source:
         raise ModelError(f"{given} holds neither a model (config.json) nor a checkpoint of one (hf/config.json)")
     adapter = checkpoint / "adapter"
     return Source(model, adapter if adapter.is_dir() else None)
+
+
+def _find_remote(url: str) -> Source:
+    """`find_source` of a URL; what is not exported is not copied."""
+    remote = Remote(url)
+    if remote.exists("checkpoints"):
+        names = [name.split("/") for name in remote.files("checkpoints")]
+        steps = [int(step[1]) for _, name, *rest in names if rest == [WHOLE] and (step := CHECKPOINT.fullmatch(name))]
+        if not steps:
+            raise ModelError(f"{url}/checkpoints holds no complete checkpoint yet")
+        return _find_remote(f"{url}/checkpoints/step_{max(steps)}")
+    if url.endswith("/hf"):
+        url = url.removesuffix("/hf")
+    elif not remote.exists("hf"):
+        return Source(copied(url), None)
+    adapter = f"{url}/adapter"
+    return Source(copied(f"{url}/hf"), copied(adapter) if Remote(adapter).exists() else None)
 
 
 def export_model(source: Path, out: Path, dtype: torch.dtype | None, max_shard_bytes: int) -> list[str]:

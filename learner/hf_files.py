@@ -97,7 +97,7 @@ def read_json(file: Path) -> dict[str, Any]:
 def resolve(path_or_id: str) -> Path:
     """The local directory of a checkpoint: the directory itself, or the copy of a URL or hub id, fetched if needed."""
     if is_url(path_or_id):
-        return copied(path_or_id)
+        return copied(path_or_id, DOWNLOADED)
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         return path

@@ -10,6 +10,7 @@ import argparse
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -78,16 +79,20 @@ def wait_until_ready(process: subprocess.Popen[bytes], address: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise DashboardError(
-                f"Prometheus ended with status {process.returncode}; it has told why above. Where the port is taken, "
-                f"--port takes another"
-            )
+            raise DashboardError(f"Prometheus ended with status {process.returncode}; it has told why above")
         try:
             with urllib.request.urlopen(f"{address}/-/ready", timeout=1):
                 return
         except OSError:
             time.sleep(0.1)
     raise DashboardError(f"Prometheus does not answer at {address} within {START_SECONDS:g} s")
+
+
+def check_free(port: int) -> None:
+    """Raise DashboardError where something listens on the port already, such as a Prometheus of the system's."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise DashboardError(f"something listens on port {port} already: --port takes another")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -102,6 +107,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def show(runs: Path, data: Path, port: int, browse: bool) -> None:
     """Serve the page until Ctrl-C."""
+    check_free(port)
     data.mkdir(parents=True, exist_ok=True)
     address = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="auricle-") as folder:

@@ -655,8 +655,8 @@ BREAKS = (
     Break(
         "a checkpoint by URL counts before it is whole",
         "cluster/run_storage.py",
-        'if "/" not in name or name.endswith(f"/{WHOLE}")',
-        "if name",
+        "if parts[1:] == [WHOLE]",
+        "if parts[1:]",
         "tests/unit/test_run_storage.py::test_checkpoints_are_complete_or_not_there_and_the_newest_are_kept",
     ),
     Break(
@@ -676,8 +676,8 @@ BREAKS = (
     Break(
         "the checkpoint that replaced engines start from is removed",
         "cluster/run_directory.py",
-        "if old != self._resumed_from:",
-        "if True:",
+        "kept = {*whole[-keep:], self._resumed_from}",
+        "kept = {*whole[-keep:]}",
         "tests/unit/test_run_storage.py::test_the_checkpoint_that_a_resume_starts_from_stays_as_long_as_it_goes_on",
     ),
     Break(

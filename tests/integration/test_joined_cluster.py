@@ -55,7 +55,7 @@ def test_a_run_joins_the_cluster_with_relative_paths_and_gives_back_what_it_took
 def test_every_node_shows_that_it_reaches_what_the_run_writes_and_reads(tmp_path: Path, nodes: list[Node]) -> None:
     clip = tmp_path / "clip.wav"
     clip.write_bytes(b"RIFF")
-    prove(tmp_path / "runs", [str(clip), str(tmp_path)])
+    prove(f"{tmp_path}/runs", [str(clip), str(tmp_path)])
     assert list((tmp_path / "runs").iterdir()) == []
 
 
@@ -64,7 +64,15 @@ def test_storage_that_a_node_does_not_reach_is_named_with_the_mend(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # workers start elsewhere, so that a relative path is another place for them
     with pytest.raises(StorageError, match="storage that every node reaches, under the same absolute paths") as refused:
-        prove(Path("runs"), ["clip.wav"])
+        prove("runs", ["clip.wav"])
     unread, unseen = str(refused.value).split("\n  node ")[1:]
     assert re.fullmatch(r"[\d.]+: clip\.wav cannot be read \(No such file or directory\)", unread)
     assert re.fullmatch(r"[\d.]+: what it writes into run\.dir=runs is not seen here", unseen)
+
+
+def test_a_storage_by_url_that_each_node_has_for_itself_is_none(nodes: list[Node]) -> None:
+    with pytest.raises(StorageError) as refused:
+        prove("memory://runs", ["memory://model"])
+    unread, unseen = str(refused.value).split("\n  node ")[1:]
+    assert re.fullmatch(r"[\d.]+: memory://model holds no file", unread)
+    assert re.fullmatch(r"[\d.]+: what it writes into run\.dir=memory://runs is not seen here", unseen)

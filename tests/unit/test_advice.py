@@ -56,10 +56,16 @@ def test_groups_that_score_alike_are_named_with_what_their_accuracy_suggests(acc
     assert "algorithm.dynamic_sampling=true" in advice
 
 
-def test_dynamic_sampling_is_not_advised_to_a_run_that_has_it() -> None:
+@pytest.mark.parametrize(("dropped", "share"), [(90, "90%"), (30, None)])
+def test_with_dynamic_sampling_the_groups_that_it_drops_count(dropped: int, share: str | None) -> None:
     settings = config(algorithm={"dynamic_sampling": True})
-    (advice,) = told(settings, *[line(zero_variance_groups=9)] * AFTER_STEPS)
-    assert "dynamic_sampling" not in advice
+    lines = [
+        line(zero_variance_groups=0, trained=PROMPTS * step, dropped_by_reason={"zero_variance": dropped * step})
+        for step in range(1, AFTER_STEPS + 1)
+    ]
+    found = told(settings, *lines)
+    assert [share in advice for advice in found] == [True] * (share is not None)
+    assert not any("dynamic_sampling" in advice for advice in found)
 
 
 def test_a_low_format_rate_is_named_under_the_rewards_own_name() -> None:

@@ -30,9 +30,9 @@ def test_the_steps_before_a_checkpoint_are_in_the_rollout_log_before_it_gets_its
 ) -> None:
     finish = launch.run_directory.finish_checkpoint
 
-    def finish_and_note(step: int, keep: int) -> None:
+    def finish_and_note(step: int, keep: int) -> int:
         launch.actors.asked.append("checkpoint")
-        finish(step, keep)
+        return finish(step, keep)
 
     monkeypatch.setattr(launch.run_directory, "finish_checkpoint", finish_and_note)
     launch.run()

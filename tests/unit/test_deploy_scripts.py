@@ -27,7 +27,7 @@ def test_an_address_that_takes_no_jobs_is_refused_with_an_example(address: str |
     done = submitted("--config", "tiny", address=address)
     assert done.returncode == 2
     assert named in done.stderr
-    assert "RAY_ADDRESS=http://HEAD:8265" in done.stderr
+    assert "RAY_ADDRESS=http://127.0.0.1:8265" in done.stderr
 
 
 RAY = """#!/bin/sh

@@ -21,7 +21,9 @@ def view(*nodes: str, used: tuple[str, ...] = ("rollout",), unplaced: int = 0) -
 class Grown:
     """A pool on a cluster that is found as told, one view after the other; a further engine uses its node."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *views: View, fixed: bool = False) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *views: View, fixed: bool = False, elsewhere: bool = False
+    ) -> None:
         monkeypatch.setattr(growth, "WATCH_SECONDS", 0.0)
         self.begun: list[str] = []
         self.said: list[str] = []
@@ -31,13 +33,15 @@ class Grown:
         self._placed: set[str] = set()
         self._seen = asyncio.Event()
         self._fixed = fixed
+        self._elsewhere = elsewhere
+        """Whether Ray places further engines on other nodes."""
 
     def begin(self, name: str) -> None:
         self.failed.pop(name, None)
         self.begun.append(name)
 
     def further(self, node: str) -> str:
-        self._placed.add(node)
+        self._placed.add("another" if self._elsewhere else node)
         return f"on {node}"
 
     async def look(self) -> View:
@@ -68,6 +72,11 @@ def test_each_node_that_joins_gets_an_engine_once_also_while_another_one_starts(
     grown = Grown(monkeypatch, view(*nodes), view(*nodes, "new"), view(*nodes, "new"), view(*nodes, "new", "newer"))
     assert grown.run() == ["on new", "on newer"]
     assert grown.said[0] == "node new has joined, and gets on new"
+
+
+def test_a_node_whose_engine_was_placed_elsewhere_gets_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown = Grown(monkeypatch, *[view("rollout", "new")] * 5, elsewhere=True)
+    assert grown.run() == ["on new"]
 
 
 def test_a_node_that_joins_gets_as_many_engines_as_every_node(monkeypatch: pytest.MonkeyPatch) -> None:

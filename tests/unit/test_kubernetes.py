@@ -37,6 +37,7 @@ CLAIM, POLICY = FOUND["PersistentVolumeClaim/auricle"], FOUND["NetworkPolicy/aur
 METRICS: dict[str, Any] = FOUND["Service/auricle-metrics"]["spec"]
 SUBMITTER: dict[str, Any] = JOB["submitterPodTemplate"]
 TEMPLATES = {**{name: group["template"] for name, group in groups(CLUSTER).items()}, "submitter": SUBMITTER}
+LOOKING = {name: FOUND[f"Deployment/{name}"]["spec"]["template"] for name in ("prometheus", "grafana")}
 
 needs_definitions = pytest.mark.skipif(
     not DEFINITIONS.is_dir(), reason=f"no definitions of KubeRay in {DEFINITIONS}: AURICLE_KUBERAY names their folder"
@@ -218,10 +219,11 @@ def test_the_fence_stands_around_every_pod_and_lets_them_reach_each_other(name: 
     assert (METRICS["selector"].items() <= labels) == (name == "head")
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", [*TEMPLATES, *LOOKING])
 def test_no_pod_has_rights_that_it_does_not_need(name: str) -> None:
-    assert TEMPLATES[name]["spec"]["securityContext"]["runAsNonRoot"]
-    assert container(TEMPLATES[name])["securityContext"] == {
+    template = (TEMPLATES | LOOKING)[name]
+    assert template["spec"]["securityContext"]["runAsNonRoot"]
+    assert container(template)["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
     }
@@ -244,6 +246,7 @@ def test_prometheus_sees_the_directory_that_the_run_writes_and_is_let_through() 
     assert volumes[runs["name"]]["persistentVolumeClaim"]["claimName"] == CLAIM["metadata"]["name"]
     assert PurePosixPath("/shared", runs["subPath"]) == PurePosixPath(trained().run.dir)
     [scraper] = POLICY["ingress"][2]["from"]
+    assert "namespaceSelector" not in scraper
     assert scraper["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
 
 
@@ -259,6 +262,25 @@ def test_prometheus_and_grafana_are_those_of_the_composition(name: str) -> None:
     [opened], [served], [published] = pod["ports"], service["ports"], composed["ports"]
     assert opened["name"] == served["targetPort"]
     assert str(opened["containerPort"]) == str(served["port"]) == published.split(":")[-1]
+
+
+def test_whoever_reaches_grafana_may_look_and_nobody_may_change_anything() -> None:
+    told = {entry["name"]: entry["value"] for entry in container(LOOKING["grafana"])["env"]}
+    assert told["GF_AUTH_ANONYMOUS_ENABLED"] == told["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert told["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert told["GF_AUTH_BASIC_ENABLED"] == "false"
+    assert "GF_AUTH_ANONYMOUS_ORG_ROLE" not in told  # a viewer, unless it is said
+
+
+@pytest.mark.parametrize(("name", "let_in"), [("prometheus", ["grafana"]), ("grafana", [])])
+def test_what_asks_for_no_password_is_fenced(name: str, let_in: list[str]) -> None:
+    fence = FOUND[f"NetworkPolicy/{name}"]["spec"]
+    assert fence["podSelector"]["matchLabels"] == LOOKING[name]["metadata"]["labels"]
+    assert fence["policyTypes"] == ["Ingress"]
+    sources = [source for rule in fence.get("ingress", []) for source in rule["from"]]
+    assert [source["podSelector"]["matchLabels"] for source in sources] == [
+        LOOKING[other]["metadata"]["labels"] for other in let_in
+    ]
 
 
 def test_grafana_asks_the_service_of_prometheus() -> None:

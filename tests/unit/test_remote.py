@@ -30,6 +30,7 @@ def test_a_url_is_told_from_a_path(place: str, url: bool) -> None:
 @pytest.mark.parametrize(
     ("url", "told"),
     [
+        ("file:///shared/runs", r"^file:///shared/runs is a directory of this machine: give its path, without file://"),
         ("nothing://bucket/runs", r"^nothing://bucket/runs cannot be used \(ValueError: .*\): every node needs"),
         ("zip://a.zip::memory://nothing.zip", r"^zip://\S+ cannot be used \(FileNotFoundError: .*\): every node needs"),
     ],
@@ -66,8 +67,40 @@ def test_what_is_written_is_there_when_the_block_has_ended_well() -> None:
     discard(url)
 
 
+def test_a_file_that_would_lie_outside_of_its_directory_is_refused() -> None:
+    url = f"memory://{uuid.uuid4().hex}/model"
+    remote = Remote(url)
+    remote.write("file", b"1")
+    objects = remote._storage.store
+    objects[f"{remote._root}/../../escaped"] = objects.pop(f"{remote._root}/file")
+    with pytest.raises(RemoteError, match=r"a file that would be written elsewhere, '\.\./\.\./escaped': remove it"):
+        copied(url)
+
+
+def test_what_is_not_wanted_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AURICLE_CACHE", str(tmp_path))
+    remote = Remote(f"memory://{uuid.uuid4().hex}/model")
+    for name in ("config.json", "weights.bin"):
+        remote.write(name, b"1")
+    assert [file.name for file in copied(remote.url, ("*.json",)).iterdir()] == ["config.json"]
+    assert len(list(copied(remote.url).iterdir())) == 2
+
+
+def test_what_a_killed_process_had_not_sent_is_not_sent_with_the_next() -> None:
+    url = f"memory://{uuid.uuid4().hex}/checkpoints/step_"
+    with written(f"{url}1") as first:
+        pass
+    first.mkdir()
+    (first / "left").touch()
+    with written(f"{url}2") as second:
+        assert second == first
+        (second / "file").touch()
+    assert list(Remote(f"{url}2").files()) == ["file"]
+    assert not second.exists()
+
+
 def test_a_path_is_written_itself(tmp_path: Path) -> None:
-    with written(tmp_path) as folder:
+    with written(str(tmp_path)) as folder:
         assert folder == tmp_path
     discard(str(tmp_path))
     assert not tmp_path.exists()

@@ -161,7 +161,9 @@ def test_a_checkpoint_stands_for_its_model(runs: str) -> None:
 
 
 def holder(**changes: Any) -> bytes:
-    return json.dumps({"pid": os.getpid(), "host": "elsewhere", "time": time.time()} | changes).encode()
+    """As another process tells that it lives."""
+    known = {"token": "another", "host": "elsewhere", "pid": os.getpid(), "started": "1", "time": time.time()}
+    return json.dumps(known | changes).encode()
 
 
 def test_a_holder_by_url_that_has_ended_or_is_silent_does_not_block(url: str) -> None:
@@ -173,6 +175,9 @@ def test_a_holder_by_url_that_has_ended_or_is_silent_does_not_block(url: str) ->
     for ended in (
         holder(time=time.time() - run_lock.SILENT_SECONDS - 1),
         holder(host=socket.gethostname(), pid=2**22 + 1),  # more than Linux gives
+        holder(host=socket.gethostname()),  # another process has its number by now, which is this one
+        b'{"pid": 1, "host": "elsewhere"}',  # of a run that lay on a disk
+        b'{"pid": 1, "ho',
     ):
         run.write(HOLDER, ended)
         RunDirectory.resume(config(url))[0].close()
@@ -187,6 +192,99 @@ def test_a_holder_by_url_tells_that_it_lives(url: str, monkeypatch: pytest.Monke
     while Remote(f"{url}/r").read(HOLDER) == first:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    run.close()
+
+
+def test_a_run_that_was_cut_off_and_taken_by_another_writes_nothing_more(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.01)
+    run = RunDirectory.create(config(url), fresh=False)
+    there = Remote(f"{url}/r")
+    there.write(HOLDER, holder())  # it was silent for long
+    time.sleep(0.1)
+    monkeypatch.setattr(run_lock, "SILENT_SECONDS", 0.05)
+    run.append_metrics({"step": 1})
+    for refused in (run.publish, lambda: run.begin_checkpoint(1), run.close):
+        with pytest.raises(RunInUse, match="another may be now: --resume goes on"):
+            refused()
+    assert json.loads(there.read(HOLDER) or b"")["token"] == "another"
+    assert there.read("metrics.jsonl") is None
+
+
+def test_a_resume_before_the_first_evaluation_can_write_one(runs: str) -> None:
+    RunDirectory.create(config(runs), fresh=False).close()
+    again, _ = RunDirectory.resume(config(runs))
+    again.write_evaluation("base", {"accuracy": 0.5})
+    assert again.read_evaluation("base") == {"accuracy": 0.5}
+    again.close()
+
+
+def test_a_run_moves_from_a_disk_to_a_bucket_and_back(tmp_path: Path, url: str) -> None:
+    disk = str(tmp_path / "runs")
+    run = RunDirectory.create(config(disk), fresh=False)
+    save(run, 3)
+    run.close()
+    Remote(f"{url}/r").send(tmp_path / "runs" / "r")
+    moved, changed = RunDirectory.resume(config(url))
+    assert moved.latest_checkpoint() == 3
+    assert changed == {"run.dir": (disk, url)}
+    save(moved, 4)
+    moved.close()
+    there = Remote(f"{url}/r")
+    there.fetch(there.files(), tmp_path / "back" / "r")
+    back, _ = RunDirectory.resume(config(str(tmp_path / "back")))
+    assert back.latest_checkpoint() == 4
+    back.close()
+
+
+def test_what_a_launch_left_that_died_before_it_wrote_anything_is_in_nobodys_way(runs: str, tmp_path: Path) -> None:
+    left = {".lock": b"", ".lock.json": b'{"pid": 1, "host": "elsewhere"}'}
+    for name, content in left.items():
+        if "://" in runs:
+            Remote(f"{runs}/r").write(name, content)
+        else:
+            (tmp_path / "runs" / "r").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "runs" / "r" / name).write_bytes(content)
+    assert not RunDirectory(f"{runs}/r").is_there()
+    RunDirectory.check(config(runs), resume=False, fresh=False)
+    RunDirectory.create(config(runs), fresh=False).close()
+
+
+def test_files_that_are_no_run_are_not_written_among(runs: str, tmp_path: Path) -> None:
+    with written(f"{runs}/r/notes") as folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "mine.txt").write_text("kept")
+    with pytest.raises(RunError, match=r"r holds 'notes' and no run: --fresh moves it aside"):
+        RunDirectory.create(config(runs), fresh=False)
+
+
+def test_a_start_that_fails_lets_the_run_go(runs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(RunDirectory, "write_text", fails)
+        with pytest.raises(OSError, match="full"):
+            RunDirectory.create(config(runs), fresh=True)
+    RunDirectory.create(config(runs), fresh=True).close()
+
+
+def test_a_run_of_wandb_is_known_again_on_another_machine(url: str) -> None:
+    run = RunDirectory.create(config(url), fresh=False)
+    (run.path / "wandb").mkdir()
+    (run.path / "wandb" / "run_id").write_text("abc")
+    run.close()
+    again, _ = RunDirectory.resume(config(url))
+    assert (again.path / "wandb" / "run_id").read_text() == "abc"
+    again.close()
+
+
+def test_what_was_broken_off_of_a_checkpoint_by_url_goes_with_the_next(url: str) -> None:
+    run = RunDirectory.create(config(url), fresh=False)
+    write_checkpoint(run.begin_checkpoint(1))
+    save(run, 2)
+    assert run.storage.names("checkpoints") == ["step_2"]
     run.close()
 
 

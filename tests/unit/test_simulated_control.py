@@ -18,6 +18,7 @@ import pytest
 
 from actors.report import EngineReport
 from bench.control import LAYOUT, Remote, Simulated
+from cluster import training_loop
 from cluster.controller import Controller
 from cluster.metrics import Metrics
 from cluster.progress import Reporter
@@ -68,11 +69,10 @@ class JumpingClock(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._moment
 
-    def run_in_executor(self, executor: Any, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
-        """Files are written in no time."""
-        done = self.create_future()
-        done.set_result(function(*arguments))
-        return done
+
+async def at_once(call: Callable[[], Any]) -> Any:
+    """Files are written in no time."""
+    return call()
 
 
 class StandInEngine:
@@ -199,7 +199,7 @@ CASES = [
 
 @pytest.mark.parametrize(("engines", "staleness", "on_update"), CASES)
 def test_the_control_loop_takes_its_steps_when_the_simulation_does(
-    tmp_path: Path, engines: int, staleness: int, on_update: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines: int, staleness: int, on_update: str
 ) -> None:
     setting = Setting(
         engines=engines,
@@ -212,6 +212,7 @@ def test_the_control_loop_takes_its_steps_when_the_simulation_does(
     )
     outcome = simulate(TIMINGS, setting)
     assert LAYOUT.buckets  # one bucket: new weights are here when they are published
+    monkeypatch.setattr(training_loop, "in_thread", at_once)
     with asyncio.Runner(loop_factory=JumpingClock) as runner:
         ended, ages = runner.run(controlled(tmp_path, setting))
     assert ended == pytest.approx(outcome.ended)

@@ -22,7 +22,17 @@ TOKEN, UPDATE, LOAD, PUBLISH, WAIT, CONTROL = 7e-5, 0.012, 0.03, 0.01, 0.013, 0.
 PROMPT_TOKENS, GROUP_SIZE, PROMPTS = 50, 4, 6
 
 
-def write_run(path: Path, lengths: Callable[[Random], int], steps: int = 20, **changes: Any) -> Path:
+def clips_are_missing(step: int) -> dict[str, int]:
+    return {"clip_missing": step}
+
+
+def write_run(
+    path: Path,
+    lengths: Callable[[Random], int],
+    steps: int = 20,
+    dropped: Callable[[int], dict[str, int]] = clips_are_missing,
+    **changes: Any,
+) -> Path:
     """A synchronous run of one engine, by the figures above, as its directory would tell of it."""
     random = Random(3)
     config: dict[str, Any] = {
@@ -53,11 +63,12 @@ def write_run(path: Path, lengths: Callable[[Random], int], steps: int = 20, **c
             {
                 "step": step, "time": now, "seconds": seconds, "step_seconds": whole, "engines": 1,
                 "packed_tokens": packed, "publish_seconds": PUBLISH, "sync_seconds": PUBLISH + LOAD, "sync_bytes": 3e6,
-                "trained": PROMPTS * step, "dropped": step, "rollout_busy": (computing + LOAD) / whole,
+                "trained": PROMPTS * step, "dropped_by_reason": dropped(step),
+                "rollout_busy": (computing + LOAD) / whole,
             }
         )  # fmt: skip
         rows = [{"token_ids": [[1] * length for length in group], "drop_reason": None} for group in groups]
-        rows.append({"token_ids": None, "drop_reason": "zero_variance"})
+        rows.append({"token_ids": None, "drop_reason": "clip_missing"})
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path / "rollouts" / f"step_{step:06d}.parquet")
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
@@ -77,7 +88,7 @@ def test_two_runs_of_different_lengths_tell_all_that_their_steps_were_made_of(tm
         "step_seconds": STEP, "sequence_seconds": SEQUENCE, "request_seconds": REQUEST, "prompt_seconds": PROMPT,
         "load_seconds": LOAD, "token_seconds": TOKEN, "update_seconds": UPDATE, "publish_seconds": PUBLISH,
         "control_seconds": CONTROL, "score_seconds": SCORE, "wait_seconds": WAIT, "weights_bytes": 3e6,
-        "prompt_tokens": PROMPT_TOKENS, "dropped_share": 1 / (PROMPTS + 1),
+        "prompt_tokens": PROMPT_TOKENS, "dropped_share": 0.0,
     }  # fmt: skip
     assert {name: getattr(found, name) for name in told} == pytest.approx(told, rel=1e-6)
     assert found.known["sequence_seconds"] == MEASURED
@@ -97,6 +108,7 @@ def test_one_run_does_not_tell_a_token_from_a_prompt_and_says_so(tmp_path: Path)
         ({"max_staleness": 1}, "ran with algorithm.max_staleness 1: its phases overlap"),
         ({"name": "sft"}, "supervised fine-tuning, which samples nothing"),
         ({"steps": 9}, "has 5 usable steps of 9"),
+        ({"dropped": lambda step: {"zero_variance": step}}, "has dropped .* of the groups that it sampled"),
     ],
 )
 def test_a_run_that_tells_too_little_is_refused_with_its_name(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +101,26 @@ def test_an_alert_tells_what_to_do_and_where_the_page_says_more(rule: dict[str, 
 
 
 def test_prometheus_looks_where_runs_of_the_default_directory_list_their_targets() -> None:
-    auricle, _ = yaml.safe_load(CONFIG.read_text())["scrape_configs"]
+    [auricle] = yaml.safe_load(CONFIG.read_text())["scrape_configs"]
     [pattern] = auricle["file_sd_configs"][0]["files"]
     assert Path(CONFIG.parent, pattern).resolve() == Path(__file__).parents[2] / "runs" / "*.targets.json"
 
 
 def test_the_configuration_of_a_directory_of_runs_works_from_anywhere(tmp_path: Path) -> None:
     config = yaml.safe_load(configuration(tmp_path / "my runs"))
-    auricle, ray = config["scrape_configs"]
+    [auricle] = config["scrape_configs"]
     assert auricle["file_sd_configs"][0]["files"] == [str(tmp_path / "my runs" / "*.targets.json")]
-    assert ray["file_sd_configs"] == yaml.safe_load(CONFIG.read_text())["scrape_configs"][1]["file_sd_configs"]
     assert all(Path(name).is_file() for name in config["rule_files"])
+
+
+def test_a_port_that_another_prometheus_has_is_refused_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert dashboard.main(["--runs", str(tmp_path), "--port", str(port)]) == 1
+    assert f"something listens on port {port} already: --port takes another" in capsys.readouterr().err
+    assert not (tmp_path / ".prometheus").exists()
 
 
 def test_a_prometheus_that_is_not_installed_is_named_with_the_mend(

@@ -11,7 +11,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster import metrics_reference
-from cluster.metrics import COUNTERS, GAUGES, LIVE_COUNTERS, LIVE_GAUGES, OFF_POLICY, Metrics, MetricsError
+from cluster.metrics import (
+    COUNTERS,
+    GAUGES,
+    LIVE_COUNTERS,
+    LIVE_GAUGES,
+    OFF_POLICY,
+    REWARD_STEPS,
+    Metrics,
+    MetricsError,
+)
 from cluster.metrics_reference import PAGE, controller_rows
 
 
@@ -45,6 +54,8 @@ def scraped(metrics: Metrics) -> dict[str, list[tuple[dict[str, str], float]]]:
 def samples() -> dict[str, list[tuple[dict[str, str], float]]]:
     metrics = Metrics("my run")
     metrics.watch(lambda: dict.fromkeys((*LIVE_GAUGES, *LIVE_COUNTERS), 2.0))
+    for _ in range(REWARD_STEPS):
+        metrics.record(line(admitted=0, trained=0, dropped_by_reason={}, completions_dropped={}))
     metrics.record(line(admitted=4, trained=2, validation_accuracy=0.25))
     changed = {"dropped_by_reason": {"clip_missing": 3}, "completions_dropped": {"reward_none": 1}}
     metrics.record(line(admitted=7, trained=4, validation_accuracy=None, **changed))
@@ -70,6 +81,39 @@ def test_a_gauge_is_absent_until_it_has_a_value() -> None:
     metrics = Metrics("new")
     metrics.record(line(validation_accuracy=None))
     assert "auricle_validation_accuracy_ratio" not in scraped(metrics)
+
+
+def test_a_gauge_of_steps_goes_where_a_line_has_none_of_it() -> None:
+    metrics = Metrics("r")
+    metrics.record(line(kl=0.25))
+    assert scraped(metrics)["auricle_kl_nats"] == [({"run": "r"}, 0.25)]
+    metrics.close()
+    metrics.record(line(kl=None))
+    assert "auricle_kl_nats" not in scraped(metrics)
+
+
+def test_what_a_resume_has_behind_it_is_no_increase() -> None:
+    metrics = Metrics("r")
+    metrics.begin_with({"admitted": 100, "trained": 90, "dropped": 10, "in_flight": 0}, {"clip_missing": 10})
+    assert scraped(metrics)["auricle_groups_dropped_total"] == [({"run": "r", "reason": "clip_missing"}, 0.0)]
+    metrics.close()
+    metrics.record(line(admitted=104, trained=93, dropped_by_reason={"clip_missing": 11}))
+    found = scraped(metrics)
+    assert found["auricle_groups_admitted_total"] == [({"run": "r"}, 4.0)]
+    assert found["auricle_groups_trained_total"] == [({"run": "r"}, 3.0)]
+    assert found["auricle_groups_dropped_total"] == [({"run": "r", "reason": "clip_missing"}, 1.0)]
+
+
+def test_the_best_reward_is_the_best_mean_of_steps_on_end() -> None:
+    metrics = Metrics("r")
+    for reward in [9.0, *[1.0] * (REWARD_STEPS - 2)]:
+        metrics.record(line(reward_mean=reward))
+    assert "auricle_reward_best_mean" not in scraped(metrics)
+    metrics.close()
+    for reward in [1.0, *[0.0] * REWARD_STEPS]:
+        metrics.record(line(reward_mean=reward))
+    [(_, best)] = scraped(metrics)["auricle_reward_best_mean"]
+    assert best == pytest.approx((9 + REWARD_STEPS - 1) / REWARD_STEPS)
 
 
 def test_a_port_that_is_taken_is_named_with_the_mend_and_free_again_after_the_end() -> None:

@@ -198,18 +198,28 @@ def test_a_holder_by_url_tells_that_it_lives(url: str, monkeypatch: pytest.Monke
 def test_a_run_that_was_cut_off_and_taken_by_another_writes_nothing_more(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.01)
     run = RunDirectory.create(config(url), fresh=False)
     there = Remote(f"{url}/r")
-    there.write(HOLDER, holder())  # it was silent for long
-    time.sleep(0.1)
-    monkeypatch.setattr(run_lock, "SILENT_SECONDS", 0.05)
+    there.write(HOLDER, holder())
+    monkeypatch.setattr(run_lock, "SILENT_SECONDS", 0.0)  # as if it had been silent for as long
     run.append_metrics({"step": 1})
     for refused in (run.publish, lambda: run.begin_checkpoint(1), run.close):
         with pytest.raises(RunInUse, match="another may be now: --resume goes on"):
             refused()
     assert json.loads(there.read(HOLDER) or b"")["token"] == "another"
     assert there.read("metrics.jsonl") is None
+
+
+def test_a_holder_leaves_the_lock_that_another_has_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.01)
+    run, there = RunDirectory.create(config(url), fresh=False), Remote(f"{url}/r")
+    deadline = time.monotonic() + 10
+    while json.loads(there.read(HOLDER) or b"")["token"] != "another":
+        assert time.monotonic() < deadline
+        there.write(HOLDER, holder())
+        time.sleep(0.2)  # a beat that was on its way is over
+    run.close()
+    assert json.loads(there.read(HOLDER) or b"")["token"] == "another"
 
 
 def test_a_resume_before_the_first_evaluation_can_write_one(runs: str) -> None:

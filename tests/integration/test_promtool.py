@@ -45,10 +45,20 @@ def test_every_alert_fires_when_it_should_and_at_nothing_else() -> None:
     ("before", "after"),
     [
         ("> 10 * auricle:step_seconds", "> 0.1 * auricle:step_seconds"),  # steps of minutes would fire
-        ("            and auricle:running\n        for: 5m", "        for: 5m"),  # a run that has ended would fire
-        ("0.2 and auricle:running", "0.2"),  # nor a run that has ended
+        ("            unless auricle_checkpoint_saving == 1\n", ""),
+        ("_seconds > 1800", "_seconds > 18000"),
+        ('role="controller"} == 0', 'role="controller"} < 0'),
+        ('role=~"engine|learner"', 'role="engine"'),
+        ("> 10 * auricle:sync_seconds", "> 0.1 * auricle:sync_seconds"),
+        ("auricle_importance_clipped_ratio > 0.2", "auricle_importance_clipped_ratio > 0.9"),
+        ("(auricle_verified_logprob", "(100 * auricle_verified_logprob"),  # bfloat16 would fire
+        ("(auricle_logprob_difference_max_nats >", "(0.01 * auricle_logprob_difference_max_nats >"),
+        ("0.2 and auricle:running", "0.2"),  # a run that has ended would fire
         ('{reason!="zero_variance"}', ""),
-        ("_bytes < 0.05", "_bytes < 0.005"),
+        ("0.5 * auricle_reward_best_mean", "0.1 * auricle_reward_best_mean"),
+        ("auricle_kl_nats > 1", "auricle_kl_nats > 0.05"),
+        ("1.1 * auricle_checkpoint_bytes", "0.9 * auricle_checkpoint_bytes"),
+        ("_bytes < 1e9", "_bytes < 1e7"),
     ],
 )
 def test_the_tests_of_the_rules_notice_a_rule_that_is_wrong(before: str, after: str, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class UrlLock:
             found = json.loads(self._run.read(HOLDER) or b"null")
         except ValueError:  # it is just being written
             return None
-        return found if isinstance(found, dict) and HOLDS <= found.keys() else None
+        return found if isinstance(found, dict) and found.keys() >= HOLDS else None
 
     def _beat(self) -> None:
         holder = {

@@ -3,7 +3,7 @@
 pip resolves the requirements of a device without installing anything; a walk from the direct requirements then keeps
 what they need, by name, version and hash. What is locked keeps its version unless it is to be upgraded. The packages in
 `DROPPED` and what only they need stay out. `cpu.txt` and `gpu.txt` are each complete for running Auricle with its
-loggers; `dev.txt` adds the tools for working on it and serves both.
+loggers and S3; `dev.txt` adds the tools for working on it and serves both.
 
     .venv/bin/python deploy/lock.py            all three, minutes: pip reads the metadata of some 250 packages
     .venv/bin/python deploy/lock.py --device cpu
@@ -121,7 +121,7 @@ def main() -> None:
     extras = project["optional-dependencies"]
     torch = next(text for text in project["dependencies"] if text.startswith("torch=="))
     for device in devices:
-        direct = project["dependencies"] + extras[device] + extras["loggers"]
+        direct = project["dependencies"] + extras[device] + extras["loggers"] + extras["s3"]
         build = [f"{torch.replace('==', '!=')}+cpu"] if device == "gpu" else []
         locked = [] if options.upgrade else pins(device, "dev")
         releases = resolve(direct + build + extras["dev"], locked)

@@ -23,27 +23,25 @@ SERVER_SECONDS = 60.0
 BUCKET = "s3://auricle-tests"
 
 
-@pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Remote]:
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
     """A bucket, which this process and the commands that it starts reach by their environment alone."""
     [port] = free_ports(1)
-    with open(tmp_path / "moto.log", "w") as log:
+    told = tmp_path_factory.mktemp("moto") / "log"
+    with told.open("w") as log, pytest.MonkeyPatch.context() as patch:
         server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stdout=log, stderr=log)
-    try:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "anyone",
-            "AWS_SECRET_ACCESS_KEY": "anything",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        until(lambda: "Running on" in (tmp_path / "moto.log").read_text(), "the start of moto", SERVER_SECONDS)
-        bucket = Remote(BUCKET)
-        bucket._storage.mkdir(BUCKET)
-        yield bucket
-    finally:
-        server.terminate()
-        server.wait(30)
+        try:
+            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+            patch.setenv("AWS_ACCESS_KEY_ID", "anyone")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            until(lambda: "Running on" in told.read_text(), "the start of moto", SERVER_SECONDS)
+            bucket = Remote(BUCKET)
+            bucket._storage.mkdir(BUCKET)
+            yield bucket
+        finally:
+            server.terminate()
+            server.wait(30)
 
 
 def test_a_run_by_url_goes_on_on_another_machine_from_what_it_left(

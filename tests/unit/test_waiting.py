@@ -33,6 +33,8 @@ def test_a_defect_of_what_ends_is_told() -> None:
 
 def test_what_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "END_SECONDS", 0.05)
-    held = threading.Event()
-    waiting.ended(held.wait)
+    held, over = threading.Event(), threading.Event()
+    waiting.ended(held.wait, over.set)
+    assert not over.is_set()
     held.set()
+    assert over.wait(10)

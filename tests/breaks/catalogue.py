@@ -641,8 +641,8 @@ BREAKS = (
     Break(
         "an evaluation looks like a stalled run",
         "cluster/training_loop.py",
-        "self.metrics.progress()",
-        "pass",
+        "advance()\n                self.metrics.progress()",
+        "advance()",
         "tests/unit/test_controller.py::test_an_answer_of_an_evaluation_is_progress_and_no_step",
     ),
     Break(

@@ -10,7 +10,15 @@ from ray.exceptions import RpcError
 from cluster import waiting
 
 
-def test_what_ends_is_given_up_when_ray_has_gone(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What threads that fail leave behind."""
+    found: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failed: found.append(str(failed.exc_value)))
+    return found
+
+
+def test_what_ends_is_given_up_when_ray_has_gone(told: list[str]) -> None:
     done: list[str] = []
 
     def gone() -> None:
@@ -18,16 +26,11 @@ def test_what_ends_is_given_up_when_ray_has_gone(capsys: pytest.CaptureFixture[s
 
     waiting.ended(lambda: done.append("before"), gone, lambda: done.append("after"))
     assert done == ["before"]
-    assert capsys.readouterr().err == ""
+    assert told == []
 
 
-def test_a_defect_of_what_ends_is_told() -> None:
-    told: list[str] = []
-    hook, threading.excepthook = threading.excepthook, lambda failed: told.append(str(failed.exc_value))
-    try:
-        waiting.ended(lambda: int("no number"))
-    finally:
-        threading.excepthook = hook
+def test_a_defect_of_what_ends_is_told(told: list[str]) -> None:
+    waiting.ended(lambda: int("no number"))
     assert len(told) == 1
 
 

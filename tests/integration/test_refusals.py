@@ -177,6 +177,7 @@ def test_a_run_that_exists_is_refused_with_the_ways_on(
     model: Path, questions: Questions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.yaml").touch()
     overrides = (f"model.path={model}", f"data.train={questions.train}", "data.validation=null", "data.test=null")
     assert main([*overrides, f"run.dir={tmp_path}"]) == 2
     message = capsys.readouterr().err

@@ -164,7 +164,7 @@ def test_the_directory_tells_configuration_environment_and_checkpoints(recorded:
     assert environment["cpus"] > 0
     assert sorted(path.name for path in (recorded.path / "checkpoints").iterdir()) == ["step_2", "step_4"]
     for checkpoint in (recorded.path / "checkpoints").iterdir():
-        assert sorted(path.name for path in checkpoint.iterdir()) == ["hf", "trainer"]
+        assert sorted(path.name for path in checkpoint.iterdir()) == ["hf", "trainer", "whole.json"]
 
 
 def test_a_resume_of_a_finished_run_prints_its_table_and_asks_nothing_again(recorded: Finished) -> None:

@@ -173,7 +173,7 @@ class Metrics:
         self._recent: deque[float] = deque(maxlen=REWARD_STEPS)
         """Mean rewards of the last steps."""
         self._best_reward = Gauge(*BEST_REWARD, ["run"], registry=self.registry)
-        self._best: float | None = None
+        self._best = -inf
         self._run_name = run_name
         self._seen: dict[str, float] = {}
         self._server: Any = None
@@ -254,7 +254,7 @@ class Metrics:
         """Keep the best mean of `REWARD_STEPS` steps."""
         self._recent.append(reward)
         if len(self._recent) == REWARD_STEPS:
-            self._best = max(fmean(self._recent), self._best if self._best is not None else -inf)
+            self._best = max(fmean(self._recent), self._best)
             self._best_reward.labels(self._run_name).set(self._best)
 
     def _increase(self, key: str, total: float) -> float:

@@ -35,8 +35,8 @@ class RunStorage(Protocol):
     def place(self, name: str) -> str:
         """Where an actor on any node writes and reads that file or directory: an absolute path or a URL."""
 
-    def exists(self, name: str = "") -> bool:
-        """Whether a file, a directory or, without a name, the run is there."""
+    def exists(self, name: str) -> bool:
+        """Whether a file or a directory is there."""
 
     def read(self, name: str) -> str | None:
         """The text of a file, None where there is none."""
@@ -96,7 +96,7 @@ class DiskStorage:
     def place(self, name: str) -> str:
         return str((self.path / name).absolute())
 
-    def exists(self, name: str = "") -> bool:
+    def exists(self, name: str) -> bool:
         return (self.path / name).exists()
 
     def read(self, name: str) -> str | None:
@@ -109,7 +109,7 @@ class DiskStorage:
         return [path.name for path in found if not path.name.startswith(".")]
 
     def whole(self, directory: str) -> list[str]:
-        return [name for name in self.names(directory) if self.exists(f"{directory}/{name}/{WHOLE}")]
+        return self.names(directory)  # a directory takes its name when it is whole
 
     def size(self, directory: str) -> int:
         return sum(file.stat().st_size for file in (self.path / directory).rglob("*") if file.is_file())
@@ -174,7 +174,7 @@ class UrlStorage:
     def place(self, name: str) -> str:
         return f"{self._remote.url}/{name}"
 
-    def exists(self, name: str = "") -> bool:
+    def exists(self, name: str) -> bool:
         return self._remote.exists(name)
 
     def read(self, name: str) -> str | None:

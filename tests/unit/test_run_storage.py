@@ -17,7 +17,7 @@ from cluster.run_directory import RunDirectory, RunError, model_directory
 from cluster.run_lock import HOLDER, RunInUse
 from cluster.run_storage import UrlStorage
 from configs.schema import Config
-from data.remote import Remote, copied, written
+from data.remote import WHOLE, Remote, copied, written
 from tests.unit.test_run_directory import FACTS, write_checkpoint
 
 
@@ -246,6 +246,18 @@ def test_a_run_moves_from_a_disk_to_a_bucket_and_back(tmp_path: Path, url: str) 
     back, _ = RunDirectory.resume(config(str(tmp_path / "back")))
     assert back.latest_checkpoint() == 4
     back.close()
+
+
+def test_a_checkpoint_on_a_disk_counts_by_its_name_as_those_do_that_have_no_mark(tmp_path: Path) -> None:
+    run = RunDirectory.create(config(str(tmp_path)), fresh=False)
+    save(run, 3)
+    run.close()
+    (tmp_path / "r" / "checkpoints" / "step_3" / WHOLE).unlink()  # written before there was one
+    again, _ = RunDirectory.resume(config(str(tmp_path)))
+    assert again.latest_checkpoint() == 3
+    save(again, 4, keep=1)
+    again.close()
+    assert again.storage.names("checkpoints") == ["step_3", "step_4"]
 
 
 def test_what_a_launch_left_that_died_before_it_wrote_anything_is_in_nobodys_way(runs: str, tmp_path: Path) -> None:

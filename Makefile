@@ -27,10 +27,12 @@ dashboard: setup ## Start Prometheus on runs/ and print the address of its page;
 	@$(PYTHON) -m deploy.dashboard $(ARGS)
 
 test: setup ## Run the unit and integration tests and the short faults
-	@$(PYTEST) -m "not slow" tests/unit tests/integration tests/faults
+	@$(PYTEST) -n auto tests/unit
+	@$(PYTEST) -m "not slow" tests/integration tests/faults
 
 test-all: setup ## Run every test, the slow ones too
-	@$(PYTEST) tests/unit tests/integration tests/faults
+	@$(PYTEST) -n auto tests/unit
+	@$(PYTEST) tests/integration tests/faults
 
 test-unit: setup ## Run the unit tests, side by side
 	@$(PYTEST) -n auto tests/unit

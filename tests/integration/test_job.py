@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 import venv
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -28,7 +29,7 @@ from tests.integration.runs import RUN_SECONDS, START_SECONDS, metrics_lines, wr
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 WORKERS = 3
-NODE_SECONDS, STOP_SECONDS, GONE_SECONDS = 90.0, 60.0, 15.0
+NODE_SECONDS, AGENT_SECONDS, STOP_SECONDS, GONE_SECONDS = 90.0, 300.0, 60.0, 15.0
 STORE_BYTES = 150_000_000
 ACTOR = re.compile(r"ray::(Learner|Rollout|Audio|Reward|RolloutLog)Actor")
 
@@ -42,10 +43,13 @@ class Started:
     """Of a user who may submit."""
     nodes: list[Command]
 
-    def takes_jobs(self) -> bool:
-        """Whether it does; the dashboard answers before the agent that starts jobs is there."""
+    def take_a_job(self) -> None:
+        """Return when they have run one; the dashboard answers before the agent that starts jobs is there."""
         submit = [self.python, "-m", "ray.scripts.scripts", "job", "submit", "--", "true"]
-        return subprocess.run(submit, env=self.env, capture_output=True, timeout=NODE_SECONDS).returncode == 0
+        how: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "timeout": AGENT_SECONDS}
+        deadline = time.monotonic() + AGENT_SECONDS
+        while (tried := subprocess.run(submit, env=self.env, text=True, **how)).returncode != 0:
+            assert time.monotonic() < deadline, f"no job ran within {AGENT_SECONDS:g} s:\n{tried.stdout}"
 
     def actors(self) -> list[str]:
         """The actors of runs that live on any node."""
@@ -80,7 +84,7 @@ def cluster(tmp_path: Path) -> Iterator[Started]:
         assert address is not None, head.output
         workers = [node(f"worker-{n}", "--address", address[1], "--num-cpus", "2") for n in range(WORKERS)]
         started = Started(python, env | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}, [head, *workers])
-        until(started.takes_jobs, "an agent that takes jobs", NODE_SECONDS)
+        started.take_a_job()
         yield started
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ from actors.weights.buckets import Bucket, Layout, lay_out, pack
 from configs.schema import Config
 from data.remote import local, written
 from data.types import ClipFeatures, Group, Lesson
-from learner.address import LOOPBACK, free_address
+from learner.address import LOOPBACK, address_of, listen
 from learner.result import LessonResult, UpdateResult
 
 
@@ -30,6 +31,8 @@ class LearnerActor:
         self.rank = rank
         self._metrics = RankMetrics(peak_bytes)
         self._endpoint = serve_actor(config.metrics, self._metrics.registry, ray.util.get_node_ip_address())
+        self._listener: socket.socket | None = None
+        """Of rank 0, until the ranks have met."""
         self._broadcaster: Any = None
         self._buckets: Iterator[Bucket] = iter(())
         """Those of the newest weights that nobody has asked for yet."""
@@ -39,11 +42,12 @@ class LearnerActor:
         return ray.get_runtime_context().get_node_id()
 
     def address(self, near: bool) -> str:
-        """A free address for the ranks to meet at, which nobody outside of this machine reaches if all are `near`.
+        """Where the ranks are to meet; nobody outside of this machine reaches it if all are `near`.
 
-        Asked of rank 0 alone.
+        Asked of rank 0 alone, which listens there from now on.
         """
-        return free_address(LOOPBACK if near else ray.util.get_node_ip_address())
+        self._listener = listen(LOOPBACK if near else ray.util.get_node_ip_address())
+        return address_of(self._listener)
 
     def endpoint(self) -> Endpoint | None:
         """Where the rank's metrics are, None where the run serves none; asked of any rank."""
@@ -61,7 +65,13 @@ class LearnerActor:
         from learner.learner import Learner
 
         self._learner = Learner(
-            self.config, self.rank, self.config.learner.ranks, rendezvous, model_path, reference_path
+            self.config,
+            self.rank,
+            self.config.learner.ranks,
+            rendezvous,
+            model_path,
+            reference_path,
+            self._listener,
         )
         self._version = 0 if trainer_state is None else self._learner.load(local(trainer_state))
 

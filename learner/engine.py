@@ -27,7 +27,7 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from configs.schema import Learner
-from learner.address import LOOPBACK, host_and_port
+from learner.address import LOOPBACK, host_and_port, listen
 from learner.policy import Policy
 from learner.weights import changed, released_name, weights_of
 
@@ -51,7 +51,7 @@ class NotFinite(RuntimeError):
     """The loss or the gradient is NaN or infinite. What has stepped on it is not to be published or saved."""
 
 
-def join_ranks(rank: int, world_size: int, rendezvous: str, device: str) -> None:
+def join_ranks(rank: int, world_size: int, rendezvous: str, device: str, listener: socket.socket | None = None) -> None:
     """Join the learner's process group; a process that is in it already stays.
 
     Args:
@@ -59,6 +59,7 @@ def join_ranks(rank: int, world_size: int, rendezvous: str, device: str) -> None
         world_size: number of learner ranks.
         rendezvous: `tcp://host:port` of rank 0.
         device: `cpu` (gloo) or `cuda` (nccl).
+        listener: of rank 0, where it has that address already.
     """
     if dist.is_initialized():
         return
@@ -70,7 +71,7 @@ def join_ranks(rank: int, world_size: int, rendezvous: str, device: str) -> None
     backend = "gloo" if device == "cpu" else "nccl"
     dist.init_process_group(
         backend,
-        store=_store(host, port, rank, world_size),
+        store=_store(host, port, rank, world_size, listener),
         rank=rank,
         world_size=world_size,
         timeout=MEETING_TIME,
@@ -79,14 +80,12 @@ def join_ranks(rank: int, world_size: int, rendezvous: str, device: str) -> None
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
 
 
-def _store(host: str, port: int, rank: int, world_size: int) -> dist.TCPStore:
+def _store(host: str, port: int, rank: int, world_size: int, listener: socket.socket | None) -> dist.TCPStore:
     """Where the ranks meet. Rank 0 listens on this address alone; torch by itself would on all of the machine's."""
     if rank != 0:
         return dist.TCPStore(host, port, world_size, is_master=False, timeout=MEETING_TIME)
-    listener = socket.create_server((host, port))
-    return dist.TCPStore(
-        host, port, world_size, is_master=True, timeout=MEETING_TIME, master_listen_fd=listener.detach()
-    )
+    listening = (listener or listen(host, port)).detach()
+    return dist.TCPStore(host, port, world_size, is_master=True, timeout=MEETING_TIME, master_listen_fd=listening)
 
 
 @contextmanager

@@ -40,10 +40,11 @@ class Learner:
         rendezvous: str,
         model_path: str,
         reference_path: str,
+        listener: socket.socket | None = None,
     ) -> None:
         device = "cuda" if torch.cuda.is_available() and config.cluster.device != "cpu" else "cpu"
         torch.manual_seed(config.run.seed)
-        join_ranks(rank, world_size, rendezvous, device)
+        join_ranks(rank, world_size, rendezvous, device, listener)
         torch.set_num_threads(config.learner.threads or threads_of_a_rank())
         self.config = config
         self.rank = rank

@@ -33,6 +33,13 @@ def quantity(text: str | int) -> float:
     return float(match[1]) * SCALES[match[2] or ""]
 
 
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions and their texts."""
+    text = (DEPLOY / "docker" / "Dockerfile").read_text()
+    lines = "\n".join(line for line in text.splitlines() if not line.startswith("#")).replace("\\\n", " ").splitlines()
+    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
+
+
 def groups(cluster: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The groups of pods of a cluster's spec, by name; the head's is `head`."""
     return {"head": cluster["headGroupSpec"], **{group["groupName"]: group for group in cluster["workerGroupSpecs"]}}

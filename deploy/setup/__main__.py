@@ -1,8 +1,9 @@
 """Make the checkout's own environment: `.venv` with the locked packages and Auricle itself, editable.
 
 Third-party wheels come from the cache (see `wheelhouse`). Running it again does nothing as long as the locks, the
-project file and the checkout's place stay the same. Environment variables: `AURICLE_DEVICE` (cpu or gpu),
-`AURICLE_CACHE`, `AURICLE_TORCH_INDEX`, `AURICLE_PYTHON`.
+project file and the checkout's place stay the same. `--packages` leaves Auricle out, which then need not be there yet:
+an image has the packages in a layer that an edited line does not rebuild. Environment variables: `AURICLE_DEVICE` (cpu
+or gpu), `AURICLE_CACHE`, `AURICLE_TORCH_INDEX`, `AURICLE_PYTHON`.
 """
 
 from __future__ import annotations
@@ -133,12 +134,16 @@ def other_device(lines: list[str]) -> list[str]:
     return sorted(named - {line.split("==")[0] for line in lines})
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
+    if arguments not in ([], ["--packages"]):
+        raise SetupError(f"unknown arguments {' '.join(arguments)!r}: it takes none, or --packages")
+    packages_alone = bool(arguments)
     started = time.monotonic()
     locks = lock_files()
     key = wheelhouse.key(locks)
     made_from = STAMP.read_text(encoding="utf-8") if STAMP.exists() else ""
-    if made_from == stamp(key):
+    has_packages = made_from.startswith(packages_stamp(key))
+    if has_packages if packages_alone else made_from == stamp(key):
         return
     cache = wheelhouse.cache_folder()
     folder = cache / "wheels" / key
@@ -151,20 +156,22 @@ def main() -> None:
     make_venv()
     STAMP.unlink(missing_ok=True)
     with wheelhouse.locked(folder, say):
-        if not made_from.startswith(packages_stamp(key)):
+        if not has_packages:
             wheels, sources = wheelhouse.requirements(locks)
             if not wheelhouse.is_complete(folder):
                 wheelhouse.download(folder, wheels, PYTHON, run, say)
             install_packages(folder, wheels, sources, cache)
             wheelhouse.compile_bytecode(folder, PACKAGES, PYTHON, run, say)
-        install_auricle(cache)
-    STAMP.write_text(stamp(key), encoding="utf-8")
+        STAMP.write_text(packages_stamp(key), encoding="utf-8")
+        if not packages_alone:
+            install_auricle(cache)
+            STAMP.write_text(stamp(key), encoding="utf-8")
     say(f"ready in {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":
     try:
-        main()
+        main(sys.argv[1:])
     except SetupError as error:
         sys.exit(f"setup: {error}")
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ import yaml
 
 from actors.exporter import Endpoint
 from cluster.targets import listed
-from tests.deploy_files import CHECKOUT, DEPLOY, discovered, launched
+from tests.deploy_files import CHECKOUT, DEPLOY, discovered, instructions, launched
 
 FILE = DEPLOY / "docker" / "compose.yaml"
 COMPOSITION: dict[str, Any] = yaml.safe_load(FILE.read_text())
@@ -27,13 +27,6 @@ def mounts(service: str) -> dict[str, str]:
     return {
         inside: outside for outside, inside, *_ in (entry.split(":") for entry in SERVICES[service].get("volumes", []))
     }
-
-
-def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile's instructions and their texts."""
-    text = (DEPLOY / "docker" / "Dockerfile").read_text()
-    lines = "\n".join(line for line in text.splitlines() if not line.startswith("#")).replace("\\\n", " ").splitlines()
-    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -9,7 +9,7 @@ PYTEST := $(PYTHON) -m pytest
 # what they share has no main
 BENCHES := $(sort $(patsubst bench/%.py,%,$(shell grep -l '^if __name__' bench/*.py)))
 
-.PHONY: help setup train study dashboard test test-all test-unit test-breaks lint bench clean
+.PHONY: help setup train study dashboard test test-all test-unit test-breaks lint audit bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +45,10 @@ lint: setup ## Check format, rules, types and the order of the rooms
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
+
+audit: setup ## Ask a database of known vulnerabilities about every locked package
+	@for lock in cpu gpu dev; do echo "== $$lock"; .venv/bin/uv tool run pip-audit==2.10.1 --strict --disable-pip --no-deps \
+		--progress-spinner off --requirement deploy/locks/$$lock.txt; done
 
 bench: setup ## Run every benchmark and write bench/baselines
 	@echo "benchmarks: $(or $(BENCHES),none)"

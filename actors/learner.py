@@ -6,20 +6,25 @@ import math
 import socket
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any
 
 import ray
+from safetensors import SafetensorError
 
 from actors.exporter import Endpoint, serve_actor
 from actors.metrics import RankMetrics, peak_bytes
 from actors.weights.buckets import Bucket, Layout, lay_out, pack
 from configs.schema import Config
+from data.checksums import Checksums, checksums
 from data.remote import local, written
 from data.types import ClipFeatures, Group, Lesson
+from data.whole_file import writing
 from learner.address import LOOPBACK, address_of, listen
 from learner.result import LessonResult, UpdateResult
+
+if TYPE_CHECKING:
+    from learner.checkpoint import Contents  # imports torch
 
 
 @ray.remote
@@ -33,6 +38,9 @@ class LearnerActor:
         self._endpoint = serve_actor(config.metrics, self._metrics.registry, ray.util.get_node_ip_address())
         self._listener: socket.socket | None = None
         """Of rank 0, until the ranks have met."""
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[Checksums]
+        """Of the checkpoint that was begun last."""
         self._broadcaster: Any = None
         self._buckets: Iterator[Bucket] = iter(())
         """Those of the newest weights that nobody has asked for yet."""
@@ -76,18 +84,18 @@ class LearnerActor:
         self._version = 0 if trainer_state is None else self._learner.load(local(trainer_state))
 
     def step(self, groups: Sequence[Any], step: int) -> UpdateResult:
-        """Update from the scored groups (references), and move on to version `step` + 1."""
+        """Update from the scored groups (references), and move on to version `step` + 1 unless that was skipped."""
         scored: list[Group] = ray.get(list(groups))
         result = self._learner.update(scored, _features, step)
         self._metrics.stepped(result.seconds, result.rank_tokens)
-        self._version = step + 1
+        self._version = step + (not result.skipped)
         return result
 
     def teach(self, lessons: Sequence[Lesson], step: int) -> LessonResult:
-        """Take a supervised step, and move on to version `step` + 1."""
+        """Take a supervised step, and move on to version `step` + 1 unless that was skipped."""
         result = self._learner.teach(lessons, _features, step)
         self._metrics.stepped(result.seconds, result.rank_tokens)
-        self._version = step + 1
+        self._version = step + (not result.skipped)
         return result
 
     def differences(self, groups: Sequence[Any]) -> list[float]:
@@ -154,9 +162,35 @@ class LearnerActor:
         return self._broadcaster
 
     def save(self, directory: str, facts: Mapping[str, Any]) -> None:
-        """Write `hf/` and `trainer/` under `directory`, a path or URL; `facts` go into `trainer/state.json`."""
-        with written(directory) if self.rank == 0 else nullcontext(Path(directory)) as folder:  # it alone writes
-            self._learner.save(folder, facts)
+        """Begin to write a checkpoint; when all ranks have answered they may step, and `saved` tells of the rest.
+
+        Args:
+            directory: its path or URL.
+            facts: what its `trainer/state.json` tells.
+        """
+        contents = self._learner.contents(facts)
+        if self.config.checkpoint.in_background:
+            contents = contents.gathered()
+        if self.rank == 0:
+            self._writing = self._writer.submit(self._write, directory, contents)
+        if not self.config.checkpoint.in_background:
+            if self.rank == 0:
+                wait([self._writing])
+            contents.pass_over()
+
+    def saved(self) -> Checksums | None:
+        """What the checkpoint that was begun holds, once it is written; asked of rank 0 alone.
+
+        Raises:
+            WriteError: it could not be written.
+        """
+        return self._writing.result() if self._writing.done() else None
+
+    def _write(self, directory: str, contents: Contents) -> Checksums:
+        size = self._learner.checkpoint_bytes()
+        with writing(directory, size, SafetensorError), written(directory) as folder:
+            self._learner.write(folder, contents)
+            return checksums(folder)
 
     def start_profile(self) -> None:
         """Record operators on rank 0 from now on."""

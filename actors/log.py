@@ -11,7 +11,7 @@ import ray
 
 from data.remote import written
 from data.types import Example, Group
-from data.whole_file import whole_file
+from data.whole_file import whole_file, writing
 
 SCHEMA = pa.schema(
     [
@@ -60,8 +60,13 @@ class RolloutLogActor:
         """
         rows = [_trained(step, group, values) for group, values in zip(ray.get(list(groups)), advantages, strict=True)]
         rows += [_dropped(step, *drop) for drop in dropped]
-        with written(directory) as folder, whole_file(folder / f"step_{step:06d}.parquet") as partial:
-            pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, compression="zstd")
+        name, table = f"step_{step:06d}.parquet", pa.Table.from_pylist(rows, SCHEMA)
+        with (
+            writing(f"{directory}/{name}", table.nbytes),
+            written(directory) as folder,
+            whole_file(folder / name) as partial,
+        ):
+            pq.write_table(table, partial, compression="zstd")
         return len(rows)
 
 

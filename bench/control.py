@@ -32,6 +32,7 @@ from cluster.rollout_pool import RolloutPool
 from cluster.run_directory import RunDirectory
 from cluster.transports import Buckets
 from configs.schema import Config
+from data.checksums import Checksums, checksums
 from data.types import Clip, ClipSource, Example, GroupSummary, Prompt
 from learner.packing import plan_micro_batches
 from learner.result import UpdateResult
@@ -147,7 +148,7 @@ class Simulated:
         advantages = ((0.0,) * GROUP_SIZE,) * len(groups)
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
         zeros = (0.0,) * 5
-        return UpdateResult(advantages, *zeros, 1, None, None, 0, 1, 1, 1, {"forward": 0.0}, off_policy)
+        return UpdateResult(advantages, *zeros, 1, 0, None, None, 0, 1, 1, 1, {"forward": 0.0}, off_policy)
 
     async def begin(self, version: int, engines: Mapping[str, Any]) -> Buckets:
         return Buckets(version, LAYOUT)
@@ -159,6 +160,10 @@ class Simulated:
         for name, content in (("hf/config.json", {}), ("trainer/state.json", {"updates": facts["step"], **facts})):
             (Path(directory) / name).parent.mkdir()
             (Path(directory) / name).write_text(json.dumps(content))
+        self._files = checksums(Path(directory))
+
+    async def saved(self) -> Checksums:
+        return self._files
 
     async def write(self, *_: Any) -> None: ...
 

@@ -136,6 +136,10 @@ class Admission:
         self.version += 1
         return taken
 
+    def skip(self) -> None:
+        """The step that was taken last has trained nothing, and its version stands. Limits were met and still are."""
+        self.version -= 1
+
     def _limit(self, oldest: int) -> int:
         return min(oldest + self.max_staleness, self.last_step - 1)
 

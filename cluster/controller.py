@@ -86,14 +86,11 @@ class Controller(TrainingLoop):
         """One step; returns its line of `metrics.jsonl`."""
         clock = self._clock = StepClock()
         busy = self.workers.rollout.busy_seconds
-        ready = await self._batch()
+        ready, buffered, result = await self._learned()
         last = max(ready, key=lambda group: group.scored)
         clock.encoded, clock.scored = max(group.encoded for group in ready), last.scored
         clock.score_seconds = last.summary.score_seconds
-        buffered = self.admission.finished
         staleness = Counter(self.version - group.summary.oldest_version for group in ready)
-        references = [group.reference for group in ready]
-        result = await self.workers.learner.step(references, self.version)
         draw = self._in_flight[ready[0].group_id].draw
         counts = self._trained(ready)
         clock.stepped = time.perf_counter()
@@ -103,7 +100,7 @@ class Controller(TrainingLoop):
         seconds = clock.synced(result.seconds)
         self._ended_at = clock.ended_at
         busy = self.workers.rollout.busy_seconds - busy
-        await self._write_log(references, result)
+        await self._write_log([group.reference for group in ready], result)
         verified = await self._verified(draw) if self._due(self.config.rollout.verify_every) else None
         validation = await self._validation()
         summaries = [group.summary for group in ready]
@@ -149,6 +146,21 @@ class Controller(TrainingLoop):
         """Ask for a group. It counts at once: its task begins when all have started that there is room for."""
         self._preparing += 1
         self._tasks.create_task(self._group(group_id, draw, issue))
+
+    async def _learned(self) -> tuple[list[Ready], int, UpdateResult]:
+        """The groups of the next step, how many others were finished then, and what the learner made of it.
+
+        Groups from which it could not learn are dropped, and others take their place.
+        """
+        while True:
+            ready = await self._batch()
+            buffered = self.admission.finished
+            result = await self.workers.learner.step([group.reference for group in ready], self.version)
+            if not result.skipped:
+                return ready, buffered, result
+            self._skip([self._in_flight.pop(group.group_id).draw for group in ready], result)
+            self.admission.skip()
+            self._changed.set()
 
     async def _batch(self) -> list[Ready]:
         """The groups of the next step, once they are there."""

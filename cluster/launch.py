@@ -226,12 +226,12 @@ def opened(config: Config, reporter: Reporter, resume: bool, fresh: bool) -> Ite
     with closing(run):
         for key, (before, now) in changed.items():
             reporter.say(f"changed on resume: {key}: {before!r} -> {now!r}")
-        step, state = run.read_latest()
+        step, state = run.checkpoints.start(reporter.say)
         if resume:
             run.cut_after(step or 0, config.run.max_steps)
             reporter.say(f"resuming {run} from step {step or 0}")
         run.write_environment(describe(), step or 0)
-        yield Start(run) if step is None else Start(run, run.checkpoint(step), state)
+        yield Start(run) if step is None else Start(run, run.checkpoints.place(step), state)
 
 
 async def _train(

@@ -98,7 +98,17 @@ LIVE_GAUGES = {
 }
 """Key of what `TrainingLoop.figures` tells at a scrape: name and help of its gauge."""
 
-LIVE_COUNTERS = {"engines_lost": ("auricle_engines_lost", "Engines that died or missed a deadline, and were replaced")}
+LIVE_COUNTERS = {
+    "engines_lost": ("auricle_engines_lost", "Engines that died or missed a deadline, and were replaced"),
+    "checkpoints_failed": (
+        "auricle_checkpoints_failed",
+        "Checkpoints since the launch that could not be written, where checkpoint.on_failure lets the run go on",
+    ),
+    "steps_skipped": (
+        "auricle_steps_skipped",
+        "Steps whose loss or gradient was not finite since the launch; their questions are dropped as not_finite",
+    ),
+}
 """The same of its counters."""
 
 LAST_STEP = ("auricle_last_step_timestamp_seconds", "When the last step was over, in seconds since 1970")

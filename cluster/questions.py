@@ -12,6 +12,7 @@ from cluster import bad_rows
 from cluster.progress import Reporter
 from configs.schema import Config
 from data.formats import load_examples
+from data.order import spaced
 from data.types import Example
 
 SPLITS = ("train", "validation", "test")
@@ -37,7 +38,7 @@ class Questions:
             if path is None:
                 continue
             result = load_examples(path, config.data.audio_dir, config.data.format)
-            loaded[split] = result.examples
+            loaded[split] = spaced(result.examples, config.evaluate.held_out if split == "test" else None)
             left_out += ({"split": split, **row} for row in bad_rows.report(path, result.bad, reporter))
         return cls(**loaded, bad=tuple(left_out))
 

@@ -12,7 +12,6 @@ runs/NAME.targets.json  whom Prometheus is to scrape, while it goes on (`cluster
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,11 +20,12 @@ from typing import Any
 
 import yaml
 
+from cluster.checkpoints import FOLDER, Checkpoints
 from cluster.run_storage import storage_of
 from configs.load import dump_config
 from configs.schema import Config, Reward
 from data.remote import Remote, is_url
-from data.whole_file import whole_file
+from data.whole_file import whole_file, writing
 
 RESUMABLE_SECTIONS = ("checkpoint.", "logging.", "metrics.", "cluster.")
 RESUMABLE_KEYS = (
@@ -42,6 +42,7 @@ RESUMABLE_KEYS = (
     "learner.ranks",
     "learner.threads",
     "learner.offload",
+    "learner.max_skipped_steps",
     "data.encoders",
     "evaluate.every_steps",
     "evaluate.before",
@@ -53,12 +54,6 @@ RESUMABLE_ENDINGS = ("timeout_seconds", ".concurrency")
 DEFAULTS = Config.model_validate({"model": {"path": ""}, "data": {"train": ""}}).model_dump(mode="json")
 REWARD_DEFAULTS = Reward(use="").model_dump(mode="json")
 """What a key counts as that is newer than a run."""
-
-STATE = ("step", "updates", "position", "outstanding", "dropped_since", "ledger", "train_seconds", "questions")
-"""What `trainer/state.json` of a checkpoint has to tell of the run."""
-
-WRITTEN = ("hf/config.json", "trainer/state.json")
-"""Without these a checkpoint is none."""
 
 RESULTS = ("summary.json", "eval/trained.json", "eval/silent.json")
 """What tells of a run's end."""
@@ -81,8 +76,7 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.dropped = path / "dropped.jsonl"
         self.evaluations = path / "eval"
-        self._resumed_from: int | None = None
-        """The checkpoint that stays while the run goes on: an engine that is replaced starts from it."""
+        self.checkpoints = Checkpoints(self.storage)
 
     def __str__(self) -> str:
         return str(self.storage)
@@ -150,9 +144,8 @@ class RunDirectory:
         """Itself, taken, with this configuration in it."""
         self.storage.claim()
         try:
-            for directory in ("rollouts", self.evaluations.name, "checkpoints"):
+            for directory in ("rollouts", self.evaluations.name, FOLDER):
                 (self.path / directory).mkdir(exist_ok=True)
-            self._resumed_from = self.latest_checkpoint()
             self.write_text("config.yaml", dump_config(config))
             self.publish()
         except BaseException:
@@ -223,8 +216,9 @@ class RunDirectory:
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """One line a step."""
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        text = json.dumps(line) + "\n"
+        with writing(self.metrics, len(text)), self.metrics.open("a") as file:
+            file.write(text)
 
     def append_dropped(self, step: int, questions: Sequence[tuple[str, str]]) -> None:
         """Keep which questions a step without a rollout log has dropped, by id, and why."""
@@ -251,36 +245,9 @@ class RunDirectory:
             if int(evaluation.stem.rsplit("_", 1)[1]) > step:
                 evaluation.unlink()
 
-    def latest_checkpoint(self) -> int | None:
-        """Step of the newest complete checkpoint."""
-        return max(self._checkpoints(), default=None)
-
-    def read_latest(self) -> tuple[int, dict[str, Any]] | tuple[None, None]:
-        """Step of the newest complete checkpoint and its `read_state`."""
-        step = self.latest_checkpoint()
-        return (None, None) if step is None else (step, self.read_state(step))
-
-    def checkpoint(self, step: int) -> str:
-        """The place of a checkpoint."""
-        return self.place(_checkpoint(step))
-
-    def read_state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint knows of the run: step, data position, ledger, seconds of training; raises RunError."""
-        name = f"{_checkpoint(step)}/trainer/state.json"
-        place = self.checkpoint(step)
-        state = self._read_json(name, f"remove {place}, and the run goes on from the checkpoint before it")
-        missing = [name for name in STATE if state is None or name not in state]
-        if state is None or missing:
-            raise RunError(
-                f"{place}/trainer/state.json does not tell {', '.join(missing)}: another version of Auricle wrote it, "
-                f"and its run cannot be resumed. A new run goes on from its weights: run.name=OTHER "
-                f"run.init_from={place}"
-            )
-        return state
-
     def check_questions(self, digests: Mapping[str, str]) -> None:
         """Raise RunError where the newest checkpoint was written with other questions than these."""
-        _, state = self.read_latest()
+        _, state = self.checkpoints.newest()
         changed = [
             f"data.{split}" for split, digest in digests.items() if state and state["questions"][split] != digest
         ]
@@ -291,48 +258,26 @@ class RunDirectory:
                 f"run with run.init_from"
             )
 
-    def begin_checkpoint(self, step: int) -> str:
-        """The place to write a checkpoint into."""
-        return self.storage.begin(_checkpoint(step))
-
-    def finish_checkpoint(self, step: int, keep: int) -> int:
-        """Give a complete checkpoint its name and remove the oldest above `keep`; gives its bytes.
-
-        Raises:
-            RunError: it is not complete.
-        """
-        name = _checkpoint(step)
-        missing = self.storage.missing(name, WRITTEN)
-        if missing:
-            raise RunError(
-                f"the learner has written {self.place(name)}, and {' and '.join(missing)} are not there: run.dir has "
-                f"to lie on storage that every node reaches"
-            )
-        self.storage.finish(name)
-        whole = sorted(self._checkpoints())
-        kept = {*whole[-keep:], self._resumed_from}
-        for old in _steps(self.storage.names("checkpoints")):  # what was broken off by URL is among them
-            if old not in kept:
-                self.storage.remove(_checkpoint(old))
-        return self.storage.size(name)
+    def validated(self) -> dict[int, float]:
+        """Accuracy on the validation questions, by the steps that have one."""
+        lines = map(json.loads, self.metrics.read_text().splitlines()) if self.metrics.exists() else ()
+        found = ((line["step"], line.get("validation_accuracy")) for line in lines)
+        return {step: accuracy for step, accuracy in found if accuracy is not None}
 
     def disk(self) -> Any:
         """`shutil.disk_usage` of where the run lies, None where that is no disk."""
         return None if is_url(str(self)) else shutil.disk_usage(self.path)
 
-    def _checkpoints(self) -> list[int]:
-        return _steps(self.storage.whole("checkpoints"))
-
-    def _read_json(self, name: str, mend: str = "remove it, and it is made again") -> dict[str, Any] | None:
+    def _read_json(self, name: str) -> dict[str, Any] | None:
         text = self.storage.read(name)
         if text is None:
             return None
         try:
             found = json.loads(text)
         except ValueError as error:
-            raise RunError(f"{self.place(name)} is broken ({error}); {mend}") from error
+            raise RunError(f"{self.place(name)} is broken ({error}); remove it, and it is made again") from error
         if not isinstance(found, dict):
-            raise RunError(f"{self.place(name)} is broken (no object); {mend}")
+            raise RunError(f"{self.place(name)} is broken (no object); remove it, and it is made again")
         return found
 
 
@@ -346,15 +291,6 @@ def _lines_up_to(step: int, file: Path) -> list[str]:
         except json.JSONDecodeError:
             break  # the last line of a killed run may be cut
     return kept
-
-
-def _checkpoint(step: int) -> str:
-    return f"checkpoints/step_{step}"
-
-
-def _steps(names: Sequence[str]) -> list[int]:
-    """N of each `step_N`; other names are the user's."""
-    return [int(match[1]) for name in names if (match := re.fullmatch(r"step_(\d+)", name))]
 
 
 def model_directory(path: str) -> str:

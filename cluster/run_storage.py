@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from cluster.run_lock import RunLock, UrlLock
 from data.cache import cache_directory
+from data.checksums import Checksums
 from data.remote import WHOLE, Remote, is_url
 
 WRITTEN_BY_OTHERS = ("checkpoints", "rollouts", "engine_model")
@@ -71,11 +72,11 @@ class RunStorage(Protocol):
     def begin(self, name: str) -> str:
         """The place to write a new directory of that name into."""
 
-    def missing(self, name: str, files: Sequence[str]) -> list[str]:
-        """Those of the files that are not in a directory that was begun."""
+    def finish(self, name: str, files: Checksums) -> None:
+        """The directory that was begun is whole and holds these files: it takes the place of any other of its name."""
 
-    def finish(self, name: str) -> None:
-        """The directory is whole: it takes the place of any other of its name."""
+    def set_aside(self, name: str) -> str:
+        """Have a directory not count as whole any more; tells where it is kept."""
 
 
 def storage_of(place: str) -> RunStorage:
@@ -130,6 +131,8 @@ class DiskStorage:
     def claim(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
+        for left in self.path.glob("*/.*.tmp"):  # of a process that was killed
+            shutil.rmtree(left)
 
     def release(self) -> None:
         self._lock.release()
@@ -143,14 +146,17 @@ class DiskStorage:
         temporary.mkdir(parents=True)
         return str(temporary.absolute())
 
-    def missing(self, name: str, files: Sequence[str]) -> list[str]:
-        return [file for file in files if not (self._temporary(name) / file).exists()]
-
-    def finish(self, name: str) -> None:
+    def finish(self, name: str, files: Checksums) -> None:
         final = self.path / name
-        (self._temporary(name) / WHOLE).write_text(_mark())
+        (self._temporary(name) / WHOLE).write_text(_mark(files))
         shutil.rmtree(final, ignore_errors=True)
         self._temporary(name).rename(final)
+
+    def set_aside(self, name: str) -> str:
+        aside = self.path / f"{name}.broken"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self.path / name).rename(aside)
+        return str(aside)
 
     def _temporary(self, name: str) -> Path:
         return (self.path / name).with_name(f".{Path(name).name}.tmp")
@@ -167,6 +173,8 @@ class UrlStorage:
         self._claimed = False
         self._published: dict[str, tuple[int, int]] = {}
         """Time and size of each file of `path` when it was last the same as there."""
+        self._publishing = threading.Lock()
+        """One at a time: of two the older might end last."""
 
     def __str__(self) -> str:
         return self._remote.url
@@ -221,24 +229,26 @@ class UrlStorage:
 
     def publish(self) -> None:
         """Send what has changed in `path`, and remove there what has been removed here; raises RunInUse."""
-        self._lock.check_held()
-        files = self._own_files()
-        self._remote.send(self.path, [name for name, state in files.items() if self._published.get(name) != state])
-        for name in self._published.keys() - files.keys():
-            self._remote.remove(name)
-        self._published = files
+        with self._publishing:
+            self._lock.check_held()
+            files = self._own_files()
+            self._remote.send(self.path, [name for name, state in files.items() if self._published.get(name) != state])
+            for name in self._published.keys() - files.keys():
+                self._remote.remove(name)
+            self._published = files
 
     def begin(self, name: str) -> str:
         self._lock.check_held()
         self.remove(name)
         return self.place(name)
 
-    def missing(self, name: str, files: Sequence[str]) -> list[str]:
-        return [file for file in files if not self._remote.exists(f"{name}/{file}")]
-
-    def finish(self, name: str) -> None:
+    def finish(self, name: str, files: Checksums) -> None:
         self.publish()  # what leads up to it is there before it
-        self._remote.write(f"{name}/{WHOLE}", _mark().encode())
+        self._remote.write(f"{name}/{WHOLE}", _mark(files).encode())
+
+    def set_aside(self, name: str) -> str:
+        self._remote.remove(f"{name}/{WHOLE}")
+        return self.place(name)
 
     def _own_files(self) -> dict[str, tuple[int, int]]:
         found = {}
@@ -252,6 +262,6 @@ class UrlStorage:
         return found
 
 
-def _mark() -> str:
+def _mark(files: Checksums) -> str:
     """What `WHOLE` holds."""
-    return json.dumps({"time": time.time()}) + "\n"
+    return json.dumps({"time": time.time(), "files": files}, indent=1) + "\n"

@@ -33,6 +33,7 @@ from configs.schema import Config
 from configs.study import Study, load_study
 from data.command import command
 from data.formats import load_examples
+from data.order import spaced
 
 EXAMPLES = """examples:
   python -m cluster.study --config study --dry-run
@@ -55,6 +56,7 @@ DECIDING = (
     "rollout.max_model_tokens",
     "rollout.audio",
     "evaluate.samples",
+    "evaluate.held_out",
 )
 """Keys that decide what a model answers."""
 
@@ -220,8 +222,9 @@ def base(config: Config, origin: str, out: Path, reporter: Reporter) -> Evaluati
     kept = _kept(out, origin, config.run.seed)
     settings = before_training(config)
     loaded = load_examples(str(config.data.test), config.data.audio_dir, config.data.format)
+    questions = spaced(loaded.examples, settings.evaluate.held_out)
     asked = deciding(settings) | {
-        "questions": digest(loaded.examples),
+        "questions": digest(questions),
         "weights": _weights(settings.model.path),
         "run.seed": config.run.seed,
     }
@@ -229,7 +232,7 @@ def base(config: Config, origin: str, out: Path, reporter: Reporter) -> Evaluati
     if found is not None and found["asked"] == asked:
         return found
     reporter.say(f"before training: {settings.model.path}" + (", asked again" if found else ""))
-    answers = ask(settings, loaded.examples, reporter, config.evaluate.samples)
+    answers = ask(settings, questions, reporter, config.evaluate.samples)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with replacing(kept, "--out") as partial:
         write_json(partial, {"asked": asked, **score(answers, config.data.prompt.form, len(loaded.bad))})

@@ -16,6 +16,7 @@ from cluster.errors import first_of
 from cluster.training_loop import NothingToTrain, TrainingLoop, group_name
 from data.order import Draw
 from data.types import Lesson, Prompt
+from learner.result import LessonResult
 
 
 class SupervisedLoop(TrainingLoop):
@@ -23,9 +24,7 @@ class SupervisedLoop(TrainingLoop):
 
     async def _step(self) -> dict[str, Any]:
         started = time.perf_counter()
-        draws, lessons = await self._lessons()
-        encoded = time.perf_counter()
-        result = await self.workers.learner.teach(lessons, self.version)
+        draws, lessons, encoded, result = await self._taught()
         self.ledger.train(group_name(draw) for draw in draws)
         self.version += 1
         self.run_directory.append_dropped(
@@ -52,6 +51,19 @@ class SupervisedLoop(TrainingLoop):
             **self._counts(),
             "validation_accuracy": await self._validation(),
         }
+
+    async def _taught(self) -> tuple[list[Draw], list[Lesson], float, LessonResult]:
+        """The questions of the next step, when they were prepared, and what the learner made of them.
+
+        Questions from which it could not learn are dropped, and others take their place.
+        """
+        while True:
+            draws, lessons = await self._lessons()
+            encoded = time.perf_counter()
+            result = await self.workers.learner.teach(lessons, self.version)
+            if not result.skipped:
+                return draws, lessons, encoded, result
+            self._skip(draws, result)
 
     async def _lessons(self) -> tuple[list[Draw], list[Lesson]]:
         """The next step's questions, with their answers; one that cannot be used is dropped, and another is drawn."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -10,8 +11,9 @@ from typing import Any, TypeVar
 
 from cluster.advice import Adviser
 from cluster.asking import Asker
+from cluster.checkpoints import to_keep
 from cluster.delivery import Delivery
-from cluster.errors import first_of
+from cluster.errors import first_of, for_the_user
 from cluster.evaluation import ask_all
 from cluster.ledger import Ledger
 from cluster.loggers import Loggers
@@ -27,6 +29,7 @@ from cluster.workers import Workers
 from configs.schema import Config
 from data.order import DataOrder, Draw
 from data.types import Example
+from learner.result import LessonResult, UpdateResult
 
 Stored = TypeVar("Stored")
 
@@ -49,6 +52,17 @@ class NothingToTrain(ValueError):
         super().__init__(
             f"{reasons.total()} questions in a row could not be used, {count} of them for {reason}"
             f"{f': {mend}' if mend else ''}. All reasons: {dict(reasons)}; the last: {last}"
+        )
+
+
+class NotFinite(ValueError):
+    """Loss or gradient of several steps on end was NaN or infinite."""
+
+    def __init__(self, steps: int, last: str) -> None:
+        super().__init__(
+            f"{steps} steps in a row were skipped, the last for {last}. A new run from the last checkpoint with a "
+            f"lower rate may hold: run.name=OTHER run.init_from=CHECKPOINT learner.learning_rate=LOWER; "
+            f"learner.max_skipped_steps allows more"
         )
 
 
@@ -116,6 +130,9 @@ class TrainingLoop:
         self._delivery = Delivery(workers, self._delivered)
         self._dropped = [(Draw(epoch, index), reason) for epoch, index, reason in state["dropped_since"]]
         """Questions that were dropped since the last step, and why."""
+        self._steps_skipped = 0
+        """Steps of this launch that could not be taken."""
+        self._skipped_in_a_row = 0
         self._train_seconds = float(state["train_seconds"])
         self._started = time.monotonic()
         self._profile = profile
@@ -123,6 +140,10 @@ class TrainingLoop:
         self._loggers = loggers or Loggers()
         self._saving = False
         """Whether a checkpoint is being written."""
+        self._checkpointing: asyncio.Task[None] | None = None
+        """The writing of the last one."""
+        self._checkpoints_failed = 0
+        """Of this launch."""
         self._checkpoint_bytes = 0.0
         """Size of the last one, as far as this process knows."""
         self._publishing: asyncio.Task[None] | None = None
@@ -139,6 +160,8 @@ class TrainingLoop:
         return of_disk | {
             "engines": len(rollout.reports),
             "engines_lost": rollout.lost,
+            "steps_skipped": self._steps_skipped,
+            "checkpoints_failed": self._checkpoints_failed,
             "delivery_pending_seconds": self._delivery.pending_seconds,
             "max_steps": self.config.run.max_steps,
             "max_staleness": self.config.algorithm.max_staleness,
@@ -195,6 +218,7 @@ class TrainingLoop:
                 self._beside()
                 while self.version < until:
                     line = await self._step()
+                    self._skipped_in_a_row = 0
                     self.run_directory.append_metrics(line)
                     self.metrics.record(line)
                     self._loggers.line(line)
@@ -249,10 +273,16 @@ class TrainingLoop:
         return self._train_seconds + time.monotonic() - self._started
 
     async def checkpoint(self) -> None:
-        """Write `checkpoints/step_N`, with every step up to it in the rollout log."""
-        self._saving = True
-        place = await self._stored(lambda: self.run_directory.begin_checkpoint(self.version))
-        facts = {
+        """Have `checkpoints/step_N` written as the run stands now, most of it while the next steps are taken."""
+        if self._checkpointing is not None:
+            await self._checkpointing
+        taken = asyncio.Event()
+        self._checkpointing = self._tasks.create_task(self._write_checkpoint(self.version, self._facts(), taken))
+        await taken.wait()
+
+    def _facts(self) -> dict[str, Any]:
+        """What a checkpoint tells of the run."""
+        return {
             "step": self.version,
             "position": self.order.position,
             "outstanding": [(draw.epoch, draw.index) for draw in self._outstanding()],
@@ -261,12 +291,35 @@ class TrainingLoop:
             "train_seconds": self.train_seconds,
             "questions": self.questions.digests(),
         }
-        await self.workers.learner.save(place, facts)
-        await self.workers.log.written()
-        await self._published()
-        keep = self.config.checkpoint.keep
-        self._checkpoint_bytes = await self._stored(lambda: self.run_directory.finish_checkpoint(self.version, keep))
-        self._saving = False
+
+    async def _write_checkpoint(self, step: int, facts: Mapping[str, Any], taken: asyncio.Event) -> None:
+        """Write the checkpoint of a step, with every step up to it in the rollout log.
+
+        Args:
+            step: which.
+            facts: what it tells of the run.
+            taken: set when the learner has what is to be written, and may step.
+        """
+        self._saving = True
+        checkpoints, settings = self.run_directory.checkpoints, self.config.checkpoint
+        try:
+            place = await self._stored(lambda: checkpoints.begin(step))
+            await self.workers.learner.save(place, facts)
+            taken.set()
+            files = await self.workers.learner.saved()
+            await self.workers.log.written()
+            keep = functools.partial(to_keep, settings, accuracy=self.run_directory.validated())
+            self._checkpoint_bytes = await self._stored(lambda: checkpoints.finish(step, files, keep))
+        except Exception as error:
+            why = for_the_user(error)
+            if why is None or settings.on_failure == "stop":
+                raise
+            self._checkpoints_failed += 1
+            self.reporter.say(f"step {step} has no checkpoint, and the run goes on: {why}")
+            await self._stored(checkpoints.abandon)
+        finally:
+            taken.set()
+            self._saving = False
         self.metrics.progress()
 
     async def _publish(self) -> None:
@@ -310,6 +363,18 @@ class TrainingLoop:
         if self.ledger.dropped[reason] == 1:
             example = self.questions.train[draw.index]
             self.reporter.say(f"dropped {example.id} ({reason}): {detail} [further ones are counted in metrics.jsonl]")
+
+    def _skip(self, draws: Iterable[Draw], result: UpdateResult | LessonResult) -> None:
+        """The learner has taken no step on these questions, since its loss or gradient was not finite."""
+        why = f"a loss of {result.loss:.3g} and a gradient of norm {result.grad_norm:.3g}"
+        self.reporter.say(f"step {self.version + 1} is skipped, and its questions are dropped, for {why}")
+        for draw in draws:
+            self._count_drop(draw, "not_finite", why)
+        self.ledger.check()
+        self._steps_skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row > self.config.learner.max_skipped_steps:
+            raise NotFinite(self._skipped_in_a_row, why)
 
     def _counts(self) -> dict[str, Any]:
         """The ledger's, for a line."""

@@ -27,8 +27,12 @@ from cluster.targets import Targets
 from cluster.transports import STEP_KEY, transport
 from cluster.waiting import ANSWER_KEY, bounded, ended
 from configs.schema import Config
+from data.checksums import Checksums
 from data.types import Clip, ClipSource, Example, Lesson
 from learner.result import LessonResult, UpdateResult
+
+SAVED_SECONDS = 0.1
+"""Between two looks at a checkpoint that is being written."""
 
 
 class AudioPool:
@@ -89,8 +93,18 @@ class LearnerGroup:
         return (await self._all("differences", list(groups)))[0]  # type: ignore[no-any-return]
 
     async def save(self, directory: str, facts: Mapping[str, Any]) -> None:
-        """Write a checkpoint's `hf/` and `trainer/`."""
+        """Begin to write a checkpoint; the learner may step afterwards."""
         await self._all("save", directory, facts)
+
+    async def saved(self) -> Checksums:
+        """Wait until the checkpoint that was begun is written; gives what it holds."""
+        what = "the checkpoint has not been written"
+        return await bounded(self._saved(), STEP_KEY, self.step_seconds, what)
+
+    async def _saved(self) -> Checksums:
+        while (files := await self.actors[0].saved.remote()) is None:  # answered between two steps
+            await asyncio.sleep(SAVED_SECONDS)
+        return files  # type: ignore[no-any-return]
 
     async def start_profile(self) -> None:
         """Record what the ranks compute from now on."""

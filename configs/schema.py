@@ -344,6 +344,9 @@ class Learner(Section):
     """CPU threads of a rank; default: the CPUs of its machine over the ranks that share it."""
     bucket_bytes: PositiveInt = 256_000_000
     """Weights go to the engines in buckets of this size; a larger tensor has one of its own."""
+    max_skipped_steps: NonNegativeInt = 3
+    """A step whose loss or gradient is NaN or infinite is skipped on all ranks, and its questions are dropped; more of
+    them one after the other end the run."""
     step_timeout_seconds: PositiveFloat = 1800.0
     """A rank that has not finished a step by then is an error."""
 
@@ -512,6 +515,16 @@ class Checkpoint(Section):
     """Steps between checkpoints; 0 writes only the last."""
     keep: PositiveInt = 2
     """Newest checkpoints that are kept."""
+    keep_every: NonNegativeInt = 0
+    """Those of multiples of this step are kept too; 0 keeps none for that."""
+    keep_best: NonNegativeInt = 0
+    """So many are kept too that were best on the validation questions, of those of steps that `evaluate.every_steps`
+    asks after."""
+    in_background: bool = True
+    """Train on while one is written. Meanwhile its content lies in the memory of rank 0's machine: 12 bytes a trained
+    parameter, and the whole model in its own type. `false` holds one of its parts at a time."""
+    on_failure: Literal["stop", "continue"] = "stop"
+    """What a checkpoint that cannot be written does, as on a full disk: end the run, or be told of and counted."""
 
 
 class Evaluate(Section):
@@ -521,6 +534,8 @@ class Evaluate(Section):
     """Steps between evaluations on `data.validation`; 0 never."""
     questions: PositiveInt | None = None
     """Questions of the validation file that are asked, from the first; default all."""
+    held_out: PositiveInt | None = None
+    """Questions of `data.test` that are asked, evenly spaced in their file; default all."""
     before: bool = True
     """Ask the held-out questions before the run too; without it, accuracy before training is unknown."""
     samples: PositiveInt = 8
@@ -642,6 +657,15 @@ class Config(Section):
             raise ValueError(
                 "data.prompt asks for a thinking process, and the questions hold none to learn from: with "
                 "algorithm.name: sft use data.prompt: answer"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_best_are_known(self) -> Self:
+        if self.checkpoint.keep_best and not self.evaluate.every_steps:
+            raise ValueError(
+                f"checkpoint.keep_best is {self.checkpoint.keep_best}, and evaluate.every_steps is 0: no validation "
+                f"tells which checkpoints are best; set evaluate.every_steps and data.validation"
             )
         return self
 

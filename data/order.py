@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from data.types import Example
+
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,17 @@ def shuffle_choices(example: Example, seed: int) -> Example:
     """The example with its choices in an order that the seed alone decides; its answer is a text and stays."""
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(example.choices))
     return replace(example, choices=tuple(example.choices[place] for place in order))
+
+
+def spaced(items: Sequence[Item], count: int | None) -> tuple[Item, ...]:
+    """So many of the items, evenly spaced and in their order; all where there are no more or `count` is None.
+
+    >>> spaced("abcdefg", 3)
+    ('a', 'c', 'e')
+    """
+    if count is None or count >= len(items):
+        return tuple(items)
+    return tuple(items[number * len(items) // count] for number in range(count))
 
 
 def hash_seed(*parts: object) -> int:

@@ -81,6 +81,12 @@ class Remote:
         with self._telling("listed"):
             return int(self._storage.du(self._at(directory)))
 
+    def sizes(self, directory: str = "") -> dict[str, int]:
+        """Bytes of every file in a directory and those in it."""
+        with self._telling("listed"):
+            found: dict[str, dict[str, Any]] = self._storage.find(self._at(directory), detail=True)
+        return {path.removeprefix(self._root).lstrip("/"): int(about["size"]) for path, about in found.items()}
+
     def read(self, name: str) -> bytes | None:
         """The content of a file, None where there is none."""
         with self._telling("read"):

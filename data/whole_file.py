@@ -1,11 +1,34 @@
-"""Write a file so that nobody ever reads half of it."""
+"""Write a file so that nobody ever reads half of it, and tell what it needs where there is no room."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+class WriteError(RuntimeError):
+    """A file cannot be written."""
+
+
+@contextmanager
+def writing(place: str | Path, size: int, *errors: type[Exception]) -> Iterator[None]:
+    """Tell of the system's errors within the block as WriteError, with what is needed and what is free.
+
+    Args:
+        place: path of what is written, or a URL.
+        size: its bytes, about.
+        errors: what else a library raises in their place.
+    """
+    caught: tuple[type[Exception], ...] = (OSError, *errors)
+    try:
+        yield
+    except caught as error:
+        folder = next((parent for parent in (Path(place), *Path(place).parents) if parent.is_dir()), None)
+        free = "" if folder is None else f", and {shutil.disk_usage(folder).free / 1e6:,.1f} MB are free there"
+        raise WriteError(f"{place} cannot be written ({error}): it takes {size / 1e6:,.1f} MB{free}") from error
 
 
 @contextmanager

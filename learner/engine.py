@@ -32,7 +32,6 @@ from learner.policy import Policy
 from learner.weights import changed, released_name, weights_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-GRADIENT_NORM = "the norm of the gradient"
 
 _SUMS_IN_FLOAT32 = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
 """Of gradients over micro-batches and ranks, with ZeRO. ZeRO 1 sends the sum so far, and would round it on the way."""
@@ -45,10 +44,6 @@ MEETING_TIME = timedelta(minutes=10)
 
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 """An all-reduce for inference on CPUs. No learner calls it, and every checkout would compile it at its first start."""
-
-
-class NotFinite(RuntimeError):
-    """The loss or the gradient is NaN or infinite. What has stepped on it is not to be published or saved."""
 
 
 def join_ranks(rank: int, world_size: int, rendezvous: str, device: str, listener: socket.socket | None = None) -> None:
@@ -132,15 +127,20 @@ class Engine:
         return self.deepspeed
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradient of a share of the global mean."""
+        """Accumulate the gradient of a share of the global mean; of one that is not finite no gradient is either."""
+        if not loss.detach().isfinite():
+            loss = loss * math.nan  # so that every rank learns of it, from the norm
         self.deepspeed.backward(loss * self.world_size, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update and clear the gradients; returns the global gradient norm before clipping."""
+        """Clip, update and clear the gradients; returns the global gradient norm before clipping.
+
+        Where that is NaN or infinite no rank has updated anything.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.deepspeed.step()
-        return finite(self.deepspeed.get_global_grad_norm() if self._norm is None else self._norm, GRADIENT_NORM)
+        return float(self.deepspeed.get_global_grad_norm() if self._norm is None else self._norm)
 
     def weights(self, trained_only: bool = True) -> Iterator[tuple[str, Tensor]]:
         """Released checkpoint name and whole tensor of each weight, adapters merged, in the dtype of the forward.
@@ -183,8 +183,14 @@ class Engine:
             entry["step"] = torch.tensor(float(updates))
 
     def _clip(self, parameters: list[nn.Parameter], max_norm: float) -> None:
-        """Clip the reduced gradients; DeepSpeed keeps no norm where it wraps a plain optimizer."""
-        self._norm = finite(nn.utils.clip_grad_norm_(parameters, max_norm), GRADIENT_NORM)
+        """Clip the reduced gradients, and drop what is not finite, as DeepSpeed's own optimizers do.
+
+        It keeps no norm where it wraps a plain one.
+        """
+        self._norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
+        if not math.isfinite(self._norm):
+            for parameter in parameters:
+                parameter.grad = None  # the optimizer passes it over
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.policy.model.named_parameters():
@@ -263,17 +269,6 @@ def _own_shard(value: Tensor, parameter: nn.Parameter) -> Tensor:
     size = parameter.ds_tensor.numel()
     padded = torch.nn.functional.pad(value.flatten(), (0, size * dist.get_world_size() - value.numel()))
     return padded.narrow(0, size * dist.get_rank(), size)
-
-
-def finite(value: Tensor | float, what: str) -> float:
-    """The value as a number; raises NotFinite, which names it as `what`."""
-    number = float(value)
-    if not math.isfinite(number):
-        raise NotFinite(
-            f"{what} is {number}. A new run from the last checkpoint with a lower rate may hold: run.name=OTHER "
-            f"run.init_from=CHECKPOINT learner.learning_rate=LOWER"
-        )
-    return number
 
 
 def _copy(tensor: Tensor) -> Tensor:

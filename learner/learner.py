@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from configs.schema import Config
 from data.types import ClipFeatures, Group, Lesson
 from learner import attention
+from learner.checkpoint import Contents
 from learner.engine import MOMENTS, Engine, join_ranks
 from learner.hf import DTYPES, export_checkpoint, load_model
 from learner.packing import Sequences, expand_audio, pack
@@ -25,6 +26,11 @@ from learner.policy import MicroBatch, Policy
 from learner.result import LessonResult, UpdateResult
 from learner.sft import SupervisedUpdate
 from learner.update import Reference, Update
+from learner.weights import weights_of
+
+EMPTY = torch.empty(0)
+STATE_BYTES = 4 * (1 + len(MOMENTS))
+"""Of a trained parameter: its float32 master and moments."""
 
 ATTENTION = {"auto": None, "sdpa": attention.SDPA, "flex": attention.FLEX}
 
@@ -80,7 +86,7 @@ class Learner:
     def teach(self, lessons: Sequence[Lesson], fetch: Callable[[Lesson], ClipFeatures], step: int) -> LessonResult:
         """Train on the lessons of a step; see `learner.sft`."""
         result = self._lesson(lessons, fetch, step)
-        self.updates += 1
+        self.updates += result.updates
         return result
 
     @torch.no_grad()
@@ -94,31 +100,56 @@ class Learner:
         owners = torch.from_numpy(packed.owners)  # (N,)
         return [found.cpu()[owners == number].tolist() for number in range(len(group.completions))]
 
-    def save(self, directory: Path, facts: Mapping[str, Any]) -> None:
-        """Write `hf/` (loads in transformers and vLLM) and `trainer/` (master weights, moments, facts, `step` too).
+    def contents(self, facts: Mapping[str, Any]) -> Contents:
+        """What a checkpoint of now holds; `facts` are for `trainer/state.json`."""
+        weights = self.engine.weights(trained_only=False)
+        return Contents(
+            ((name, tensor.to("cpu", copy=True) if self.rank == 0 else EMPTY) for name, tensor in weights),
+            self.engine.state(),
+            torch.get_rng_state(),
+            {"updates": self.updates, **facts},
+        )
 
-        With LoRA `hf/` holds merged weights, and `adapter/` what peft loads on the base model. Rank 0 writes, and
-        holds a shard of `hf/` or one part of the state at a time.
+    def write(self, directory: Path, contents: Contents) -> None:
+        """Write `hf/` (loads in transformers and vLLM) and `trainer/` (master weights, moments, facts).
+
+        With LoRA `hf/` holds merged weights, and `adapter/` what peft loads on the base model. Asked of rank 0 alone
+        where the contents are gathered.
         """
         trainer = directory / "trainer"
-        weights = self.engine.weights(trained_only=False)
-        if self.rank == 0:
-            trainer.mkdir(parents=True)
-            copies = ((name, tensor.to("cpu", copy=True)) for name, tensor in weights)
-            export_checkpoint(directory / "hf", self.model_config, copies, self.model_path)
-        deque(weights, maxlen=0)  # the other ranks help to make each tensor whole
-        for part, tensors in self.engine.state():
-            if self.rank == 0:
-                save_file(tensors, trainer / f"{part}.safetensors")
-                if part == "master" and self.config.model.lora is not None:
-                    from learner.lora import export_adapter
+        trainer.mkdir(parents=True)
+        export_checkpoint(directory / "hf", self.model_config, contents.weights, self.model_path)
+        for part, tensors in contents.state:
+            save_file(tensors, trainer / f"{part}.safetensors")
+            if part == "master" and self.config.model.lora is not None:
+                from learner.lora import export_adapter
 
-                    dtype = DTYPES[self.config.model.dtype]
-                    export_adapter(directory / "adapter", self.engine.policy.model, tensors, dtype)
-        if self.rank == 0:
-            save_file({"torch": torch.get_rng_state()}, trainer / "random.safetensors")
-            (trainer / "state.json").write_text(json.dumps({"updates": self.updates, **facts}, indent=1))
+                dtype = DTYPES[self.config.model.dtype]
+                export_adapter(directory / "adapter", self.engine.policy.model, tensors, dtype)
+        save_file({"torch": contents.random}, trainer / "random.safetensors")
+        (trainer / "state.json").write_text(json.dumps(contents.facts, indent=1))
+
+    def save(self, directory: Path, facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint, a shard of `hf/` or one part of the state in memory at a time; over on all ranks at once.
+
+        Args:
+            directory: where; made here.
+            facts: what `trainer/state.json` tells, `step` among it.
+        """
+        contents = self.contents(facts)
+        try:
+            if self.rank == 0:
+                self.write(directory, contents)
+        finally:
+            contents.pass_over()
         dist.barrier()
+
+    def checkpoint_bytes(self) -> int:
+        """What a checkpoint takes, nearly."""
+        model = self.engine.policy.model
+        weights = sum(math.prod(one.shape) * one.dtype.itemsize for one in weights_of(model))
+        trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+        return weights + sum(STATE_BYTES * getattr(one, "ds_numel", one.numel()) for one in trained)
 
     def load(self, trainer: Path) -> int:
         """Put back what `save` wrote, on any number of ranks; returns the step of the checkpoint."""

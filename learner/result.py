@@ -27,6 +27,8 @@ class UpdateResult:
     updates: int
     """Optimizer updates that were made: none where no group had anything to learn from, and the weights are as before.
     """
+    updates_skipped: int
+    """1 where the next update's loss or gradient was NaN or infinite, so that it was not made, nor any after it."""
     logprob_difference_max: float | None
     """Largest |log-prob(engine) - log-prob(learner)| of a token, of the groups that are wholly of the learner's
     version; None where no group is."""
@@ -47,6 +49,11 @@ class UpdateResult:
     log-probs, `logprob_difference_mean` and `logprob_difference_max`. Of a step's further updates
     `further_clipped`, the share of tokens whose gain was clipped; 0 where there are none."""
 
+    @property
+    def skipped(self) -> bool:
+        """Whether nothing was learned, since loss or gradient was not finite."""
+        return self.updates_skipped > 0 and not self.updates
+
 
 @dataclass(frozen=True, slots=True)
 class LessonResult:
@@ -57,6 +64,8 @@ class LessonResult:
     grad_norm: float
     """Before clipping."""
     learning_rate: float
+    updates: int
+    """1, or 0 where loss or gradient was NaN or infinite, and the weights are as before."""
     answer_tokens: int
     packed_tokens: int
     """Positions that went through the policy."""
@@ -64,3 +73,8 @@ class LessonResult:
     """Those of this rank alone."""
     seconds: dict[str, float]
     """By phase: pack, forward, backward, optimizer."""
+
+    @property
+    def skipped(self) -> bool:
+        """Whether nothing was learned, since loss or gradient was not finite."""
+        return not self.updates

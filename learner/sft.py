@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ from configs.schema import Learner
 from data.order import DataOrder
 from data.types import ClipFeatures, Lesson
 from learner.clock import PhaseClock
-from learner.engine import Engine, finite
+from learner.engine import Engine
 from learner.micro_batches import shares
 from learner.packing import Sequences, expand_audio, pack, plan_micro_batches, with_prompt_targets
 from learner.policy import MicroBatch, Policy
@@ -60,7 +61,6 @@ class SupervisedUpdate:
             owners = torch.from_numpy(batch.packed.owners).to(logprobs.device)  # (N,)
             weights = loss_weights(owners, answers, prompts, self.prompt_weight) * share.planned
             loss = -(weights * logprobs).sum()
-            finite(loss.detach(), f"the loss of step {step + 1}")
             clock("forward")
             self.engine.backward(loss)
             sums.add({"loss": loss, "packed": len(batch.packed.token_ids) * share.planned})
@@ -70,7 +70,8 @@ class SupervisedUpdate:
         clock("optimizer")
         rank_tokens, totals = int(sums["packed"]), sums.over_ranks()
         packed = int(totals["packed"])
-        return LessonResult(totals["loss"], norm, rate, answers, packed, rank_tokens, clock.seconds)
+        updates = int(math.isfinite(norm))
+        return LessonResult(totals["loss"], norm, rate, updates, answers, packed, rank_tokens, clock.seconds)
 
     def _counts(self, sequences: Mapping[int, Sequences]) -> tuple[int, int]:
         """Answer tokens of the step, and predicted prompt tokens."""

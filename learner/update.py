@@ -1,12 +1,14 @@
 """The policy-gradient updates from the groups of a step: one, or several from the same groups.
 
 Every rank sees all groups (without audio they are small), so each computes the same advantages, counts and plan, and
-nothing has to be agreed on before the first backward. So it is too where no group has anything to learn from: every
+nothing has to be agreed on before the first backward. A loss or gradient that is not finite on one of them is found by
+all in the norm of the gradient, and none updates. So it is too where no group has anything to learn from: every
 rank then measures one group and takes no step, since AdamW's moments would move the weights by themselves.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +20,7 @@ from data.types import ClipFeatures, Group
 from learner import losses
 from learner.advantage import Values, advantages
 from learner.clock import PhaseClock
-from learner.engine import Engine, finite
+from learner.engine import Engine
 from learner.head import Entropy
 from learner.kl_reward import less_kl
 from learner.micro_batches import Share, shares
@@ -85,7 +87,6 @@ class Update:
                 clock("pack")
                 with torch.set_grad_enabled(steps):
                     loss = self._loss(part, counts, sums, clock)
-                finite(loss.detach(), f"the loss of step {step + 1}")
                 if steps:
                     self.engine.backward(loss)
                 part.batch.forget_masks()
@@ -94,17 +95,21 @@ class Update:
                 break
             norms.append(self.engine.step(rate))
             clock("optimizer")
+            if not math.isfinite(norms[-1]):
+                break
         rank_tokens, totals = int(sums["packed"]), sums.over_ranks()
         tokens_seen = max(totals["tokens"], 1.0)
         current = totals["current_tokens"]
+        made = [norm for norm in norms if math.isfinite(norm)]
         return UpdateResult(
             advantages=trained,
             loss=totals["loss"],
             kl=totals["kl"] / tokens_seen if self._kl_in_loss else kl_of_rewards,
             entropy=totals["entropy"] / tokens_seen,
-            grad_norm=max(norms, default=0.0),
+            grad_norm=max(made or norms, default=0.0),
             learning_rate=rate,
-            updates=len(norms),
+            updates=len(made),
+            updates_skipped=len(norms) - len(made) if steps else int(not math.isfinite(totals["loss"])),
             logprob_difference_max=totals["difference_max"] if current else None,
             logprob_difference_mean=totals["difference"] / current if current else None,
             off_policy={

@@ -71,6 +71,12 @@ LEARNING = Row(
         Panel("KL", "To the reference, mean over tokens, in nats", "short", (_of("auricle_kl_nats"),)),
         Panel("Entropy", "Mean over tokens, in nats", "short", (_of("auricle_entropy_nats"),)),
         Panel("Gradient norm", "Before clipping", "short", (_of("auricle_grad_norm"),)),
+        Panel(
+            "Steps skipped",
+            "Since the launch, whose loss or gradient was not finite",
+            "short",
+            (_of("auricle_steps_skipped_total"),),
+        ),
         Panel("Completion length", "Mean tokens", "short", (_of("auricle_completion_tokens"),)),
         Panel(
             "Completions cut",

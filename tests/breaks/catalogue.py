@@ -675,9 +675,9 @@ BREAKS = (
     ),
     Break(
         "the checkpoint that replaced engines start from is removed",
-        "cluster/run_directory.py",
-        "kept = {*whole[-keep:], self._resumed_from}",
-        "kept = {*whole[-keep:]}",
+        "cluster/checkpoints.py",
+        "kept = {*keep(self.steps()), self._started_from, step}",
+        "kept = {*keep(self.steps()), step}",
         "tests/unit/test_run_storage.py::test_the_checkpoint_that_a_resume_starts_from_stays_as_long_as_it_goes_on",
     ),
     Break(

@@ -26,7 +26,7 @@ from data.prompts import PromptEncoder
 from data.types import Clip, ClipFeatures, ClipSource, Completion, Example, Group, Lesson, Prompt
 from learner import head
 from learner.address import free_address
-from learner.engine import NotFinite, leaving_ranks
+from learner.engine import Engine, leaving_ranks
 from learner.head import CHUNK_LOGITS
 from learner.hf_files import load_processor
 from learner.learner import Learner
@@ -85,8 +85,8 @@ class Job:
     algorithm: dict[str, Any] = field(default_factory=dict)
     """Further keys of the section."""
     max_grad_norm: float = 1e9
-    broken: bool = False
-    """Begin with a weight that is NaN, and keep what the update raises."""
+    broken: str = ""
+    """What of the second update is not finite, on one rank alone: a `clip`, or the `loss` and not its gradient."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ class Outcome:
     clipped_again: list[float]
     """Shares of the tokens of the updates after the first, one a step."""
     threads: int
-    refused: str | None
-    """What the update of a broken policy raised."""
+    skipped: list[bool]
+    """One an update."""
 
 
 def run_ranks(folder: Path, ranks: int, model: Path, reference: Path, jobs: Sequence[Job]) -> dict[str, Outcome]:
@@ -208,6 +208,18 @@ def about(group: Group, clip: Clip) -> Group:
     return replace(group, prompt=replace(group.prompt, clip=clip))
 
 
+class Losing:
+    """Makes the losses that an engine is given infinite, while it is to; their gradients stay as they are."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.now = False
+        self._backward = engine.backward
+        engine.backward = self  # type: ignore[assignment]
+
+    def __call__(self, loss: Tensor) -> None:
+        self._backward(loss + torch.inf if self.now else loss)
+
+
 def _rank(folder: Path, rank: int) -> None:
     plan = json.loads((folder / "jobs.json").read_text())
     fabricated, features = fabricate(plan["model"])
@@ -256,22 +268,19 @@ def _rank(folder: Path, rank: int) -> None:
         convolution = learner.engine.policy.model.get_submodule("model.audio_tower.conv1")
         convolution.register_forward_pre_hook(lambda _, given, seen=heard: seen.append(len(given[0])))
         results: list[UpdateResult | LessonResult] = []
-        refused = None
-        if job.broken:
-            next(learner.engine.policy.model.parameters()).data.fill_(torch.nan)
+        losing = Losing(learner.engine)
         for number in range(job.updates):
-            try:
-                work: list[Any] = groups
-                if number in job.alike:
-                    work = [replace(group, total=(1.0,) * len(group.total)) for group in groups]
-                apply: Any = learner.update
-                if config.algorithm.name == "sft":
-                    work, apply = lessons(groups), learner.teach
-                results.append(apply(work, lambda one: replace(features[one.prompt.clip.sha256]), version))
-            except NotFinite as error:
-                if not job.broken:
-                    raise
-                refused = str(error)
+            heard_clips = features
+            if number == 1 and job.broken == "clip":
+                heard_clips = features | {"clip-0": replace(features["clip-0"], mel=features["clip-0"].mel * np.nan)}
+            losing.now = number == 1 and job.broken == "loss" and rank == plan["ranks"] - 1
+            work: list[Any] = groups
+            if number in job.alike:
+                work = [replace(group, total=(1.0,) * len(group.total)) for group in groups]
+            apply: Any = learner.update
+            if config.algorithm.name == "sft":
+                work, apply = lessons(groups), learner.teach
+            results.append(apply(work, lambda one, clips=heard_clips: replace(clips[one.prompt.clip.sha256]), version))
             version += 1
             if job.save and len(results) == 1:
                 learner.save(Path(job.save), {"step": 1})
@@ -290,7 +299,7 @@ def _rank(folder: Path, rank: int) -> None:
                 "zero_variance_groups": [result.zero_variance_groups for result in updates],
                 "applied": [*(result.updates for result in updates), learner.updates],
                 "clipped_again": [result.off_policy["further_clipped"] for result in updates],
-                "refused": refused,
+                "skipped": [result.skipped for result in results],
                 "threads": torch.get_num_threads(),
             }
             (folder / f"{job.name}.json").write_text(json.dumps(facts))

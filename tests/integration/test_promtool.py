@@ -54,6 +54,8 @@ def test_every_alert_fires_when_it_should_and_at_nothing_else() -> None:
         ("(auricle_verified_logprob", "(100 * auricle_verified_logprob"),  # bfloat16 would fire
         ("(auricle_logprob_difference_max_nats >", "(0.01 * auricle_logprob_difference_max_nats >"),
         ("0.2 and auricle:running", "0.2"),  # a run that has ended would fire
+        ("skipped_total[15m]) > 0 and auricle:running", "skipped_total[15m]) > 0"),
+        ("failed_total[15m]) > 0 and auricle:running", "failed_total[15m]) > 0"),
         ('{reason!="zero_variance"}', ""),
         ("0.5 * auricle_reward_best_mean", "0.1 * auricle_reward_best_mean"),
         ("auricle_kl_nats > 1", "auricle_kl_nats > 0.05"),

@@ -78,6 +78,7 @@ def test_after_several_updates_every_worker_is_given_exactly_the_learners_weight
         session.send_weights()
 
     session._run(session.workers.learner.save(str(tmp_path), {}))
+    session._run(session.workers.learner.saved())
     saved = dict(load_tensors(str(tmp_path / "hf")))
     first = dict(load_tensors(str(model)))
     sent = [slot.name for slots in layout.buckets for slot in slots]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from cluster.training_loop import TrainingLoop
 from cluster.transports import Buckets
 from cluster.waiting import WorkerError
 from configs.schema import Config
+from data.checksums import Checksums, checksums
 from data.types import Clip, ClipSource, Completion, Example, Group, GroupSummary, Lesson, Prompt
 from learner.result import LessonResult, UpdateResult
 
@@ -52,6 +54,8 @@ class Actors:
         self.issues: list[tuple[str, int]] = []
         self.silences: list[tuple[str, bool]] = []
         """Groups that were asked for, and whether about silence."""
+        self.not_finite = 0
+        """How many steps are still to have a gradient that is none."""
         self.alike = 0
         """How many groups are still to have the same reward for all completions."""
         self.fails_to_publish = False
@@ -59,6 +63,11 @@ class Actors:
         """Ids of the questions of each supervised step."""
         self.losses = 0
         """How many groups are still to be lost with their engine."""
+        self.files: Checksums = {}
+        """What the last checkpoint holds."""
+        self.may_write = asyncio.Event()
+        """Set where a checkpoint that was begun is written."""
+        self.may_write.set()
         self.training = asyncio.Event()
         self.sampled_while_training: list[str] = []
 
@@ -100,12 +109,20 @@ class Actors:
         await asyncio.sleep(0.01)
         self.training.clear()
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
-        return UpdateResult(((0.0, 0.0),), 0.0, 0.0, 0.0, 0.0, 0.0, 1, 0.0, 0.0, 0, 2, 2, 2, {}, off_policy)
+        loss, made = self._learned()
+        return UpdateResult(((0.0, 0.0),), loss, 0, 0, 0, 0, made, 1 - made, 0, 0, 0, 2, 2, 2, {}, off_policy)
+
+    def _learned(self) -> tuple[float, int]:
+        """The loss of a step, and how many updates it makes."""
+        skipped, self.not_finite = self.not_finite > 0, max(self.not_finite - 1, 0)
+        return (math.nan, 0) if skipped else (0.5, 1)
 
     async def teach(self, lessons: Sequence[Lesson], step: int) -> LessonResult:
         self.asked.append("teach")
         self.taught.append([lesson.prompt.example.id for lesson in lessons])
-        return LessonResult(0.5, 1.0, 1e-3, sum(len(lesson.answer) for lesson in lessons), 10, 10, {"forward": 0.0})
+        loss, made = self._learned()
+        tokens = sum(len(lesson.answer) for lesson in lessons)
+        return LessonResult(loss, 1.0, 1e-3, made, tokens, 10, 10, {"forward": 0.0})
 
     def answer(self, example: Example) -> tuple[int, ...]:
         return (2, 3)
@@ -135,6 +152,11 @@ class Actors:
         for name, content in (("hf/config.json", {}), ("trainer/state.json", {"updates": facts["step"], **facts})):
             (Path(directory) / name).parent.mkdir()
             (Path(directory) / name).write_text(json.dumps(content))
+        self.files = checksums(Path(directory))
+
+    async def saved(self) -> Checksums:
+        await self.may_write.wait()
+        return self.files
 
     async def write(self, *_: Any) -> None:
         self.asked.append("write")
@@ -185,6 +207,6 @@ class Launch:
         return asyncio.run(self.controller(state).run())
 
     def state(self) -> dict[str, Any]:
-        _, state = self.run_directory.read_latest()
+        _, state = self.run_directory.checkpoints.newest()
         assert state is not None
         return state

@@ -86,6 +86,15 @@ def test_what_starts_while_a_step_is_taken_fits_into_the_later_ones() -> None:
     assert (admission.room(engines_at=0), admission.room(engines_at=1)) == (0, 2)
 
 
+def test_a_step_that_trained_nothing_is_taken_again_with_other_groups() -> None:
+    admission = Admission(prompts_per_step=2, max_staleness=1, last_step=1)
+    started(admission, "ab", 0)
+    finished(admission, "ab", 0)
+    assert (admission.take(), admission.room(engines_at=0)) == (["a", "b"], 0)
+    admission.skip()
+    assert (admission.version, admission.outstanding, admission.room(engines_at=0)) == (0, 0, 2)
+
+
 def test_a_resume_starts_no_more_than_a_fresh_run() -> None:
     assert (
         Admission(4, 2, last_step=100, version=50).room(engines_at=50) == Admission(4, 2, last_step=100).room(0) == 12
@@ -198,12 +207,21 @@ class Schedule:
         assert not self.trained & set(batch)
         self.trained |= set(batch)
 
+    def train_in_vain(self) -> None:
+        """A step begins, and further groups with it; then nothing comes of it."""
+        version, trained = self.version, set(self.trained)
+        self.train()
+        if self.version > version:
+            self.trained = trained
+            self.fill()
+            self.admission.skip()
+
     def sampling(self) -> list[str]:
         return [name for name in self.oldest if name not in self.finished]
 
 
-ACTIONS = ("finish",) * 12 + ("train",) * 6 + ("engines",) * 3 + ("drop", "lose")
-"""Drops and losses make room and renew old groups: few, so that groups grow old."""
+ACTIONS = ("finish",) * 12 + ("train",) * 6 + ("engines",) * 3 + ("drop", "lose", "skip")
+"""Drops, losses and skips make room and renew old groups: few, so that groups grow old."""
 
 
 @st.composite
@@ -225,6 +243,8 @@ def test_every_interleaving_keeps_the_bound_and_ends(case: tuple[Schedule, Itera
             schedule.finish(name, min(schedule.engines_at + number // 10 % 3 - 1, schedule.version))  # engines differ
         elif action == "train":
             schedule.train()
+        elif action == "skip":
+            schedule.train_in_vain()
         elif action == "engines":
             schedule.engines_at = schedule.version
         elif action == "drop" and sampling:

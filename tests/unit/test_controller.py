@@ -14,9 +14,10 @@ import pytest
 from cluster.asking import Unusable, as_asked
 from cluster.controller import MOST_ISSUES
 from cluster.metrics import LIVE_COUNTERS, LIVE_GAUGES
-from cluster.training_loop import NothingToTrain, RewardFails
+from cluster.training_loop import NotFinite, NothingToTrain, RewardFails
 from cluster.waiting import WorkerError
 from data.types import ClipSource, Example, GroupSummary, Prompt
+from data.whole_file import WriteError
 from tests.unit.run_stand_ins import EXAMPLES, STEPS, Launch
 
 
@@ -28,16 +29,77 @@ def launch(tmp_path: Path) -> Launch:
 def test_the_steps_before_a_checkpoint_are_in_the_rollout_log_before_it_gets_its_name(
     launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = launch.run_directory.finish_checkpoint
+    finish = launch.run_directory.checkpoints.finish
 
-    def finish_and_note(step: int, keep: int) -> int:
+    def finish_and_note(*arguments: Any) -> int:
         launch.actors.asked.append("checkpoint")
-        return finish(step, keep)
+        return finish(*arguments)
 
-    monkeypatch.setattr(launch.run_directory, "finish_checkpoint", finish_and_note)
+    monkeypatch.setattr(launch.run_directory.checkpoints, "finish", finish_and_note)
     launch.run()
     order = [call for call in launch.actors.asked if call in ("write", "written", "checkpoint")]
     assert order == ["write", "write", "written", "checkpoint", "written"]
+
+
+def test_steps_are_taken_while_a_checkpoint_is_written_and_the_next_one_waits_for_it(launch: Launch) -> None:
+    launch.change(run={"max_steps": 4}, checkpoint={"every_steps": 2, "keep": 9})
+    launch.actors.may_write.clear()
+    controller = launch.controller()
+    steps = controller._step
+
+    async def step() -> dict[str, Any]:
+        if controller.version == 3:
+            assert controller.figures()["saving"] == 1
+            assert launch.run_directory.checkpoints.steps() == []
+            launch.actors.may_write.set()
+        return await steps()
+
+    controller._step = step  # type: ignore[method-assign]
+    asyncio.run(controller.run())
+    assert launch.run_directory.checkpoints.steps() == [2, 4]
+    assert [launch.run_directory.checkpoints.state(step)["step"] for step in (2, 4)] == [2, 4]
+    assert controller.figures()["saving"] == 0
+
+
+@pytest.mark.parametrize("when", ["begin", "save", "saved", "finish"])
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_or_is_told_of_as_configured(
+    tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise WriteError("/full cannot be written: it takes 9.0 MB, and 1.0 MB are free there")
+
+    async def fails_later(*_: Any) -> Any:
+        fails()
+
+    for on_failure in ("stop", "continue"):
+        launch = Launch(tmp_path / on_failure)
+        launch.change(checkpoint={"every_steps": 1, "on_failure": on_failure})
+        owner: Any = launch.actors if when.startswith("save") else launch.run_directory.checkpoints
+        monkeypatch.setattr(owner, when, fails_later if when.startswith("save") else fails)
+        controller = launch.controller()
+        if on_failure == "stop":
+            with pytest.raises(WriteError, match=r"9\.0 MB"):
+                asyncio.run(controller.run())
+            continue
+        asyncio.run(controller.run())
+        assert (controller.version, controller.figures()["checkpoints_failed"]) == (STEPS, STEPS)
+        assert [said for said in launch.said if "has no checkpoint" in said] == [
+            f"step {step} has no checkpoint, and the run goes on: "
+            "/full cannot be written: it takes 9.0 MB, and 1.0 MB are free there"
+            for step in range(1, STEPS + 1)
+        ]
+        assert launch.run_directory.checkpoints.steps() == []
+        assert list((launch.run_directory.path / "checkpoints").iterdir()) == []
+
+
+def test_a_defect_in_the_writing_of_a_checkpoint_ends_the_run_whatever_is_configured(launch: Launch) -> None:
+    async def fails(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    launch.change(checkpoint={"every_steps": 1, "on_failure": "continue"})
+    launch.actors.saved = fails  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(launch.controller().run())
 
 
 def test_no_clip_is_prepared_for_a_step_after_the_last(launch: Launch) -> None:
@@ -114,6 +176,37 @@ def test_completions_without_a_reward_are_counted_in_the_line_of_the_step_that_t
     lines = [json.loads(line) for line in launch.run_directory.metrics.read_text().splitlines()]
     assert [line["completions_dropped"] for line in lines] == [{"reward_raised": 1}] * STEPS
     assert lines[-1]["dropped_by_reason"] == {}
+
+
+@pytest.mark.parametrize(("name", "staleness"), [("grpo", 0), ("grpo", 2), ("sft", 0)])
+def test_a_step_whose_gradient_is_none_drops_its_questions_and_others_take_their_place(
+    tmp_path: Path, name: str, staleness: int
+) -> None:
+    launch = Launch(tmp_path)
+    launch.change(algorithm={"name": name, "prompts_per_step": 2, "max_staleness": staleness})
+    launch.actors.not_finite = 2
+    loop = launch.controller()
+    asyncio.run(loop.run())
+    assert (loop.version, loop.figures()["steps_skipped"]) == (STEPS, 2)
+    counts = {"admitted": 2 * (STEPS + 2), "trained": 2 * STEPS, "dropped": 4, "in_flight": 0}
+    assert loop.ledger.counts() == counts
+    assert loop.ledger.dropped == {"not_finite": 4}
+    lines = [json.loads(line) for line in launch.run_directory.metrics.read_text().splitlines()]
+    assert [(line["step"], line["trained"]) for line in lines] == [(step, 2 * step) for step in range(1, STEPS + 1)]
+    assert sum("step 1 is skipped" in said and "a loss of nan" in said for said in launch.said) == 2
+
+
+@pytest.mark.parametrize("name", ["grpo", "sft"])
+def test_too_many_such_steps_in_a_row_end_the_run_with_the_way_on(tmp_path: Path, name: str) -> None:
+    launch = Launch(tmp_path)
+    launch.change(algorithm={"name": name, "prompts_per_step": 1}, learner={"max_skipped_steps": 2})
+    launch.actors.not_finite = 2
+    asyncio.run(launch.controller().run())
+    launch.actors.not_finite = 3
+    with pytest.raises(
+        NotFinite, match=r"^3 steps in a row were skipped, the last for a loss of nan .*run\.init_from="
+    ):
+        asyncio.run(launch.controller().run())
 
 
 def test_dynamic_sampling_draws_another_question_for_a_group_without_a_signal(launch: Launch) -> None:
@@ -277,7 +370,7 @@ def test_a_checkpoint_keeps_the_draws_that_are_outstanding(tmp_path: Path) -> No
     launch = Launch(tmp_path, staleness=1)
     launch.change(checkpoint={"every_steps": 1, "keep": 9})
     launch.run()
-    kept = [launch.run_directory.read_state(step) for step in (1, 2)]
+    kept = [launch.run_directory.checkpoints.state(step) for step in (1, 2)]
     assert len(kept[0]["outstanding"]) == 1
     assert kept[0]["position"] == 2
     assert kept[0]["ledger"] == {"admitted": 1, "trained": 1, "dropped": {}}

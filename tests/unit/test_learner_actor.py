@@ -18,7 +18,7 @@ class Taught:
     """A learner that takes every step alike."""
 
     def teach(self, *_: Any) -> LessonResult:
-        return LessonResult(0.5, 1.0, 1e-3, 10, 60, 40, {"forward": 0.5, "backward": 1.5})
+        return LessonResult(0.5, 1.0, 1e-3, 1, 10, 60, 40, {"forward": 0.5, "backward": 1.5})
 
 
 @pytest.mark.parametrize("port", [None, 0])

@@ -2,10 +2,11 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.order import DataOrder, hash_seed, shuffle_choices
+from data.order import DataOrder, hash_seed, shuffle_choices, spaced
 from data.types import ClipSource, Example
 
 
@@ -61,3 +62,8 @@ def test_the_gold_choice_comes_to_stand_in_every_place_about_as_often() -> None:
         shuffle_choices(example, hash_seed(0, "choices", epoch, "1")).choices.index("a") for epoch in range(400)
     )
     assert all(70 < places[place] < 130 for place in range(4))
+
+
+@pytest.mark.parametrize(("count", "taken"), [(None, "abcde"), (9, "abcde"), (5, "abcde"), (2, "ac"), (1, "a")])
+def test_some_of_many_are_evenly_spaced_in_their_order(count: int | None, taken: str) -> None:
+    assert "".join(spaced("abcde", count)) == taken

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from cluster import run_lock
+from cluster.checkpoints import CheckpointError
 from cluster.run_directory import RunDirectory, RunError, model_directory
 from cluster.run_lock import HOLDER, RunInUse
 from cluster.run_storage import UrlStorage
 from configs.schema import Config
 from data.remote import WHOLE, Remote, copied, written
-from tests.unit.test_run_directory import FACTS, write_checkpoint
+from tests.unit.test_run_directory import FACTS, newest, write_checkpoint
 
 
 @pytest.fixture(params=["path", "url"])
@@ -40,8 +41,8 @@ def config(runs: str, **changes: Any) -> Config:
 
 
 def save(run: RunDirectory, step: int, keep: int = 9, **facts: Any) -> None:
-    write_checkpoint(run.begin_checkpoint(step), json.dumps({**FACTS, "questions": {}, "step": step, **facts}))
-    run.finish_checkpoint(step, keep)
+    state = json.dumps({**FACTS, "questions": {}, "step": step, **facts})
+    run.checkpoints.finish(step, write_checkpoint(run.checkpoints.begin(step), state), newest(keep))
 
 
 def log_shard(run: RunDirectory, step: int) -> None:
@@ -61,7 +62,7 @@ def test_a_resume_finds_what_the_run_has_written_up_to_its_checkpoint(runs: str)
     run.close()
 
     again, _ = RunDirectory.resume(config(runs))
-    step, state = again.read_latest()
+    step, state = again.checkpoints.start(print)
     assert (step, state and state["position"]) == (2, 7)
     again.cut_after(2, max_steps=9)
     again.close()
@@ -78,11 +79,11 @@ def test_a_resume_finds_what_the_run_has_written_up_to_its_checkpoint(runs: str)
 def test_checkpoints_are_complete_or_not_there_and_the_newest_are_kept(runs: str) -> None:
     run = RunDirectory.create(config(runs), fresh=False)
     for step in (2, 4, 10):
-        before = run.latest_checkpoint()
-        write_checkpoint(run.begin_checkpoint(step))
-        assert run.latest_checkpoint() == before
-        run.finish_checkpoint(step, keep=2)
-        assert run.latest_checkpoint() == step
+        before = run.checkpoints.steps()
+        files = write_checkpoint(run.checkpoints.begin(step))
+        assert run.checkpoints.steps() == before
+        run.checkpoints.finish(step, files, newest(2))
+        assert run.checkpoints.steps() == [*before, step][-2:]
     assert run.storage.names("checkpoints") == ["step_10", "step_4"]
     run.close()
 
@@ -93,6 +94,7 @@ def test_the_checkpoint_that_a_resume_starts_from_stays_as_long_as_it_goes_on(ru
     run.close()
     for first, last in ((2, 4), (5, 6)):
         run, _ = RunDirectory.resume(config(runs))
+        run.checkpoints.start(print)
         for step in range(first, last + 1):
             save(run, step, keep=1)
         assert run.storage.names("checkpoints") == [f"step_{first - 1}", f"step_{last}"]
@@ -101,11 +103,11 @@ def test_the_checkpoint_that_a_resume_starts_from_stays_as_long_as_it_goes_on(ru
 
 def test_a_checkpoint_that_is_written_again_holds_nothing_of_the_one_before(runs: str) -> None:
     run = RunDirectory.create(config(runs), fresh=False)
-    with written(run.begin_checkpoint(3)) as folder:
+    with written(run.checkpoints.begin(3)) as folder:
         (folder / "adapter").mkdir()
         (folder / "adapter" / "weights").touch()
-    write_checkpoint(run.begin_checkpoint(3))  # the first try was broken off
-    run.finish_checkpoint(3, keep=1)
+    files = write_checkpoint(run.checkpoints.begin(3))  # the first try was broken off
+    run.checkpoints.finish(3, files, newest(1))
     assert not run.storage.exists("checkpoints/step_3/adapter")
     assert run.storage.exists("checkpoints/step_3/hf/config.json")
     run.close()
@@ -114,10 +116,12 @@ def test_a_checkpoint_that_is_written_again_holds_nothing_of_the_one_before(runs
 def test_a_checkpoint_that_the_learner_wrote_elsewhere_is_refused_and_the_last_one_kept(runs: str) -> None:
     run = RunDirectory.create(config(runs), fresh=False)
     save(run, 4)
-    run.begin_checkpoint(8)
-    with pytest.raises(RunError, match=r"hf/config\.json and trainer/state\.json are not there: run\.dir has to lie"):
-        run.finish_checkpoint(8, keep=1)
-    assert run.latest_checkpoint() == 4
+    files = write_checkpoint(run.checkpoints.begin(8))
+    run.checkpoints.begin(8)
+    absent = r"hf/config\.json is not there and trainer/state\.json is not there: run\.dir has to lie"
+    with pytest.raises(CheckpointError, match=absent):
+        run.checkpoints.finish(8, files, newest(1))
+    assert run.checkpoints.steps() == [4]
     run.close()
 
 
@@ -132,11 +136,11 @@ def test_an_existing_run_is_refused_or_moved_aside_with_all_that_it_has(runs: st
         with pytest.raises(RunError, match=rf"^{runs}/r holds a run already"):
             refused()
     fresh = RunDirectory.create(config(runs), fresh=True)
-    assert fresh.latest_checkpoint() is None
+    assert fresh.checkpoints.steps() == []
     fresh.close()
     names = os.listdir(runs) if "://" not in runs else {name.split("/")[0] for name in Remote(runs).files()}
     [aside] = [name for name in names if name != "r"]
-    assert RunDirectory(f"{runs}/{aside}").latest_checkpoint() == 1
+    assert RunDirectory(f"{runs}/{aside}").checkpoints.steps() == [1]
 
 
 def test_a_run_that_goes_on_is_refused_with_its_process_and_host(runs: str) -> None:
@@ -155,8 +159,8 @@ def test_a_run_that_goes_on_is_refused_with_its_process_and_host(runs: str) -> N
 def test_a_checkpoint_stands_for_its_model(runs: str) -> None:
     run = RunDirectory.create(config(runs), fresh=False)
     save(run, 3)
-    assert model_directory(run.checkpoint(3)) == f"{runs}/r/checkpoints/step_3/hf"
-    assert model_directory(f"{run.checkpoint(3)}/hf") == f"{runs}/r/checkpoints/step_3/hf"
+    assert model_directory(run.checkpoints.place(3)) == f"{runs}/r/checkpoints/step_3/hf"
+    assert model_directory(f"{run.checkpoints.place(3)}/hf") == f"{runs}/r/checkpoints/step_3/hf"
     run.close()
 
 
@@ -203,7 +207,7 @@ def test_a_run_that_was_cut_off_and_taken_by_another_writes_nothing_more(
     there.write(HOLDER, holder())
     monkeypatch.setattr(run_lock, "SILENT_SECONDS", 0.0)  # as if it had been silent for as long
     run.append_metrics({"step": 1})
-    for refused in (run.publish, lambda: run.begin_checkpoint(1), run.close):
+    for refused in (run.publish, lambda: run.checkpoints.begin(1), run.close):
         with pytest.raises(RunInUse, match="another may be now: --resume goes on"):
             refused()
     assert json.loads(there.read(HOLDER) or b"")["token"] == "another"
@@ -237,14 +241,14 @@ def test_a_run_moves_from_a_disk_to_a_bucket_and_back(tmp_path: Path, url: str) 
     run.close()
     Remote(f"{url}/r").send(tmp_path / "runs" / "r")
     moved, changed = RunDirectory.resume(config(url))
-    assert moved.latest_checkpoint() == 3
+    assert moved.checkpoints.start(print)[0] == 3
     assert changed == {"run.dir": (disk, url)}
     save(moved, 4)
     moved.close()
     there = Remote(f"{url}/r")
     there.fetch(there.files(), tmp_path / "back" / "r")
     back, _ = RunDirectory.resume(config(str(tmp_path / "back")))
-    assert back.latest_checkpoint() == 4
+    assert back.checkpoints.start(print)[0] == 4
     back.close()
 
 
@@ -254,7 +258,7 @@ def test_a_checkpoint_on_a_disk_counts_by_its_name_as_those_do_that_have_no_mark
     run.close()
     (tmp_path / "r" / "checkpoints" / "step_3" / WHOLE).unlink()  # written before there was one
     again, _ = RunDirectory.resume(config(str(tmp_path)))
-    assert again.latest_checkpoint() == 3
+    assert again.checkpoints.start(print)[0] == 3
     save(again, 4, keep=1)
     again.close()
     assert again.storage.names("checkpoints") == ["step_3", "step_4"]
@@ -304,7 +308,7 @@ def test_a_run_of_wandb_is_known_again_on_another_machine(url: str) -> None:
 
 def test_what_was_broken_off_of_a_checkpoint_by_url_goes_with_the_next(url: str) -> None:
     run = RunDirectory.create(config(url), fresh=False)
-    write_checkpoint(run.begin_checkpoint(1))
+    write_checkpoint(run.checkpoints.begin(1))
     save(run, 2)
     assert run.storage.names("checkpoints") == ["step_2"]
     run.close()
@@ -348,7 +352,7 @@ def test_a_removal_that_is_broken_off_leaves_no_checkpoint(url: str, monkeypatch
     monkeypatch.setattr(Remote, "remove", broken_off)
     with pytest.raises(KeyboardInterrupt):
         run.storage.remove("checkpoints/step_1")
-    assert run.latest_checkpoint() is None
+    assert run.checkpoints.steps() == []
     run.close()
 
 

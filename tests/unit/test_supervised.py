@@ -39,7 +39,7 @@ def test_a_resume_goes_on_with_the_question_after_the_checkpoint(tmp_path: Path)
     launch.change(checkpoint={"every_steps": 1})
     launch.run()
     whole, launch.actors.taught = launch.actors.taught, []
-    launch.run(launch.run_directory.read_state(1))
+    launch.run(launch.run_directory.checkpoints.state(1))
     assert launch.actors.taught == whole[1:]
 
 

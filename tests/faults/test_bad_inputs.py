@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,12 @@ from typing import Any
 import pytest
 
 from cluster.runs import load
+from data.audio import read_clip
+from data.errors import ClipError
+from data.types import ClipSource, Example
 from tests.faults import bad_inputs
 from tests.faults.bad_inputs import USED
-from tests.integration.commands import CHECKOUT, command
+from tests.integration.commands import command
 from tests.integration.runs import RUN_SECONDS, write_config
 
 pytestmark = pytest.mark.timeout(600)
@@ -93,7 +95,6 @@ def test_the_run_trains_on_whatever_can_be_heard_and_read(outcome: Outcome) -> N
 
 def test_special_tokens_in_the_text_of_users_are_text(model: Path) -> None:
     from data.prompts import AUDIO_TOKEN, END_OF_TURN, PromptEncoder
-    from data.types import ClipSource, Example
     from learner.hf_files import load_processor
 
     processor = load_processor(str(model))
@@ -110,28 +111,24 @@ def test_special_tokens_in_the_text_of_users_are_text(model: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user; as one, the run itself tries this")
-def test_a_clip_that_may_not_be_read_is_named_to_a_user_without_rights(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
-    bad_inputs.without_permission(tmp_path / "secret.wav")
-    script = """
-import sys
-from data.audio import read_clip
-from data.errors import ClipError
-from data.types import ClipSource
-try:
-    read_clip(ClipSource(sys.argv[1]), 30, 0.1)
-except ClipError as error:
-    print(error.reason, error)
-"""
-    told = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "secret.wav")],
-        cwd=CHECKOUT,
-        env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
-        user=NOBODY,
-        capture_output=True,
-        text=True,
-    )
-    assert told.stdout.startswith(f"unreadable {tmp_path}/secret.wav: "), told.stderr
-    assert "Permission denied" in told.stdout
+def test_a_clip_that_may_not_be_read_is_named_to_a_user_without_rights() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own are closed to others
+        Path(folder).chmod(0o755)
+        clip = Path(folder) / "secret.wav"
+        bad_inputs.without_permission(clip)
+        told, tell = os.pipe()
+        if (child := os.fork()) == 0:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            try:
+                read_clip(ClipSource(str(clip)), 30, 0.1)
+            except ClipError as error:
+                os.write(tell, f"{error.reason} {error}".encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(tell)
+        with os.fdopen(told) as answer:
+            text = answer.read()
+    assert text.startswith(f"unreadable {clip}: ")
+    assert "Permission denied" in text

@@ -6,6 +6,7 @@ for are let go when its share of the store is full.
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from typing import Any
 
@@ -17,7 +18,7 @@ from data.audio import SAMPLE_RATE, ClipError, audio_tokens, log_mel, mel_frames
 from data.types import Clip, ClipFeatures, ClipSource
 
 
-@ray.remote
+@ray.remote(concurrency_groups={"beat": 1})
 class AudioActor:
     """Prepares clips, one at a time. The same place always goes to the same actor."""
 
@@ -67,6 +68,11 @@ class AudioActor:
         self._names[asked] = sha256
         self._held[sha256][2].append(asked)
         return self._find(asked)
+
+    @ray.method(concurrency_group="beat")
+    def beat(self) -> int:
+        """Answers while the process lives, whatever else it is at: with its id."""
+        return os.getpid()
 
     def _find(self, asked: tuple[ClipSource, bool]) -> Clip:
         name = self._names[asked]

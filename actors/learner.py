@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import socket
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from learner.checkpoint import Contents  # imports torch
 
 
-@ray.remote
+@ray.remote(concurrency_groups={"beat": 1})
 class LearnerActor:
     """One rank of the learner. All calls are made on all ranks, in the same order, but those that say otherwise."""
 
@@ -48,6 +49,11 @@ class LearnerActor:
     def node(self) -> str:
         """The Ray node that this rank is on."""
         return ray.get_runtime_context().get_node_id()
+
+    @ray.method(concurrency_group="beat")
+    def beat(self) -> int:
+        """Answers while the process lives, whatever else it is at: with its id."""
+        return os.getpid()
 
     def address(self, near: bool) -> str:
         """Where the ranks are to meet; nobody outside of this machine reaches it if all are `near`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,9 +35,14 @@ SCHEMA = pa.schema(
 )
 
 
-@ray.remote
+@ray.remote(concurrency_groups={"beat": 1})
 class RolloutLogActor:
     """Writes shards one after the other."""
+
+    @ray.method(concurrency_group="beat")
+    def beat(self) -> int:
+        """Answers while the process lives, whatever else it is at: with its id."""
+        return os.getpid()
 
     def write(
         self,

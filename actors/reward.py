@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import ray
 
 from configs.schema import Config
@@ -25,6 +27,10 @@ class RewardActor:
         """Answers once the reward functions are loaded."""
         await self._scorer.start()
         return True
+
+    async def beat(self) -> int:
+        """Answers while the process lives: with its id."""
+        return os.getpid()
 
     async def score(self, group: Group) -> tuple[Group, GroupSummary]:
         """The group with its rewards, and what the control loop needs to know of it."""

@@ -95,6 +95,10 @@ class RolloutActor:
         reception.receive(update_info)
         return await self._loaded(loaded)
 
+    async def beat(self) -> int:
+        """Answers while the process lives: with its id."""
+        return os.getpid()
+
     async def report(self) -> EngineReport:
         """How the engine is doing."""
         return self._engine.report()

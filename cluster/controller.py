@@ -190,6 +190,10 @@ class Controller(TrainingLoop):
 
     async def _group(self, group_id: str, draw: Draw, issue: int = 0) -> None:
         """One question asked and scored, or dropped and counted."""
+        if draw.index in self._quarantined:
+            self._preparing -= 1
+            self._drop(group_id, "quarantined", "the engines that sampled it before were lost")
+            return
         rollout = self.config.rollout
         sampling = Sampling(
             self.config.algorithm.group_size, rollout.temperature, rollout.max_completion_tokens, rollout.ignore_stop
@@ -230,6 +234,7 @@ class Controller(TrainingLoop):
         """The engine that sampled the group is gone: ask again, but not for ever."""
         issue = self.ledger.reissue(group_id)
         if issue == MOST_ISSUES:
+            self._quarantined.add(draw.index)
             self._drop(group_id, "engine_lost", why)
             return
         self.admission.restart(group_id, self.workers.rollout.version)

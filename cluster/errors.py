@@ -13,6 +13,18 @@ OURS = ("configs", "data", "rewards", "learner", "actors", "cluster")
 RAISED_BY_US = re.compile(rf"^(?:{'|'.join(OURS)})(?:\.\w+)+: (.+)", re.MULTILINE | re.DOTALL)
 """The last part of a traceback of one of our errors, and its message."""
 
+LOST = (
+    "RayActorError",
+    "ActorDiedError",
+    "ActorUnavailableError",
+    "NodeDiedError",
+    "ObjectLostError",
+    "OwnerDiedError",
+    "ObjectReconstructionFailedError",
+    "ObjectFetchTimedOutError",
+)
+"""Ray's errors of what somebody held who is gone, beside those of an actor that could not be made."""
+
 
 class UsageError(ValueError):
     """The command line or the surroundings ask for something that cannot be done."""
@@ -60,5 +72,8 @@ def for_the_user(error: BaseException) -> str | None:
     if getattr(error, "actor_init_failed", False):  # of an ActorDiedError
         raised = RAISED_BY_US.search(str(error))
         return raised[1].strip() if raised else None
+    if type(error).__module__ == "ray.exceptions" and type(error).__name__ in LOST:
+        why = str(error).strip().splitlines()[-1]
+        return f"an actor or a node is lost ({why}); a run goes on from its last checkpoint with --resume"
     ours = type(error).__module__.split(".")[0] in OURS and isinstance(error, ValueError | RuntimeError)
     return str(error) if ours or isinstance(error, OSError) else None

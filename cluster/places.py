@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 import ray
@@ -18,6 +19,12 @@ from cluster.growth import WATCH_SECONDS, View
 from cluster.nodes import alive_nodes, planned_on
 from cluster.placement import Role, room
 from cluster.waiting import bounded
+
+NODE_LABEL = "ray.io/node-id"
+"""Ray's own, of every node."""
+
+PATIENCE_SECONDS = 20.0
+"""Longest wait for a node that is better than one that is to be avoided."""
 
 Options = dict[str, Any]
 """What an actor class is given to be placed."""
@@ -51,13 +58,20 @@ class Place:
         while not await self.lost():
             await asyncio.sleep(WATCH_SECONDS)
 
-    async def renew(self) -> None:
-        """Ask for another place if its node is lost; it is there as soon as a node has room.
+    async def renew(self, avoid: Collection[str] = ()) -> None:
+        """Ask for another place if its node is lost or to be avoided; it is there as soon as a node has room.
+
+        Where no other node has room soon, the place may be on one that is to be avoided.
 
         Ray would look for one too, but without a pause: while the nodes are full, its control service takes a core for
         that, and the agent that hears of every try another (ray-project/ray#65007).
         """
-        if await self.lost():
+        nodes = (await asyncio.to_thread(placement_group_table, self.group))["bundles_to_node_id"].values()
+        if not await self.lost() and not set(avoid).intersection(nodes):
+            return
+        remove_placement_group(self.group)
+        self.group = _ask(self._role, 1, None, avoid)
+        if avoid and not await asyncio.to_thread(self.group.wait, PATIENCE_SECONDS):
             remove_placement_group(self.group)
             self.group = _ask(self._role, 1, None)
 
@@ -115,10 +129,11 @@ class Places:
         await bounded(ready, "cluster.wait_seconds", self.wait_seconds, what, mend)
 
 
-def _ask(role: Role, count: int, node: str | None) -> PlacementGroup:
-    """Have Ray set aside what that many actors need, on that node where it has room."""
+def _ask(role: Role, count: int, node: str | None, avoid: Collection[str] = ()) -> PlacementGroup:
+    """Have Ray set aside what that many actors need, on that node where it has room, and never on those to `avoid`."""
     bundles = [{"CPU": role.cpus} | ({"GPU": role.gpus} if role.gpus else {})] * count
-    labels = [dict(role.labels)] * count if role.labels else None
+    wanted = dict(role.labels) | ({NODE_LABEL: f"!in({','.join(sorted(avoid))})"} if avoid else {})
+    labels = [wanted] * count if wanted else None
     if node is None:
         return placement_group(bundles, strategy=role.strategy, bundle_label_selector=labels)
     return placement_group(bundles, strategy="STRICT_PACK", _soft_target_node_id=node, bundle_label_selector=labels)

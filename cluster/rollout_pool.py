@@ -44,6 +44,7 @@ class RolloutPool:
             without it the loss of an engine is only told to who waits for it.
         say: tells the user of a lost engine.
         end: ends the process of one of that name that was lost, in case it only hangs.
+        count: notes the name of one that was lost, and why; raises where that was one too many.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class RolloutPool:
         start: Callable[[str], Awaitable[Any]] | None = None,
         say: Callable[[str], None] = lambda text: None,
         end: Callable[[str, Any], None] = lambda name, actor: ray.kill(actor),
+        count: Callable[[str, str], None] = lambda name, why: None,
     ) -> None:
         self.actors: dict[str, Any] = {}
         self.rewards = rewards
@@ -84,6 +86,7 @@ class RolloutPool:
         self._start = start
         self._say = say
         self._end = end
+        self._count = count
         self._starts: dict[str, asyncio.Task[None]] = {}
         """Engines that are being started, by name."""
         self._turn = 0
@@ -177,9 +180,9 @@ class RolloutPool:
                 raise result
         return {name: result for name, result in zip(names, given, strict=True) if not isinstance(result, EngineLost)}
 
-    def replace(self, name: str, why: str) -> None:
-        """Have another engine take the place of one that is not what it should be."""
-        if name in self.actors:
+    def replace(self, name: str, why: str, actor: Any = None) -> None:
+        """Have another engine take the place of one that is not what it should be, if it is still that actor."""
+        if name in self.actors and actor in (None, self.actors[name]):
             self._lose(name, self.actors[name], why)
 
     async def _sampled(self, prompt: Prompt, sampling: Sampling) -> Any:
@@ -253,6 +256,7 @@ class RolloutPool:
         self._full.discard(name)
         self._busy_seconds_of_lost += report.busy_seconds
         self._end(name, actor)
+        self._count(name, why)
         self.begin(name)
 
     def begin(self, name: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.asking import Asker
+from cluster.errors import first_of
 from cluster.nodes import alive_nodes, existing_address
 from cluster.placement import Role
 from cluster.run_directory import model_directory
@@ -68,7 +69,12 @@ async def workers(
             await started.place()
             others = [meanwhile(started)] if meanwhile else []
             places, *_ = await asyncio.gather(started.ready(encoder.encode(WARM_UP)), *others)
-            yield started, Asker(config, encoder, started.audio), places
+            async with asyncio.TaskGroup() as tasks:
+                watching = tasks.create_task(started.watch())
+                yield started, Asker(config, encoder, started.audio), places
+                watching.cancel()
+        except BaseExceptionGroup as failed:
+            raise first_of(failed) from None
         finally:
             started.stop()
 

@@ -36,6 +36,7 @@ Stored = TypeVar("Stored")
 MENDS = {
     "clip_": "data.audio_dir may name the wrong directory",
     "prompt_": "raise rollout.max_model_tokens or lower rollout.max_completion_tokens",
+    "quarantined": "the engines die of these questions: see the rows that were dropped as engine_lost",
     "engine_lost": "the engines die of these questions, or rollout.request_timeout_seconds is too short",
     "zero_variance": "the questions are all too easy or too hard for algorithm.dynamic_sampling",
     "reward_": "try the functions of `rewards` on a run's rollouts with python -m rewards.check",
@@ -130,6 +131,8 @@ class TrainingLoop:
         self._delivery = Delivery(workers, self._delivered)
         self._dropped = [(Draw(epoch, index), reason) for epoch, index, reason in state["dropped_since"]]
         """Questions that were dropped since the last step, and why."""
+        self._quarantined = set(state.get("quarantined", ()))
+        """Questions, by index, whose engines were lost again and again: nobody is asked them any more."""
         self._steps_skipped = 0
         """Steps of this launch that could not be taken."""
         self._skipped_in_a_row = 0
@@ -288,6 +291,7 @@ class TrainingLoop:
             "outstanding": [(draw.epoch, draw.index) for draw in self._outstanding()],
             "dropped_since": [(draw.epoch, draw.index, reason) for draw, reason in self._dropped],
             "ledger": self.ledger.to_json(),
+            "quarantined": sorted(self._quarantined),
             "train_seconds": self.train_seconds,
             "questions": self.questions.digests(),
         }

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -23,6 +24,7 @@ from cluster.nodes import alive_nodes
 from cluster.placement import Role
 from cluster.places import Place, Places
 from cluster.rollout_pool import RolloutPool
+from cluster.supervision import ENDED, ActorLost, Losses, Watch
 from cluster.targets import Targets
 from cluster.transports import STEP_KEY, transport
 from cluster.waiting import ANSWER_KEY, bounded, ended
@@ -33,6 +35,10 @@ from learner.result import LessonResult, UpdateResult
 
 SAVED_SECONDS = 0.1
 """Between two looks at a checkpoint that is being written."""
+
+
+STARTED_AGAIN = {"max_restarts": -1, "max_task_retries": -1}
+"""Options of actors that hold nothing that another would not make again."""
 
 
 class AudioPool:
@@ -182,24 +188,34 @@ class Workers:
         self._growth: asyncio.Task[None] | None = None
         self._places = Places(config.cluster.wait_seconds)
         self._actors: list[Any] = []
+        self._losses = Losses(config.cluster.max_losses_per_hour)
+        self._nodes: dict[str, str] = {}
+        """Where each engine is or was, by its name."""
 
     async def place(self) -> None:
         """Reserve what each role needs and start its actors."""
         config, path = self.config, self.model_path
         encoders = await self._create("audio", AudioActor, lambda _: (config, path, 1))
-        rewards = await self._create("reward", RewardActor, lambda _: (config,))
+        rewards = await self._create("reward", RewardActor, lambda _: (config,), STARTED_AGAIN)
         if "engine" in self._roles:
             await self._places.reserve_engines(self._roles["engine"])
         engines = {f"engine-{number}": self._engine(number) for number in range(len(self._places.engines))}
         self.audio = AudioPool(encoders, config)
-        pool = RolloutPool(engines, rewards, config, self.version, self.start_engine, self._say, self._end_engine)
-        self.rollout = pool
-        learners = await self._create(
-            "learner", LearnerActor, lambda rank: (config, rank), {"TOKENIZERS_PARALLELISM": "false"}
+        self.rollout = RolloutPool(
+            engines,
+            rewards,
+            config,
+            self.version,
+            self.start_engine,
+            self._say,
+            self._end_engine,
+            lambda name, why: self._losses.note(name, self._nodes.get(name, "?"), why),
         )
+        quiet = {"runtime_env": {"env_vars": {"TOKENIZERS_PARALLELISM": "false"}}}
+        learners = await self._create("learner", LearnerActor, lambda rank: (config, rank), quiet)
         self._ranks = [rank.endpoint.remote() for rank in learners]  # answered before a rank loads its model
         self.learner = LearnerGroup(learners, config)
-        self.log = RolloutLog(await self._create("rollout log", RolloutLogActor, lambda _: ()), config)
+        self.log = RolloutLog(await self._create("rollout log", RolloutLogActor, lambda _: (), STARTED_AGAIN), config)
 
     async def ready(self, warm_up: tuple[int, ...]) -> list[dict[str, Any]]:
         """Wait until every engine has sampled once; gives where each lives."""
@@ -219,7 +235,7 @@ class Workers:
         """An engine in its place, ready to sample from the first weights; in another one if that is lost meanwhile."""
         number = int(name.rpartition("-")[2])
         place = self._places.engines[number]
-        await place.renew()
+        await place.renew(self._losses.unlucky_nodes())
         actor = self._engine(number)
         what, seconds = f"{name} has not started", self.config.cluster.actor_timeout_seconds
         ready = asyncio.ensure_future(bounded(actor.ready.remote(self._warm_up), ANSWER_KEY, seconds, what))
@@ -227,7 +243,7 @@ class Workers:
         try:
             await asyncio.wait([ready, lost], return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
-                self._targets.add("engine", name, ready.result()["endpoint"])
+                self._started(ready.result())
                 return actor
             lost.result()
         except BaseException:
@@ -242,11 +258,44 @@ class Workers:
     async def _list(self, engines: Sequence[Mapping[str, Any]]) -> None:
         """Tell who serves metrics now that all have started."""
         for answer in engines:
-            self._targets.add("engine", answer["name"], answer["endpoint"])
+            self._started(answer)
         ranks, seconds = asyncio.gather(*self._ranks), self.config.cluster.actor_timeout_seconds
         for rank, endpoint in enumerate(await bounded(ranks, ANSWER_KEY, seconds, "the learner has not started")):
             self._targets.add("learner", str(rank), endpoint)
         self._targets.set_nodes(alive_nodes())
+
+    def _started(self, answer: Mapping[str, Any]) -> None:
+        """An engine is ready."""
+        self._nodes[answer["name"]] = answer["node"]
+        self._targets.add("engine", answer["name"], answer["endpoint"])
+
+    async def watch(self) -> None:
+        """Find who hangs or has died, whatever is waited for, as long as this is awaited.
+
+        Raises:
+            ActorLost: one without which nothing goes on.
+            TooManyLost: more than the run is to put up with.
+        """
+        seconds = self.config.cluster.beat_timeout_seconds
+        again = _named("reward actor", self.rollout.rewards) | _named("rollout log", self.log.actors)
+        needed = _named("audio actor", self.audio.actors) | _named("learner rank", self.learner.actors)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(Watch(seconds, lambda: self.rollout.actors, self._replace).keep())
+            tasks.create_task(Watch(seconds, lambda: again, self._start_again).keep())
+            tasks.create_task(Watch(seconds, lambda: needed, self._give_up).keep())
+
+    async def _replace(self, name: str, actor: Any, why: str) -> None:
+        self.rollout.replace(name, why, actor)
+
+    async def _start_again(self, name: str, actor: Any, why: str) -> None:
+        """Ray starts the actor again where its process has ended, and asks it again what it has not answered."""
+        self._say(f"{name} is lost, and another takes its place: {why}")
+        if not why.startswith(ENDED):
+            ray.kill(actor, no_restart=False)
+        self._losses.note(name, "?", why)
+
+    async def _give_up(self, name: str, actor: Any, why: str) -> None:
+        raise ActorLost(f"{name} is lost ({why}); a run goes on from its last checkpoint with --resume")
 
     def _end_engine(self, name: str, actor: Any) -> None:
         """End the process of an engine that was lost, which nobody is to scrape any more."""
@@ -279,12 +328,13 @@ class Workers:
             self.rollout.close()
         ended(*(functools.partial(ray.kill, actor) for actor in self._actors), self._places.give_back)
 
-    async def _create(self, name: str, kind: Any, arguments: Any, variables: dict[str, str] | None = None) -> list[Any]:
+    async def _create(
+        self, name: str, kind: Any, arguments: Any, options: Mapping[str, Any] = MappingProxyType({})
+    ) -> list[Any]:
         role = self._roles.get(name)
         if role is None:
             return []
         places = await self._places.reserve(role)
-        options = {"runtime_env": {"env_vars": variables}} if variables else {}
         created = [kind.options(**place, **options).remote(*arguments(number)) for number, place in enumerate(places)]
         self._actors.extend(created)
         return created
@@ -297,3 +347,7 @@ class Workers:
         ).remote(f"engine-{number}", self.config, self.model_path, self.version, self._stop_token_ids)
         self._actors.append(actor)
         return actor
+
+
+def _named(kind: str, actors: Sequence[Any]) -> dict[str, Any]:
+    return {f"{kind} {number}": actor for number, actor in enumerate(actors)}

@@ -584,6 +584,11 @@ class Cluster(Section):
     """Longest wait for the nodes of a joined cluster, and for a place for each kind of actor."""
     actor_timeout_seconds: PositiveFloat = 600.0
     """An actor that has not started, prepared a clip, scored a group or written a shard by then is an error."""
+    beat_timeout_seconds: PositiveFloat = 60.0
+    """An actor that has not said for so long that it is there counts as dead: an engine is replaced, a reward actor and
+    the rollout log are started again, and without an audio actor or a learner rank the run ends."""
+    max_losses_per_hour: PositiveInt = 20
+    """Engines and other actors that may be lost within an hour; more of them end the run with what is known of them."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto` takes GPUs where Ray knows of any."""
     gpu_hour_price: PositiveFloat | None = None

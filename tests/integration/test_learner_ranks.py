@@ -59,19 +59,11 @@ QUIET = {"one rank": 0, "two ranks, ZeRO 2": 2, "two ranks, ZeRO 3": 3}
 BROKEN: dict[str, dict[str, Any]] = {
     "one rank": {"zero_stage": 0},
     "two ranks, ZeRO 0": {"zero_stage": 0},
-    "two ranks, ZeRO 1": {"zero_stage": 1},
     "two ranks, ZeRO 2, offload optimizer": {"zero_stage": 2, "offload": "optimizer"},
-    "two ranks, ZeRO 3": {"zero_stage": 3},
     "two ranks, ZeRO 3, offload all": {"zero_stage": 3, "offload": "all"},
-    "two ranks in bfloat16, ZeRO 0": {"zero_stage": 0, "dtype": "bfloat16"},
     "two ranks in bfloat16, ZeRO 1": {"zero_stage": 1, "dtype": "bfloat16"},
     "two ranks in bfloat16, ZeRO 3": {"zero_stage": 3, "dtype": "bfloat16"},
-    "two ranks, sft": {
-        "zero_stage": 2,
-        "beta": 0.0,
-        "entropy_coefficient": 0.0,
-        "algorithm": {"name": "sft"},
-    },
+    "two ranks, sft": {"zero_stage": 2, "beta": 0.0, "entropy_coefficient": 0.0, "algorithm": {"name": "sft"}},
 }
 """Where a step comes in between whose loss or gradient is not finite, and what is peculiar there."""
 CLIPPED_NORM = 0.05
@@ -106,12 +98,17 @@ def quiet(where: str) -> list[Job]:
     ]
 
 
+def breaking(where: str) -> tuple[str, ...]:
+    """What is tried there."""
+    return ("clip", "loss") if where == "one rank" or "offload" in where else ("clip",)
+
+
 def broken(where: str) -> list[Job]:
     """Two updates, and the same two around one that is not finite."""
     how: dict[str, Any] = {"micro_batch_tokens": SMALL, **BROKEN[where]}
     return [
         Job(f"whole on {where}", updates=2, **how),
-        *(Job(f"broken {what} on {where}", updates=3, broken=what, **how) for what in ("clip", "loss")),
+        *(Job(f"broken {what} on {where}", updates=3, broken=what, **how) for what in breaking(where)),
     ]
 
 
@@ -617,8 +614,7 @@ def test_a_step_without_any_variance_is_measured_and_changes_nothing(outcomes: d
         assert torch.equal(tensor, before[parameter]) if part == "master" else not torch.any(tensor), name
 
 
-@pytest.mark.parametrize("where", BROKEN)
-@pytest.mark.parametrize("what", ["clip", "loss"])
+@pytest.mark.parametrize(("where", "what"), [(where, what) for where in BROKEN for what in breaking(where)])
 def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all_and_changes_nothing(
     outcomes: dict[str, Outcome], what: str, where: str
 ) -> None:

@@ -343,6 +343,27 @@ def test_a_group_that_is_lost_again_and_again_is_dropped_and_counted(launch: Lau
     assert any("engine-0 has died" in said for said in launch.said)
 
 
+def test_a_question_whose_engines_were_lost_again_and_again_is_asked_no_more_not_even_after_a_resume(
+    tmp_path: Path,
+) -> None:
+    launch = Launch(tmp_path)
+    launch.change(run={"max_steps": 8})
+    launch.actors.losses = MOST_ISSUES
+    controller = launch.controller()
+    asyncio.run(controller.run())
+    [killer] = controller._quarantined
+    assert controller.ledger.dropped["engine_lost"] == 1
+    assert controller.ledger.dropped["quarantined"] >= 1
+    launch.change(run={"max_steps": 16})
+    before = len(launch.actors.asked)
+    again = launch.controller(launch.state())
+    asyncio.run(again.run())
+    assert again._quarantined == {killer}
+    assert again.ledger.dropped["quarantined"] > controller.ledger.dropped["quarantined"]
+    assert again.ledger.dropped["engine_lost"] == 1
+    assert len(launch.actors.asked) > before
+
+
 def test_a_resume_asks_first_what_was_outstanding_at_the_checkpoint(tmp_path: Path) -> None:
     launch = Launch(tmp_path, staleness=2)
     state = {

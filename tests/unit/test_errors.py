@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, ObjectLostError, OwnerDiedError, RayTaskError
 
 from cluster.errors import report_errors
 from learner.hf_files import ModelError
@@ -42,8 +42,20 @@ def test_an_error_of_ours_in_an_actors_constructor_is_one_line(capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
+    "error", [ActorDiedError(), in_actor(OwnerDiedError("ab", "", "")), in_actor(ObjectLostError("ab", "", ""))]
+)
+def test_the_loss_of_an_actor_or_of_what_it_held_is_one_line_with_the_way_on(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = printed(error, capsys)
+    assert line.startswith("error: an actor or a node is lost (")
+    assert line.endswith("); a run goes on from its last checkpoint with --resume\n")
+    assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "error",
-    [KeyError("rank"), in_actor(KeyError("rank")), ActorDiedError(in_actor(KeyError("rank"))), ActorDiedError()],
+    [KeyError("rank"), in_actor(KeyError("rank")), ActorDiedError(in_actor(KeyError("rank")))],
 )
 def test_a_defect_keeps_its_traceback(error: Exception) -> None:
     @report_errors

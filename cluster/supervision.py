@@ -1,0 +1,133 @@
+"""Who of a run still answers, and how often somebody may be lost before the run ends.
+
+Every actor is asked again and again, whatever it is at: one whose process hangs, or whose machine is gone, is found
+long before the limit of what it was to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+BEAT_SECONDS = 5.0
+"""Between two questions to an actor."""
+
+ENDED = "its process"
+"""How it is told of an actor that Ray has started again."""
+
+HOUR_SECONDS = 3600.0
+UNLUCKY = 3
+"""Losses on one node within an hour, after which it gets no engine while another node can hold one."""
+
+Silent = Callable[[str, Any, str], Awaitable[None]]
+"""Called with the name of an actor, the actor, and why it counts as lost."""
+
+
+class ActorLost(RuntimeError):
+    """An actor is lost without which nothing goes on."""
+
+
+class TooManyLost(RuntimeError):
+    """More was lost within an hour than a run is to put up with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Somebody who was lost and replaced."""
+
+    at: float
+    name: str
+    node: str
+    why: str
+
+
+class Losses:
+    """What was lost within the last hour.
+
+    Args:
+        most: `cluster.max_losses_per_hour`.
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
+        self._clock = clock
+        self._recent: deque[Loss] = deque()
+
+    def note(self, name: str, node: str, why: str) -> None:
+        """Somebody was lost on a node.
+
+        Raises:
+            TooManyLost: there were too many; tells whom, where and why.
+        """
+        self._recent.append(Loss(self._clock(), name, node, why))
+        recent = self._within_the_hour()
+        if len(recent) <= self._most:
+            return
+        names = ", ".join(f"{count} x {name}" for name, count in Counter(loss.name for loss in recent).most_common())
+        nodes = ", ".join(
+            f"{count} on {node[:8]}" for node, count in Counter(loss.node for loss in recent).most_common()
+        )
+        raise TooManyLost(
+            f"{len(recent)} actors were lost within an hour, more than cluster.max_losses_per_hour ({self._most}): "
+            f"{names}; {nodes}. The last: {why}. When that is mended, --resume goes on from the last checkpoint"
+        )
+
+    def unlucky_nodes(self) -> set[str]:
+        """Nodes on which too much was lost."""
+        counts = Counter(loss.node for loss in self._within_the_hour())
+        return {node for node, count in counts.items() if count >= UNLUCKY}
+
+    def _within_the_hour(self) -> list[Loss]:
+        while self._recent and self._recent[0].at < self._clock() - HOUR_SECONDS:
+            self._recent.popleft()
+        return list(self._recent)
+
+
+class Watch:
+    """Asks actors whether they are there, one question to each at a time.
+
+    Args:
+        seconds: longest wait for an answer.
+        actors: those that are to answer now, by name; they may be others at every look.
+        silent: called for one that has died or has not answered in time; what it raises ends the watch.
+    """
+
+    def __init__(self, seconds: float, actors: Callable[[], Mapping[str, Any]], silent: Silent) -> None:
+        self._seconds = seconds
+        self._actors = actors
+        self._silent = silent
+        self._processes: dict[Any, int] = {}
+        """Ids, by actor: Ray starts some of them again by itself."""
+
+    async def keep(self) -> None:
+        """Watch as long as this is awaited."""
+        async with asyncio.TaskGroup() as tasks:
+            asked: dict[str, asyncio.Task[None]] = {}
+            while True:
+                for name, actor in self._actors().items():
+                    if name not in asked or asked[name].done():
+                        asked[name] = tasks.create_task(self._ask(name, actor))
+                await asyncio.sleep(BEAT_SECONDS)
+
+    async def _ask(self, name: str, actor: Any) -> None:
+        try:
+            async with asyncio.timeout(self._seconds):
+                process = await actor.beat.remote()
+        except TimeoutError:
+            why = f"no answer for {self._seconds:g} s: its process hangs, or its machine is gone"
+        except RayActorError as error:
+            why = str(error).strip().splitlines()[-1]
+        else:
+            before = self._processes.setdefault(actor, process)
+            self._processes[actor] = process
+            if before == process:
+                return
+            why = f"{ENDED} {before} has ended"
+        await self._silent(name, actor, why)

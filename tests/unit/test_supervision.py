@@ -1,0 +1,113 @@
+"""Who is asked whether it is there, who counts as lost, and when that is too much."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+
+from cluster import supervision
+from cluster.supervision import HOUR_SECONDS, UNLUCKY, Losses, TooManyLost, Watch
+
+
+class Asked:
+    """An actor's handle, without Ray."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.beat = self
+        self.outstanding = 0
+        self.most_outstanding = 0
+
+    async def remote(self) -> Any:
+        self.outstanding += 1
+        self.most_outstanding = max(self.most_outstanding, self.outstanding)
+        try:
+            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            if isinstance(answer, BaseException):
+                raise answer
+            if answer is None:
+                await asyncio.sleep(60)
+            return answer
+        finally:
+            self.outstanding -= 1
+
+
+async def watched(actors: dict[str, Asked], seconds: float = 0.2) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+
+    async def silent(name: str, actor: Any, why: str) -> None:
+        found.append((name, why))
+        del actors[name]
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.0):
+            await Watch(seconds, lambda: dict(actors), silent).keep()
+    return found
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "BEAT_SECONDS", 0.01)
+
+
+def test_who_answers_is_left_alone_and_asked_one_question_at_a_time() -> None:
+    actors = {"one": Asked(7), "two": Asked(8)}
+    assert asyncio.run(watched(dict(actors))) == []
+    assert [actor.most_outstanding for actor in actors.values()] == [1, 1]
+
+
+def test_who_hangs_dies_or_is_another_process_is_told_of() -> None:
+    actors = {
+        "hangs": Asked(1, 1, None),
+        "dies": Asked(1, RayActorError()),
+        "starts again": Asked(1, 1, 2),
+        "lives": Asked(3),
+    }
+    found = dict(asyncio.run(watched(actors)))
+    assert set(found) == {"hangs", "dies", "starts again"}
+    assert found["hangs"] == "no answer for 0.2 s: its process hangs, or its machine is gone"
+    assert found["starts again"] == "its process 1 has ended"
+
+
+def test_what_a_loss_raises_ends_the_watch() -> None:
+    async def silent(name: str, actor: Any, why: str) -> None:
+        raise TooManyLost(name)
+
+    async def watch() -> None:
+        await Watch(0.1, lambda: {"hangs": Asked(None)}, silent).keep()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        asyncio.run(watch())
+    assert isinstance(raised.value.exceptions[0], TooManyLost)
+
+
+def test_more_losses_than_allowed_within_an_hour_end_the_run_with_what_is_known_of_them() -> None:
+    now = [0.0]
+    losses = Losses(most=3, clock=lambda: now[0])
+    for name in ("engine-0", "engine-1", "engine-1"):
+        losses.note(name, "node-a", "it died")
+    now[0] = HOUR_SECONDS + 1
+    for _ in range(3):
+        losses.note("engine-0", "node-b", "it died")
+    with pytest.raises(
+        TooManyLost,
+        match=r"4 actors were lost .*hour \(3\): 3 x engine-0, 1 x reward actor 0; 3 on node-b, 1 on \?\. "
+        r"The last: it hangs\. .*--resume",
+    ):
+        losses.note("reward actor 0", "?", "it hangs")
+
+
+def test_a_node_is_unlucky_for_an_hour() -> None:
+    now = [0.0]
+    losses = Losses(most=99, clock=lambda: now[0])
+    for _ in range(UNLUCKY):
+        assert losses.unlucky_nodes() == set()
+        losses.note("engine-0", "node-a", "it died")
+        losses.note("engine-0", f"node-{now[0]}", "it died")
+        now[0] += 1
+    assert losses.unlucky_nodes() == {"node-a"}
+    now[0] = HOUR_SECONDS + 1
+    assert losses.unlucky_nodes() == set()

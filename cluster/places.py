@@ -47,11 +47,13 @@ class Place:
         """What the engine is given."""
         return _options(self._role, self.group, 0)
 
-    async def lost(self) -> bool:
-        """Whether its node is; not where it waits for one that has room."""
+    async def lost(self, avoid: Collection[str] = ()) -> bool:
+        """Whether its node is, or is one to `avoid`; not where it waits for one that has room."""
         table = await asyncio.to_thread(placement_group_table, self.group)
         alive = {node["NodeID"] for node in await asyncio.to_thread(alive_nodes)}
-        return table["state"] != "PENDING" and not alive.intersection(table["bundles_to_node_id"].values())
+        return table["state"] != "PENDING" and not (alive - set(avoid)).intersection(
+            table["bundles_to_node_id"].values()
+        )
 
     async def until_lost(self) -> None:
         """Wait until its node is lost. Ray learns of it seconds after what ran there has been missed."""
@@ -66,8 +68,7 @@ class Place:
         Ray would look for one too, but without a pause: while the nodes are full, its control service takes a core for
         that, and the agent that hears of every try another (ray-project/ray#65007).
         """
-        nodes = (await asyncio.to_thread(placement_group_table, self.group))["bundles_to_node_id"].values()
-        if not await self.lost() and not set(avoid).intersection(nodes):
+        if not await self.lost(avoid):
             return
         remove_placement_group(self.group)
         self.group = _ask(self._role, 1, None, avoid)

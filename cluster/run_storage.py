@@ -48,9 +48,6 @@ class RunStorage(Protocol):
     def whole(self, directory: str) -> list[str]:
         """Of directories in a directory that were finished."""
 
-    def size(self, directory: str) -> int:
-        """Bytes of a directory."""
-
     def remove(self, name: str) -> None:
         """Remove a file or a directory, if it is there."""
 
@@ -111,9 +108,6 @@ class DiskStorage:
 
     def whole(self, directory: str) -> list[str]:
         return self.names(directory)  # a directory takes its name when it is whole
-
-    def size(self, directory: str) -> int:
-        return sum(file.stat().st_size for file in (self.path / directory).rglob("*") if file.is_file())
 
     def remove(self, name: str) -> None:
         path = self.path / name
@@ -201,9 +195,6 @@ class UrlStorage:
     def _parts(self, directory: str) -> list[list[str]]:
         """The names of all files in a directory, split."""
         return [name.removeprefix(f"{directory}/").split("/") for name in self._remote.files(directory)]
-
-    def size(self, directory: str) -> int:
-        return self._remote.size(directory)
 
     def remove(self, name: str) -> None:
         self._remote.remove(f"{name}/{WHOLE}")  # what is left of it when this is broken off counts no more

@@ -66,26 +66,17 @@ class Remote:
 
         None where the directory is not there.
         """
-        with self._telling("listed"):
-            found: dict[str, dict[str, Any]] = self._storage.find(self._at(directory), detail=True)
         files = {
-            path.removeprefix(self._root).lstrip("/"): repr(sorted(about.items(), key=lambda entry: str(entry[0])))
-            for path, about in sorted(found.items())
+            name: repr(sorted(about.items(), key=lambda entry: str(entry[0])))
+            for name, about in sorted(self._found(directory).items())
         }
         if outside := [name for name in files if ".." in name.split("/")]:
             raise RemoteError(f"{self.url} has a file that would be written elsewhere, {outside[0]!r}: remove it")
         return files
 
-    def size(self, directory: str = "") -> int:
-        """Bytes of all files in a directory."""
-        with self._telling("listed"):
-            return int(self._storage.du(self._at(directory)))
-
     def sizes(self, directory: str = "") -> dict[str, int]:
         """Bytes of every file in a directory and those in it."""
-        with self._telling("listed"):
-            found: dict[str, dict[str, Any]] = self._storage.find(self._at(directory), detail=True)
-        return {path.removeprefix(self._root).lstrip("/"): int(about["size"]) for path, about in found.items()}
+        return {name: int(about["size"]) for name, about in self._found(directory).items()}
 
     def read(self, name: str) -> bytes | None:
         """The content of a file, None where there is none."""
@@ -128,6 +119,12 @@ class Remote:
         """Give the directory another name on the same storage. Most storages copy its files."""
         with self._telling("moved"):
             self._storage.mv(self._root, Remote(url)._root, recursive=True)
+
+    def _found(self, directory: str) -> dict[str, dict[str, Any]]:
+        """What the storage tells of every file in a directory and those in it, by their names."""
+        with self._telling("listed"):
+            found: dict[str, dict[str, Any]] = self._storage.find(self._at(directory), detail=True)
+        return {path.removeprefix(self._root).lstrip("/"): about for path, about in found.items()}
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root

@@ -129,21 +129,6 @@ class Learner:
         save_file({"torch": contents.random}, trainer / "random.safetensors")
         (trainer / "state.json").write_text(json.dumps(contents.facts, indent=1))
 
-    def save(self, directory: Path, facts: Mapping[str, Any]) -> None:
-        """Write a checkpoint, a shard of `hf/` or one part of the state in memory at a time; over on all ranks at once.
-
-        Args:
-            directory: where; made here.
-            facts: what `trainer/state.json` tells, `step` among it.
-        """
-        contents = self.contents(facts)
-        try:
-            if self.rank == 0:
-                self.write(directory, contents)
-        finally:
-            contents.pass_over()
-        dist.barrier()
-
     def checkpoint_bytes(self) -> int:
         """What a checkpoint takes, nearly."""
         model = self.engine.policy.model
@@ -152,7 +137,7 @@ class Learner:
         return weights + sum(STATE_BYTES * getattr(one, "ds_numel", one.numel()) for one in trained)
 
     def load(self, trainer: Path) -> int:
-        """Put back what `save` wrote, on any number of ranks; returns the step of the checkpoint."""
+        """Put back what `write` wrote, on any number of ranks; returns the step of the checkpoint."""
         facts = json.loads((trainer / "state.json").read_text())
         self.updates = int(facts["updates"])
         state = {part: load_file(trainer / f"{part}.safetensors") for part in ("master", *MOMENTS)}

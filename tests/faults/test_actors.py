@@ -54,10 +54,10 @@ def lose(started: Command, run: Path, actor: str, number: signal.Signals) -> str
     """Kill or freeze an actor, and wait for two steps after it is told of; gives what is told."""
     before = len(started.lines)
     os.kill(process(started, actor), number)
-    told = f"{REPLACED[actor]}"
 
     def lines() -> list[str]:
-        return [line for line in started.lines[before:] if line.startswith(told) and "is lost, and another" in line]
+        told = (line for line in started.lines[before:] if line.startswith(REPLACED[actor]))
+        return [line for line in told if "is lost, and another" in line]
 
     started.wait_for(lines, f"what tells of {actor}, {number.name}", FOUND_SECONDS)
     steps = len(metrics_lines(run)) + 2

@@ -283,7 +283,10 @@ def _rank(folder: Path, rank: int) -> None:
             results.append(apply(work, lambda one, clips=heard_clips: replace(clips[one.prompt.clip.sha256]), version))
             version += 1
             if job.save and len(results) == 1:
-                learner.save(Path(job.save), {"step": 1})
+                contents = learner.contents({"step": 1})
+                if rank == 0:
+                    learner.write(Path(job.save), contents)
+                contents.pass_over()
         state = {f"{part}/{name}": tensor for part, of in learner.engine.state() for name, tensor in of.items()}
         if rank == 0:
             save_file(state, folder / f"{job.name}.safetensors")

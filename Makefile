@@ -9,7 +9,7 @@ PYTEST := $(PYTHON) -m pytest
 # what they share has no main
 BENCHES := $(sort $(patsubst bench/%.py,%,$(shell grep -l '^if __name__' bench/*.py)))
 
-.PHONY: help setup train study dashboard test test-all test-unit test-breaks lint audit bench clean
+.PHONY: help setup train study dashboard test test-all test-unit soak test-breaks lint audit bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,9 @@ test-all: setup ## Run every test, the slow ones too
 
 test-unit: setup ## Run the unit tests, side by side
 	@$(PYTEST) -n auto tests/unit
+
+soak: setup ## Let something happen to a run every 45 seconds for half an hour; ARGS=--help
+	@$(PYTHON) -m tests.faults.soak $(ARGS)
 
 test-breaks: setup ## Break the code on purpose and see that the tests notice
 	@$(PYTHON) -m tests.breaks

@@ -40,7 +40,7 @@ class LearnerActor:
         self._listener: socket.socket | None = None
         """Of rank 0, until the ranks have met."""
         self._writer = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future[Checksums]
+        self._writing: Future[Checksums] | None = None
         """Of the checkpoint that was begun last."""
         self._broadcaster: Any = None
         self._buckets: Iterator[Bucket] = iter(())
@@ -190,7 +190,11 @@ class LearnerActor:
         Raises:
             WriteError: it could not be written.
         """
-        return self._writing.result() if self._writing.done() else None
+        if self._writing is None or not self._writing.done():
+            return None
+        # an error holds what was to be written as long as it is held
+        writing, self._writing = self._writing, None
+        return writing.result()
 
     def _write(self, directory: str, contents: Contents) -> Checksums:
         size = self._learner.checkpoint_bytes()

@@ -108,13 +108,12 @@ class Checkpoints:
         self._begun = self._storage.begin(_name(step))
         return self._begun
 
-    def finish(self, step: int, files: Checksums, keep: Callable[[Sequence[int]], set[int]]) -> int:
-        """Give one its name when it is written, and remove those that need not stay; gives its bytes.
+    def finish(self, step: int, files: Checksums) -> int:
+        """Give one its name when it is written; gives its bytes.
 
         Args:
             step: that was begun.
             files: what was written.
-            keep: of the steps of those that are there, the oldest first, the ones that stay.
 
         Raises:
             CheckpointError: something of it is not here.
@@ -126,11 +125,19 @@ class Checkpoints:
             )
         self._storage.finish(_name(step), files)
         self._begun = ""
-        kept = {*keep(self.steps()), self._started_from, step}
+        return sum(file["bytes"] for file in files.values())
+
+    def tidy(self, keep: Callable[[Sequence[int]], set[int]]) -> None:
+        """Remove those that need not stay.
+
+        Args:
+            keep: of the steps of those that are there, the oldest first, the ones that stay.
+        """
+        steps = self.steps()
+        kept = {*keep(steps), *steps[-1:], self._started_from}
         for old in _steps(self._storage.names(FOLDER)):  # what was broken off by URL is among them
             if old not in kept:
                 self._storage.remove(_name(old))
-        return sum(file["bytes"] for file in files.values())
 
     def abandon(self) -> None:
         """Remove what was written of the one that was begun, if it has no name yet."""

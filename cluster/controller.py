@@ -59,6 +59,8 @@ class Controller(TrainingLoop):
         self._fruitless_since = 0
         """How many groups had been started when the first of them was dropped."""
         self._changed = asyncio.Event()
+        self._suspected: set[int] = set()
+        """Questions, by index, that were dropped once with their engines; those beside them may be to blame."""
         self._evaluating = False
         self._preparing = 0
         """Groups whose prompt is being made."""
@@ -192,7 +194,7 @@ class Controller(TrainingLoop):
         """One question asked and scored, or dropped and counted."""
         if draw.index in self._quarantined:
             self._preparing -= 1
-            self._drop(group_id, "quarantined", "the engines that sampled it before were lost")
+            self._drop(group_id, "quarantined", "the engines that sampled it were lost, again and again")
             return
         rollout = self.config.rollout
         sampling = Sampling(
@@ -234,7 +236,7 @@ class Controller(TrainingLoop):
         """The engine that sampled the group is gone: ask again, but not for ever."""
         issue = self.ledger.reissue(group_id)
         if issue == MOST_ISSUES:
-            self._quarantined.add(draw.index)
+            (self._quarantined if draw.index in self._suspected else self._suspected).add(draw.index)
             self._drop(group_id, "engine_lost", why)
             return
         self.admission.restart(group_id, self.workers.rollout.version)

@@ -18,6 +18,7 @@ LOST = (
     "ActorDiedError",
     "ActorUnavailableError",
     "NodeDiedError",
+    "OutOfMemoryError",
     "ObjectLostError",
     "OwnerDiedError",
     "ObjectReconstructionFailedError",

@@ -55,6 +55,11 @@ class Place:
             table["bundles_to_node_id"].values()
         )
 
+    async def node(self) -> str | None:
+        """Where it is, as far as it has been placed."""
+        table = await asyncio.to_thread(placement_group_table, self.group)
+        return next(iter(table["bundles_to_node_id"].values()), None)
+
     async def until_lost(self) -> None:
         """Wait until its node is lost. Ray learns of it seconds after what ran there has been missed."""
         while not await self.lost():
@@ -70,8 +75,8 @@ class Place:
         """
         if not await self.lost(avoid):
             return
-        remove_placement_group(self.group)
-        self.group = _ask(self._role, 1, None, avoid)
+        before, self.group = self.group, _ask(self._role, 1, None, avoid)
+        remove_placement_group(before)
         if avoid and not await asyncio.to_thread(self.group.wait, PATIENCE_SECONDS):
             remove_placement_group(self.group)
             self.group = _ask(self._role, 1, None)

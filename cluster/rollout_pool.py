@@ -12,17 +12,16 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import ObjectLostError
 
 from actors.report import EngineDied, EngineReport
 from cluster.transports import Update
-from cluster.waiting import ANSWER_KEY, WorkerError, bounded
+from cluster.waiting import ANSWER_KEY, GONE, WorkerError, bounded
 from configs.schema import Config
 from data.types import GroupSummary, Prompt, Sampling
 
 KV_CACHE_FULL = 0.9
 """Use of the key-value cache from which on an engine gets no further group: it would preempt what it samples."""
-
 
 MOST_TRIES = 3
 """How often an engine is started whose process ends before it is ready, and a question asked whose engine is lost."""
@@ -222,7 +221,7 @@ class RolloutPool:
         """
         try:
             report = await answer
-        except (RayActorError, EngineDied, WorkerError) as error:
+        except (*GONE, EngineDied, WorkerError) as error:
             self._lose(name, actor, str(error).strip().splitlines()[-1])
             raise EngineLost(str(error)) from error
         if self.actors.get(name) is actor:
@@ -285,7 +284,8 @@ class RolloutPool:
     async def _started(self, name: str, start: Callable[[str], Awaitable[Any]], tries: int = MOST_TRIES) -> Any:
         try:
             return await start(name)
-        except RayActorError:  # Ray may have put it on a node that has died, and not noticed yet
+        except GONE as error:  # Ray may have put it on a node that has died, and not noticed yet
+            self._count(name, f"it ended while it was started: {str(error).strip().splitlines()[-1]}")
             if tries == 1:
                 raise
         return await self._started(name, start, tries - 1)

@@ -21,7 +21,11 @@ BEAT_SECONDS = 20.0
 END_SECONDS = 10.0
 SILENT_SECONDS = 180.0
 """A holder by URL that has not been heard of for so long has ended, or is to end."""
-
+WATCHED_SECONDS = 2 * BEAT_SECONDS + 5.0
+"""How long one that seems silent is watched: it may be a clock that was moved."""
+LOOK_SECONDS = 1.0
+_silent: set[tuple[str, float]] = set()
+"""Token and stamp of holders that this process has watched, and that have told nothing more."""
 
 HOLDS = {"token", "host", "pid", "started", "time"}
 """What a holder by URL tells of itself."""
@@ -67,7 +71,8 @@ class UrlLock:
     """`RunLock` of a directory by URL. Storages have no locks, so its holder writes there that it lives.
 
     A holder that was cut off for longer than `SILENT_SECONDS` has lost it, and `check_held` says so. Two that take it
-    within the same second may both find it free; the clocks of their machines are to agree within a minute.
+    within the same second may both find it free. No clock has to agree with another: whose time of day seems silent is
+    watched for a while before it counts as that.
     """
 
     def __init__(self, run: Remote) -> None:
@@ -79,7 +84,7 @@ class UrlLock:
         """Time of `time.monotonic` when this process was last heard of."""
 
     def acquire(self) -> None:
-        """Take the lock, or raise RunInUse at once with who has it."""
+        """Take the lock, or raise RunInUse with who has it, at once unless that one seems silent and is watched."""
         self.check()
         self._beat()
         self._released.clear()
@@ -99,16 +104,32 @@ class UrlLock:
     def check(self) -> None:
         """Raise RunInUse where another process has the lock and lives."""
         holder = self._holder()
-        if holder is None or holder["token"] == self._token:
-            return
-        silent = time.time() - holder["time"]
-        ended = holder["host"] == socket.gethostname() and _started(holder["pid"]) != holder["started"]
-        if silent < SILENT_SECONDS and not ended:
+        if holder is not None and holder["token"] != self._token and self._lives(holder):
             raise RunInUse(
-                f"{self._run.url} is in use by process {holder['pid']} on {holder['host']}, which was heard of "
-                f"{silent:.0f} s ago: wait for that run to end or stop it; if it has died, the run is free "
-                f"{SILENT_SECONDS:.0f} s after that; run.name=OTHER writes elsewhere"
+                f"{self._run.url} is in use by process {holder['pid']} on {holder['host']}: wait for that run to end "
+                f"or stop it; if its machine has died, the run is free {SILENT_SECONDS:.0f} s after that; "
+                f"run.name=OTHER writes elsewhere"
             )
+
+    def _lives(self, holder: dict[str, Any]) -> bool:
+        """Whether a holder is at work: this machine knows its own processes, others are to be heard of."""
+        if holder["host"] == socket.gethostname():
+            return _started(holder["pid"]) == holder["started"]
+        if 0 <= time.time() - holder["time"] < SILENT_SECONDS:
+            return True
+        told = holder["token"], holder["time"]
+        if told not in _silent and self._heard_of(holder):
+            return True
+        _silent.add(told)
+        return False
+
+    def _heard_of(self, holder: dict[str, Any]) -> bool:
+        """Whether somebody holds the run who tells anything new while this watches."""
+        until, now = time.monotonic() + WATCHED_SECONDS, holder
+        while time.monotonic() < until and now == holder:
+            time.sleep(LOOK_SECONDS)
+            now = self._holder() or {}
+        return bool(now) and now != holder
 
     def check_held(self) -> None:
         """Raise RunInUse where this process has lost the lock."""

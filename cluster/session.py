@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.asking import Asker
+from cluster.checkpoints import BrokenCheckpoint
 from cluster.errors import first_of
 from cluster.nodes import alive_nodes, existing_address
 from cluster.placement import Role
@@ -19,6 +20,7 @@ from cluster.storage import prove
 from cluster.targets import Targets
 from cluster.workers import Workers
 from configs.schema import Config, Metrics
+from data.checksums import changed_part
 from data.prompts import PromptEncoder
 from data.remote import discard, is_url, written
 from data.types import ClipSource, Example
@@ -80,8 +82,15 @@ async def workers(
 
 
 def usable_model(path: str) -> str:
-    """`model_directory` of a checkpoint, directory or hub id, which is refused here when it is no model of ours."""
+    """`model_directory` of a checkpoint, directory or hub id, which is refused here when it is no model of ours.
+
+    Raises:
+        BrokenCheckpoint: it is a checkpoint's, and not as it was written.
+        ModelError: it is no model of ours.
+    """
     found = model_directory(path)
+    if changed := changed_part(Path(found)):
+        raise BrokenCheckpoint(f"{path} is broken: {', '.join(changed[:3])}; take another checkpoint, or a copy of it")
     load_processor(found)
     check_model(found)
     return found

@@ -23,13 +23,16 @@ def markdown(found: Figures) -> str:
 
 
 def _head(found: Figures) -> str:
-    some = next(iter((found["arms"] or found["before"]).values()))
-    seen = _seen(list(found["arms"].values()))
+    seen = _of_each({arm["title"]: f"{arm['questions_trained']:,.0f} questions" for arm in found["arms"].values()})
+    held_out = {
+        title: f"{part['questions']} held-out questions about {part['recordings']} recordings"
+        for title, part in _parts(found).items()
+    }
     lines = [
         f"# {found['title']}",
         "",
         *([f"Each run saw {seen}, repetitions counted."] if seen else []),
-        f"Accuracy is on {some['questions']} held-out questions about {some['recordings']} recordings, over all seeds; "
+        f"Accuracy is on {_of_each(held_out)}, over all seeds; "
         f"intervals are {LEVEL} and resample recordings, so they speak of the questions and not of the luck of a seed. "
         "The accuracy of each seed stands beside.",
     ]
@@ -41,11 +44,10 @@ def _head(found: Figures) -> str:
     return "\n".join(lines)
 
 
-def _seen(arms: Sequence[Figures]) -> str:
-    """How many questions a run saw, of each arm where they differ."""
-    counts = {arm["title"]: f"{arm['questions_trained']:,.0f} questions" for arm in arms}
-    titles = {seen: [title for title in counts if counts[title] == seen] for seen in counts.values()}
-    return "; ".join(f"{seen} ({', '.join(some)})" if len(titles) > 1 else seen for seen, some in titles.items())
+def _of_each(told: Mapping[str, str]) -> str:
+    """What is told of every title; with the titles where it differs."""
+    titles = {what: [title for title in told if told[title] == what] for what in told.values()}
+    return "; ".join(f"{what} ({' | '.join(some)})" if len(titles) > 1 else what for what, some in titles.items())
 
 
 def _parts(found: Figures) -> dict[str, Figures]:

@@ -13,20 +13,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray.exceptions import RayActorError
+from cluster.waiting import GONE
 
 BEAT_SECONDS = 5.0
 """Between two questions to an actor."""
-
-ENDED = "its process"
-"""How it is told of an actor that Ray has started again."""
 
 HOUR_SECONDS = 3600.0
 UNLUCKY = 3
 """Losses on one node within an hour, after which it gets no engine while another node can hold one."""
 
-Silent = Callable[[str, Any, str], Awaitable[None]]
-"""Called with the name of an actor, the actor, and why it counts as lost."""
+Silent = Callable[[str, Any, str, bool], Awaitable[None]]
+"""Called with the name of an actor, the actor, why it counts as lost, and whether Ray has started it again already."""
 
 
 class ActorLost(RuntimeError):
@@ -43,7 +40,8 @@ class Loss:
 
     at: float
     name: str
-    node: str
+    node: str | None
+    """None where it is not known."""
     why: str
 
 
@@ -60,8 +58,8 @@ class Losses:
         self._clock = clock
         self._recent: deque[Loss] = deque()
 
-    def note(self, name: str, node: str, why: str) -> None:
-        """Somebody was lost on a node.
+    def note(self, name: str, node: str | None, why: str) -> None:
+        """Somebody was lost, on that node.
 
         Raises:
             TooManyLost: there were too many; tells whom, where and why.
@@ -71,9 +69,8 @@ class Losses:
         if len(recent) <= self._most:
             return
         names = ", ".join(f"{count} x {name}" for name, count in Counter(loss.name for loss in recent).most_common())
-        nodes = ", ".join(
-            f"{count} on {node[:8]}" for node, count in Counter(loss.node for loss in recent).most_common()
-        )
+        places = Counter(loss.node for loss in recent).most_common()
+        nodes = ", ".join(f"{count} on {'an unknown node' if node is None else node[:8]}" for node, count in places)
         raise TooManyLost(
             f"{len(recent)} actors were lost within an hour, more than cluster.max_losses_per_hour ({self._most}): "
             f"{names}; {nodes}. The last: {why}. When that is mended, --resume goes on from the last checkpoint"
@@ -81,7 +78,7 @@ class Losses:
 
     def unlucky_nodes(self) -> set[str]:
         """Nodes on which too much was lost."""
-        counts = Counter(loss.node for loss in self._within_the_hour())
+        counts = Counter(loss.node for loss in self._within_the_hour() if loss.node is not None)
         return {node for node, count in counts.items() if count >= UNLUCKY}
 
     def _within_the_hour(self) -> list[Loss]:
@@ -95,16 +92,20 @@ class Watch:
 
     Args:
         seconds: longest wait for an answer.
+        start_seconds: longest wait for the first answer of an actor, and of one that was started again.
         actors: those that are to answer now, by name; they may be others at every look.
         silent: called for one that has died or has not answered in time; what it raises ends the watch.
     """
 
-    def __init__(self, seconds: float, actors: Callable[[], Mapping[str, Any]], silent: Silent) -> None:
+    def __init__(
+        self, seconds: float, start_seconds: float, actors: Callable[[], Mapping[str, Any]], silent: Silent
+    ) -> None:
         self._seconds = seconds
+        self._start_seconds = start_seconds
         self._actors = actors
         self._silent = silent
         self._processes: dict[Any, int] = {}
-        """Ids, by actor: Ray starts some of them again by itself."""
+        """Ids, by actor that has answered since it was last lost: Ray starts some of them again by itself."""
 
     async def keep(self) -> None:
         """Watch as long as this is awaited."""
@@ -117,17 +118,20 @@ class Watch:
                 await asyncio.sleep(BEAT_SECONDS)
 
     async def _ask(self, name: str, actor: Any) -> None:
+        before, again = self._processes.get(actor), False
+        seconds = self._start_seconds if before is None else self._seconds
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(seconds):
                 process = await actor.beat.remote()
         except TimeoutError:
-            why = f"no answer for {self._seconds:g} s: its process hangs, or its machine is gone"
-        except RayActorError as error:
+            why = f"no answer for {seconds:g} s: its process hangs, or its machine is gone"
+        except GONE as error:
             why = str(error).strip().splitlines()[-1]
         else:
-            before = self._processes.setdefault(actor, process)
             self._processes[actor] = process
-            if before == process:
+            if before in (None, process):
                 return
-            why = f"{ENDED} {before} has ended"
-        await self._silent(name, actor, why)
+            why, again = f"its process {before} has ended", True
+        if not again:
+            self._processes.pop(actor, None)
+        await self._silent(name, actor, why, again)

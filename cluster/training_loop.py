@@ -6,12 +6,12 @@ import asyncio
 import functools
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from cluster.advice import Adviser
 from cluster.asking import Asker
-from cluster.checkpoints import to_keep
+from cluster.checkpoints import CheckpointError, to_keep
 from cluster.delivery import Delivery
 from cluster.errors import first_of, for_the_user
 from cluster.evaluation import ask_all
@@ -27,11 +27,17 @@ from cluster.verification import MOST_DIFFERENCE
 from cluster.waiting import ANSWER_KEY, bounded, in_thread
 from cluster.workers import Workers
 from configs.schema import Config
+from data.checksums import Checksums
 from data.order import DataOrder, Draw
+from data.remote import RemoteError
 from data.types import Example
+from data.whole_file import WriteError
 from learner.result import LessonResult, UpdateResult
 
 Stored = TypeVar("Stored")
+
+NO_ROOM = (WriteError, RemoteError, CheckpointError, OSError)
+"""What is raised where a checkpoint cannot be written, as on a full disk."""
 
 MENDS = {
     "clip_": "data.audio_dir may name the wrong directory",
@@ -305,26 +311,41 @@ class TrainingLoop:
             taken: set when the learner has what is to be written, and may step.
         """
         self._saving = True
-        checkpoints, settings = self.run_directory.checkpoints, self.config.checkpoint
+        checkpoints = self.run_directory.checkpoints
         try:
-            place = await self._stored(lambda: checkpoints.begin(step))
-            await self.workers.learner.save(place, facts)
-            taken.set()
-            files = await self.workers.learner.saved()
+            files = await self._unless_no_room(step, self._written(step, facts, taken))
+            if files is None:
+                return
             await self.workers.log.written()
-            keep = functools.partial(to_keep, settings, accuracy=self.run_directory.validated())
-            self._checkpoint_bytes = await self._stored(lambda: checkpoints.finish(step, files, keep))
-        except Exception as error:
-            why = for_the_user(error)
-            if why is None or settings.on_failure == "stop":
-                raise
-            self._checkpoints_failed += 1
-            self.reporter.say(f"step {step} has no checkpoint, and the run goes on: {why}")
-            await self._stored(checkpoints.abandon)
+            size = await self._unless_no_room(step, self._stored(functools.partial(checkpoints.finish, step, files)))
+            if size is None:
+                return
+            self._checkpoint_bytes = size
+            keep = functools.partial(to_keep, self.config.checkpoint, accuracy=self.run_directory.validated())
+            await self._stored(lambda: checkpoints.tidy(keep))
         finally:
             taken.set()
             self._saving = False
         self.metrics.progress()
+
+    async def _written(self, step: int, facts: Mapping[str, Any], taken: asyncio.Event) -> Checksums:
+        """What the learner has written of a step's checkpoint; parameters as of `_write_checkpoint`."""
+        place = await self._stored(lambda: self.run_directory.checkpoints.begin(step))
+        await self.workers.learner.save(place, facts)
+        taken.set()
+        return await self.workers.learner.saved()
+
+    async def _unless_no_room(self, step: int, part: Awaitable[Stored]) -> Stored | None:
+        """What a part of the writing of a checkpoint gives; None where it failed and the run is to go on without."""
+        try:
+            return await part
+        except NO_ROOM as error:
+            await self._stored(self.run_directory.checkpoints.abandon)
+            if self.config.checkpoint.on_failure == "stop":
+                raise
+            self._checkpoints_failed += 1
+            self.reporter.say(f"step {step} has no checkpoint, and the run goes on: {for_the_user(error)}")
+            return None
 
     async def _publish(self) -> None:
         """Have what was written go to the storage of the run while it goes on."""

@@ -9,13 +9,15 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TypeVar
 
-from ray.exceptions import RayError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError
 
 Result = TypeVar("Result")
 
 ANSWER_KEY = "cluster.actor_timeout_seconds"
 """The limit of every answer that has none of its own."""
 
+GONE = (RayActorError, NodeDiedError, OutOfMemoryError)
+"""What Ray raises for an actor that has ended: by itself, with its node, or by Ray since memory ran out."""
 
 END_SECONDS = 5.0
 """Longest wait for Ray when something is ended. For a control service that is gone, as after a SIGTERM to every process

@@ -24,10 +24,10 @@ from cluster.nodes import alive_nodes
 from cluster.placement import Role
 from cluster.places import Place, Places
 from cluster.rollout_pool import RolloutPool
-from cluster.supervision import ENDED, ActorLost, Losses, Watch
+from cluster.supervision import ActorLost, Losses, Watch
 from cluster.targets import Targets
 from cluster.transports import STEP_KEY, transport
-from cluster.waiting import ANSWER_KEY, bounded, ended
+from cluster.waiting import ANSWER_KEY, GONE, bounded, ended
 from configs.schema import Config
 from data.checksums import Checksums
 from data.types import Clip, ClipSource, Example, Lesson
@@ -35,7 +35,6 @@ from learner.result import LessonResult, UpdateResult
 
 SAVED_SECONDS = 0.1
 """Between two looks at a checkpoint that is being written."""
-
 
 STARTED_AGAIN = {"max_restarts": -1, "max_task_retries": -1}
 """Options of actors that hold nothing that another would not make again."""
@@ -150,9 +149,11 @@ class RolloutLog:
         """Wait until nothing is on its way."""
         if self._shard is None:
             return
-        (step, call), self._shard = self._shard, None
+        shard = step, call = self._shard
         what = f"the rollout log has not written step {step}"
         await bounded(call, ANSWER_KEY, self.answer_seconds, what, "the storage of run.dir may be slow or gone")
+        if self._shard is shard:  # others may wait for it too
+            self._shard = None
 
 
 class Workers:
@@ -189,7 +190,7 @@ class Workers:
         self._places = Places(config.cluster.wait_seconds)
         self._actors: list[Any] = []
         self._losses = Losses(config.cluster.max_losses_per_hour)
-        self._nodes: dict[str, str] = {}
+        self._nodes: dict[str, str | None] = {}
         """Where each engine is or was, by its name."""
 
     async def place(self) -> None:
@@ -209,7 +210,7 @@ class Workers:
             self.start_engine,
             self._say,
             self._end_engine,
-            lambda name, why: self._losses.note(name, self._nodes.get(name, "?"), why),
+            lambda name, why: self._losses.note(name, self._nodes.get(name), why),
         )
         quiet = {"runtime_env": {"env_vars": {"TOKENIZERS_PARALLELISM": "false"}}}
         learners = await self._create("learner", LearnerActor, lambda rank: (config, rank), quiet)
@@ -246,8 +247,10 @@ class Workers:
                 self._started(ready.result())
                 return actor
             lost.result()
-        except BaseException:
+        except BaseException as error:
             ray.kill(actor)  # it would take the place, if ever there is one
+            if isinstance(error, GONE):
+                self._nodes[name] = await place.node()
             raise
         finally:
             ready.cancel()
@@ -276,25 +279,26 @@ class Workers:
             ActorLost: one without which nothing goes on.
             TooManyLost: more than the run is to put up with.
         """
-        seconds = self.config.cluster.beat_timeout_seconds
+        seconds, start = self.config.cluster.beat_timeout_seconds, self.config.cluster.actor_timeout_seconds
         again = _named("reward actor", self.rollout.rewards) | _named("rollout log", self.log.actors)
         needed = _named("audio actor", self.audio.actors) | _named("learner rank", self.learner.actors)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(Watch(seconds, lambda: self.rollout.actors, self._replace).keep())
-            tasks.create_task(Watch(seconds, lambda: again, self._start_again).keep())
-            tasks.create_task(Watch(seconds, lambda: needed, self._give_up).keep())
+            # an engine has answered before it is among these
+            tasks.create_task(Watch(seconds, seconds, lambda: self.rollout.actors, self._replace).keep())
+            tasks.create_task(Watch(seconds, start, lambda: again, self._start_again).keep())
+            tasks.create_task(Watch(seconds, start, lambda: needed, self._give_up).keep())
 
-    async def _replace(self, name: str, actor: Any, why: str) -> None:
+    async def _replace(self, name: str, actor: Any, why: str, again: bool) -> None:
         self.rollout.replace(name, why, actor)
 
-    async def _start_again(self, name: str, actor: Any, why: str) -> None:
+    async def _start_again(self, name: str, actor: Any, why: str, again: bool) -> None:
         """Ray starts the actor again where its process has ended, and asks it again what it has not answered."""
         self._say(f"{name} is lost, and another takes its place: {why}")
-        if not why.startswith(ENDED):
+        if not again:
             ray.kill(actor, no_restart=False)
-        self._losses.note(name, "?", why)
+        self._losses.note(name, None, why)
 
-    async def _give_up(self, name: str, actor: Any, why: str) -> None:
+    async def _give_up(self, name: str, actor: Any, why: str, again: bool) -> None:
         raise ActorLost(f"{name} is lost ({why}); a run goes on from its last checkpoint with --resume")
 
     def _end_engine(self, name: str, actor: Any) -> None:

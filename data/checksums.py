@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
 
-from data.remote import Remote, is_url
+from data.remote import WHOLE, Remote, is_url
 
 
 class Checksum(TypedDict):
@@ -50,6 +51,18 @@ def differences(place: str, written: Checksums, contents: bool = True) -> list[s
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         now = list(pool.map(lambda name: _checksum(folder / name), written))
     return [f"{name} has other content" for name, one in zip(written, now, strict=True) if one != written[name]]
+
+
+def changed_part(folder: Path) -> list[str]:
+    """What of a checkpoint's folder, such as its `hf/`, is not as it was written; nothing where nobody knows."""
+    told = folder.parent / WHOLE
+    if not told.is_file():
+        return []
+    try:
+        files = json.loads(told.read_text())["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        return [f"{WHOLE} does not tell what was written ({error!r})"]
+    return differences(str(folder.parent), {name: files[name] for name in files if name.startswith(f"{folder.name}/")})
 
 
 def _of_sizes(sizes: Mapping[str, int], written: Checksums) -> list[str]:

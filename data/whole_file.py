@@ -17,18 +17,30 @@ class WriteError(RuntimeError):
 def writing(place: str | Path, size: int, *errors: type[Exception]) -> Iterator[None]:
     """Tell of the system's errors within the block as WriteError, with what is needed and what is free.
 
+    Nothing is begun that the disk has no room for: what fills it takes room from all that is written beside.
+
     Args:
         place: path of what is written, or a URL.
         size: its bytes, about.
         errors: what else a library raises in their place.
     """
+    takes, folder = f"it takes {size / 1e6:,.1f} MB", _folder(place)
+    if folder is not None:
+        free = shutil.disk_usage(folder).free
+        takes += f", and {free / 1e6:,.1f} MB are free there"
+        if free < size:
+            raise WriteError(f"{place} cannot be written: {takes}")
     caught: tuple[type[Exception], ...] = (OSError, *errors)
     try:
         yield
     except caught as error:
-        folder = next((parent for parent in (Path(place), *Path(place).parents) if parent.is_dir()), None)
-        free = "" if folder is None else f", and {shutil.disk_usage(folder).free / 1e6:,.1f} MB are free there"
-        raise WriteError(f"{place} cannot be written ({error}): it takes {size / 1e6:,.1f} MB{free}") from error
+        raise WriteError(f"{place} cannot be written ({error}): {takes}") from error
+
+
+def _folder(place: str | Path) -> Path | None:
+    """The folder that a path lies in, as far as it is there; None of a URL."""
+    parents = () if "://" in str(place) else (Path(place), *Path(place).parents)
+    return next((parent for parent in parents if parent.is_dir()), None)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from data.checksums import changed_part
 from data.command import command
 from data.remote import WHOLE, Remote, RemoteError, copied, is_url
 from learner.hf import DTYPES, PROCESSOR_FILES, check_model, export_checkpoint, load_config, load_tensors
@@ -116,6 +117,9 @@ def find_source(path: str) -> Source:
     if not (model / "config.json").is_file():
         raise ModelError(f"{given} holds neither a model (config.json) nor a checkpoint of one (hf/config.json)")
     adapter = checkpoint / "adapter"
+    parts = [model, adapter] if adapter.is_dir() else [model]
+    if changed := [what for part in parts for what in changed_part(part)]:
+        raise ModelError(f"{checkpoint} is broken: {', '.join(changed[:3])}; take another checkpoint, or a copy of it")
     return Source(model, adapter if adapter.is_dir() else None)
 
 

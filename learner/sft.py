@@ -137,13 +137,19 @@ def fine_tune(
         seed: of the order.
         prompt_weight: see `SupervisedUpdate`.
         advance: called with the step (from 1) and its loss.
+
+    Raises:
+        FloatingPointError: loss or gradient of a step is NaN or infinite.
     """
     order = DataOrder(len(lessons), seed)
     update = SupervisedUpdate(engine, settings, steps, prompt_weight)
     losses: list[float] = []
     for step in range(steps):
         batch = [lessons[order.take().index] for _ in range(batch_size)]
-        losses.append(update(batch, features_of, step).loss)
+        result = update(batch, features_of, step)
+        if result.skipped:
+            raise FloatingPointError(f"loss or gradient of step {step + 1} is not finite: a loss of {result.loss}")
+        losses.append(result.loss)
         advance(step + 1, losses[-1])
     tail = losses[-max(steps // 10, 1) :]
     return sum(tail) / len(tail)

@@ -12,68 +12,101 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from tests.integration.commands import Command, command
+from cluster.runs import load
+from tests.integration.commands import CHECKOUT, Command, command
 from tests.integration.recordings import Questions
-from tests.integration.runs import RUN_SECONDS, SAME, START_SECONDS, metrics_lines, write_config
+from tests.integration.runs import RUN_SECONDS, SAME, START_SECONDS, metrics_lines, missing_groups, write_config
 
-pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+pytestmark = pytest.mark.timeout(900)  # a busy machine starts an engine in minutes
 
-EVERY_STEPS = 3
-KILLED_AFTER = EVERY_STEPS + 2
-"""Steps that are there when the run is killed: a checkpoint, and two steps that a resume has to take again."""
+STEPS, EVERY_STEPS = 6, 3
+PROMPTS = 4
 GONE_SECONDS = 15.0
 AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
 """Ray's own, which report the death of their node for up to a minute before they end."""
 AGENT_SECONDS = 75.0
+CLOCK = Path(__file__).with_name("moved_clock")
+DAY_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that came to its end."""
+
+    status: int
+    output: str
+    lines: list[dict[str, Any]]
+    rollouts: pd.DataFrame
+    summary: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Killed:
-    """A run whose driver was killed, and its resume."""
+    """What was there when a run's driver was killed."""
 
+    path: Path
     left: set[str]
     agents_left: set[str]
-    before: list[dict[str, Any]]
-    checkpoint: int
-    status: int
-    output: str
-    after: list[dict[str, Any]]
-    steps: int
-    train_seconds: float
+    lines: list[dict[str, Any]]
+    resumed: Run
+    """What came of it."""
+
+
+def configured(folder: Path, name: str, model: Path, questions: Questions, **checkpoint: int) -> Path:
+    """A configuration of a synchronous run, which computes the same whenever it is started."""
+    return write_config(
+        folder / f"{name}.yaml",
+        model,
+        questions.train,
+        run={"max_steps": STEPS},
+        rollout={"engines": 1, "threads": 1},
+        algorithm={"max_staleness": 0, "prompts_per_step": PROMPTS},
+        checkpoint={"every_steps": EVERY_STEPS, **checkpoint},
+    )
+
+
+def ended(started: Command, path: Path) -> Run:
+    """The run when its command has ended."""
+    status = started.wait(RUN_SECONDS)
+    assert status == 0, started.output
+    summary = json.loads((path / "summary.json").read_text())
+    return Run(status, started.output, metrics_lines(path), load(path).rollouts, summary)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Questions) -> Run:
+    """Six steps on end, from the first of which on somebody keeps setting the clock of every process."""
+    folder = tmp_path_factory.mktemp("whole")
+    config, path = configured(folder, "whole", model, questions), folder / "runs" / "whole"
+    clock = folder / "the clock moves"
+    env = os.environ | {"PYTHONPATH": f"{CLOCK}:{CHECKOUT}", "AURICLE_TEST_CLOCK": str(clock)}
+    with command("cluster.launch", "--config", config.name, cwd=folder, env=env) as started:
+        started.wait_for(lambda: metrics_lines(path), "a step", START_SECONDS)
+        clock.touch()
+        return ended(started, path)
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Questions) -> Iterator[Killed]:
+    """The same six steps by a driver that is killed after the checkpoint of the third, and by its resume."""
     folder = tmp_path_factory.mktemp("killed")
-    run = folder / "runs" / "killed"
-    config = write_config(
-        folder / "killed.yaml",
-        model,
-        questions.train,
-        run={"max_steps": 1000},
-        learner={"schedule": "constant"},
-        checkpoint={"every_steps": EVERY_STEPS},
-    )
+    config, path = configured(folder, "killed", model, questions), folder / "runs" / "killed"
     with command("cluster.launch", "--config", config.name, cwd=folder) as started:
-        started.wait_for(lambda: len(metrics_lines(run)) >= KILLED_AFTER, f"step {KILLED_AFTER}", START_SECONDS)
+        there = path / "checkpoints" / f"step_{EVERY_STEPS}"
+        started.wait_for(there.exists, f"the checkpoint of step {EVERY_STEPS}", START_SECONDS)
         os.kill(started.process.pid, signal.SIGKILL)
         started.process.wait(10)
         killed_at = time.monotonic()
         left = left_after(started, GONE_SECONDS, AGENTS)
-        before = metrics_lines(run)
-        checkpoint = max(int(path.name.removeprefix("step_")) for path in (run / "checkpoints").glob("step_*"))
-        steps = before[-1]["step"] + 2
-        resume = ("--config", config.name, "--resume", f"run.max_steps={steps}")
-        with command("cluster.launch", *resume, cwd=folder) as resumed:
-            status = resumed.wait(RUN_SECONDS)
+        lines = metrics_lines(path)
+        keep = configured(folder, "killed", model, questions, keep=5)
+        with command("cluster.launch", "--config", keep.name, "--resume", cwd=folder) as resumed:
+            run = ended(resumed, path)
             agents_left = left_after(started, max(killed_at + AGENT_SECONDS - time.monotonic(), 0.0))
-            summary = run / "summary.json"
-            train_seconds = json.loads(summary.read_text())["train_seconds"] if summary.exists() else 0.0
-            yield Killed(
-                left, agents_left, before, checkpoint, status, resumed.output, metrics_lines(run), steps, train_seconds
-            )
+            yield Killed(path, left, agents_left, lines, run)
 
 
 def left_after(started: Command, seconds: float, beside: Collection[str] = ()) -> set[str]:
@@ -84,33 +117,49 @@ def left_after(started: Command, seconds: float, beside: Collection[str] = ()) -
     return left
 
 
+def plain(values: list[Any]) -> str:
+    """A column whose arrays hold arrays, to be compared."""
+    return json.dumps(values, default=lambda array: array.tolist())
+
+
 def test_no_process_of_a_killed_run_is_left(killed: Killed) -> None:
     assert killed.left == set()
     assert killed.agents_left == set()
 
 
 def test_a_resume_says_where_it_goes_on_and_what_was_changed(killed: Killed) -> None:
-    assert killed.status == 0, killed.output
-    [step] = re.findall(r"resuming \S+ from step (\d+)", killed.output)
-    assert int(step) == killed.checkpoint > 0
-    assert f"run.max_steps: 1000 -> {killed.steps}" in killed.output
+    assert EVERY_STEPS <= killed.lines[-1]["step"] < STEPS
+    assert re.search(rf"resuming \S+ from step {EVERY_STEPS}\b", killed.resumed.output)
+    assert "checkpoint.keep: 2 -> 5" in killed.resumed.output
 
 
-def test_every_step_stands_once_and_in_order_and_the_ledger_balances(killed: Killed) -> None:
-    assert [line["step"] for line in killed.after] == list(range(1, killed.steps + 1))
-    for line in killed.after:
-        assert line["admitted"] == line["trained"] + line["dropped"] + line["in_flight"]
-        assert line["trained"] == 4 * line["step"]
+def test_every_step_stands_once_and_in_order_and_every_group_is_trained_once(killed: Killed) -> None:
+    assert [line["step"] for line in killed.resumed.lines] == list(range(1, STEPS + 1))
+    assert [line["trained"] for line in killed.resumed.lines] == [PROMPTS * step for step in range(1, STEPS + 1)]
+    assert missing_groups(killed.path) == []
 
 
 def test_the_summary_tells_of_the_time_before_the_kill_too(killed: Killed) -> None:
-    assert killed.train_seconds > sum(line["step_seconds"] for line in killed.after)
+    assert killed.resumed.summary["train_seconds"] > sum(line["step_seconds"] for line in killed.resumed.lines[3:])
 
 
-def test_the_steps_after_the_checkpoint_are_taken_again_as_they_were(killed: Killed) -> None:
-    lost = [line for line in killed.before if line["step"] > killed.checkpoint]
-    assert lost
-    for line in lost:
-        again = killed.after[line["step"] - 1]
-        assert again["time"] > line["time"]
-        assert {key: again[key] for key in SAME} == pytest.approx({key: line[key] for key in SAME}, rel=1e-3, abs=1e-6)
+def test_three_steps_a_kill_and_three_more_are_the_same_six_as_without(killed: Killed, whole: Run) -> None:
+    for line, uninterrupted in zip(killed.resumed.lines, whole.lines, strict=True):
+        expected = {key: uninterrupted[key] for key in SAME}
+        assert {key: line[key] for key in SAME} == pytest.approx(expected, rel=1e-5, abs=1e-9), line["step"]
+
+
+def test_after_a_kill_the_same_tokens_are_sampled_and_rewarded_as_without(killed: Killed, whole: Run) -> None:
+    assert len(whole.rollouts) == STEPS * PROMPTS
+    told, expected = (run.rollouts.sort_values(["step", "group_id"]).to_dict("list") for run in (killed.resumed, whole))
+    for name in ("step", "group_id", "example_id", "token_ids", "rewards", "finish_reasons", "versions"):
+        assert plain(told[name]) == plain(expected[name]), name
+
+
+def test_pythons_time_of_day_may_leap_by_days_in_every_process_while_a_run_goes_on(whole: Run) -> None:
+    times = [line["time"] for line in whole.lines]
+    assert max(times) - min(times) > DAY_SECONDS  # the clock was moved
+    for line in whole.lines:
+        assert all(0 <= seconds < RUN_SECONDS for seconds in (line["step_seconds"], *line["seconds"].values()))
+    assert 0 < whole.summary["train_seconds"] < RUN_SECONDS
+    assert "is lost" not in whole.output

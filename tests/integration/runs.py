@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from cluster.runs import load
 from tests.integration.commands import Command, command, samples, scrape
 from tests.integration.recordings import Questions, write_flawed
 
@@ -45,7 +47,16 @@ def metrics_lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def write_config(path: Path, model: Path, train: Path, /, **sections: Mapping[str, Any]) -> Path:
+def missing_groups(run: Path) -> list[str]:
+    """Turns of questions that the rollout log has not exactly once, in the epochs that are over; asks no ledger."""
+    found = Counter(load(run).rollouts["group_id"])
+    turns = [tuple(map(int, name.split("-"))) for name in found]
+    questions, last = {index for _, index in turns}, max(epoch for epoch, _ in turns)
+    whole = {f"{epoch}-{index}" for epoch in range(last) for index in questions}
+    return sorted({*(name for name in whole if found[name] != 1), *(name for name in found if found[name] > 1)})
+
+
+def write_config(path: Path, model: Path, train: Path, /, **sections: Any) -> Path:
     """A configuration of small steps that a reward of the tests' own makes worth taking."""
     config: dict[str, Any] = {
         "run": {"max_steps": 4, "dir": str(path.parent / "runs")},
@@ -61,7 +72,7 @@ def write_config(path: Path, model: Path, train: Path, /, **sections: Mapping[st
         "algorithm": {"beta": 0.04, "group_size": 4, "prompts_per_step": 4},
     }
     for name, section in sections.items():
-        config[name] = {**config.get(name, {}), **section}
+        config[name] = {**config.get(name, {}), **section} if isinstance(section, Mapping) else section
     path.write_text(yaml.safe_dump(config))
     return path
 

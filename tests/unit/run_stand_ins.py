@@ -63,6 +63,8 @@ class Actors:
         """Ids of the questions of each supervised step."""
         self.losses = 0
         """How many groups are still to be lost with their engine."""
+        self.deadly = ""
+        """Id of a question that kills every engine."""
         self.files: Checksums = {}
         """What the last checkpoint holds."""
         self.may_write = asyncio.Event()
@@ -89,8 +91,8 @@ class Actors:
         return Group(prompt, (Completion((1,), text, (0.0,), (0,), "stop"),) * sampling.completions)
 
     async def sample_and_score(self, prompt: Prompt, sampling: Any) -> tuple[str, GroupSummary]:
-        if self.losses:
-            self.losses -= 1
+        if self.losses or prompt.example.id == self.deadly:
+            self.losses -= self.losses > 0
             raise EngineLost("engine-0 has died")
         if self.training.is_set():
             self.sampled_while_training.append(prompt.group_id)

@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, Qwen2AudioForConditionalGeneration
 
 from configs.schema import Model
+from data.checksums import checksums
+from data.remote import WHOLE
 from learner import export, lora
 from learner.hf import TOWER, checkpoint_name, load_config, load_model, load_tensors
 from learner.hf_files import INDEX_FILE, ModelError
@@ -155,6 +157,20 @@ def test_a_damaged_adapter_is_named(model: Path, tmp_path: Path, capsys: pytest.
     told = capsys.readouterr().err
     assert f"{file} is cut short or damaged" in told
     assert "--merge-lora" in told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", ["hf/config.json", "adapter/adapter_model.safetensors"])
+def test_a_checkpoint_that_is_not_as_it_was_written_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    source = checkpoint(tmp_path / "step_3", model, adapter=True)
+    (source / WHOLE).write_text(json.dumps({"files": checksums(source)}))
+    assert run(source, "--out", tmp_path / "as it was", "--merge-lora") == 0
+    content = (source / part).read_bytes()
+    (source / part).write_bytes(content[:-2] + b" }")
+    assert run(source, "--out", tmp_path / "out") == 2
+    assert f"{source} is broken: {part} has other content; take another checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

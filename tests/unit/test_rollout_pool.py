@@ -144,7 +144,11 @@ class Pool:
             }
         )
         self.reward = Reward()
-        self.pool = RolloutPool(self.engines, [self.reward], config, 0, self.start, self.said.append, self.end)
+        self.counted: list[tuple[str, str]] = []
+        self.pool = RolloutPool(
+            *(self.engines, [self.reward], config, 0, self.start, self.said.append, self.end),
+            count=lambda name, why: self.counted.append((name, why)),
+        )
 
     async def start(self, name: str) -> Engine:
         await self.starts.wait()
@@ -439,6 +443,7 @@ def test_an_engine_whose_process_ends_before_it_is_ready_is_started_again_but_no
             await asyncio.sleep(0)
         assert ("engine-1" in held.pool.actors) == joins
         assert ("engine-1" in held.pool.failed) != joins
+        assert [name for name, _ in held.counted] == ["engine-1"] * deaths
 
     asyncio.run(scenario())
 

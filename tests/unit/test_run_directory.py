@@ -55,7 +55,8 @@ FACTS = {
 
 def kept_checkpoint(run: RunDirectory, state: str) -> None:
     files = write_checkpoint(run.checkpoints.begin(4), state)
-    run.checkpoints.finish(4, files, newest(1))
+    run.checkpoints.finish(4, files)
+    run.checkpoints.tidy(newest(1))
 
 
 def newest(count: int) -> Callable[[Sequence[int]], set[int]]:

@@ -8,6 +8,7 @@ import socket
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,7 +43,8 @@ def config(runs: str, **changes: Any) -> Config:
 
 def save(run: RunDirectory, step: int, keep: int = 9, **facts: Any) -> None:
     state = json.dumps({**FACTS, "questions": {}, "step": step, **facts})
-    run.checkpoints.finish(step, write_checkpoint(run.checkpoints.begin(step), state), newest(keep))
+    run.checkpoints.finish(step, write_checkpoint(run.checkpoints.begin(step), state))
+    run.checkpoints.tidy(newest(keep))
 
 
 def log_shard(run: RunDirectory, step: int) -> None:
@@ -82,7 +84,8 @@ def test_checkpoints_are_complete_or_not_there_and_the_newest_are_kept(runs: str
         before = run.checkpoints.steps()
         files = write_checkpoint(run.checkpoints.begin(step))
         assert run.checkpoints.steps() == before
-        run.checkpoints.finish(step, files, newest(2))
+        run.checkpoints.finish(step, files)
+        run.checkpoints.tidy(newest(2))
         assert run.checkpoints.steps() == [*before, step][-2:]
     assert run.storage.names("checkpoints") == ["step_10", "step_4"]
     run.close()
@@ -107,7 +110,7 @@ def test_a_checkpoint_that_is_written_again_holds_nothing_of_the_one_before(runs
         (folder / "adapter").mkdir()
         (folder / "adapter" / "weights").touch()
     files = write_checkpoint(run.checkpoints.begin(3))  # the first try was broken off
-    run.checkpoints.finish(3, files, newest(1))
+    run.checkpoints.finish(3, files)
     assert not run.storage.exists("checkpoints/step_3/adapter")
     assert run.storage.exists("checkpoints/step_3/hf/config.json")
     run.close()
@@ -120,7 +123,7 @@ def test_a_checkpoint_that_the_learner_wrote_elsewhere_is_refused_and_the_last_o
     run.checkpoints.begin(8)
     absent = r"hf/config\.json is not there and trainer/state\.json is not there: run\.dir has to lie"
     with pytest.raises(CheckpointError, match=absent):
-        run.checkpoints.finish(8, files, newest(1))
+        run.checkpoints.finish(8, files)
     assert run.checkpoints.steps() == [4]
     run.close()
 
@@ -170,14 +173,17 @@ def holder(**changes: Any) -> bytes:
     return json.dumps(known | changes).encode()
 
 
-def test_a_holder_by_url_that_has_ended_or_is_silent_does_not_block(url: str) -> None:
+def test_a_holder_by_url_that_has_ended_or_is_silent_does_not_block(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_lock, "WATCHED_SECONDS", 0.05)
+    monkeypatch.setattr(run_lock, "LOOK_SECONDS", 0.01)
     RunDirectory.create(config(url), fresh=False).close()
     run = Remote(f"{url}/r")
     run.write(HOLDER, holder())
-    with pytest.raises(RunInUse, match=r"on elsewhere, which was heard of \d+ s ago: .* free 180 s after that"):
+    with pytest.raises(RunInUse, match=r"on elsewhere: .* free 180 s after that"):
         RunDirectory.resume(config(url))
     for ended in (
         holder(time=time.time() - run_lock.SILENT_SECONDS - 1),
+        holder(time=time.time() + 86_400),  # by a clock that was ahead
         holder(host=socket.gethostname(), pid=2**22 + 1),  # more than Linux gives
         holder(host=socket.gethostname()),  # another process has its number by now, which is this one
         b'{"pid": 1, "host": "elsewhere"}',  # of a run that lay on a disk
@@ -186,6 +192,35 @@ def test_a_holder_by_url_that_has_ended_or_is_silent_does_not_block(url: str) ->
         run.write(HOLDER, ended)
         RunDirectory.resume(config(url))[0].close()
         assert run.read(HOLDER) is None
+
+
+@pytest.mark.parametrize("moved", [-86_400, 86_400])
+def test_a_holder_by_url_whose_clock_is_another_blocks_as_long_as_it_lives(
+    url: str, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    RunDirectory.create(config(url), fresh=False).close()
+    run = Remote(f"{url}/r")
+    run.write(HOLDER, holder(time=time.time() + moved))
+    looks = iter(range(1, 10))
+
+    def told_meanwhile(seconds: float) -> None:
+        if next(looks) == 2:
+            run.write(HOLDER, holder(time=time.time() + moved + run_lock.BEAT_SECONDS))
+
+    clock = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=told_meanwhile)
+    monkeypatch.setattr(run_lock, "time", clock)
+    with pytest.raises(RunInUse, match="on elsewhere"):
+        RunDirectory.resume(config(url))
+    assert next(looks) == 3
+
+
+def test_a_holder_by_url_on_this_machine_blocks_as_long_as_its_process_lives_whatever_the_clock(url: str) -> None:
+    RunDirectory.create(config(url), fresh=False).close()
+    started = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
+    told = holder(host=socket.gethostname(), started=started, time=time.time() - 86_400)
+    Remote(f"{url}/r").write(HOLDER, told)
+    with pytest.raises(RunInUse, match=f"by process {os.getpid()}"):
+        RunDirectory.resume(config(url))
 
 
 def test_a_holder_by_url_tells_that_it_lives(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

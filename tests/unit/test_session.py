@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cluster.session import engine_model, from_anywhere
+from cluster.checkpoints import BrokenCheckpoint
+from cluster.session import engine_model, from_anywhere, usable_model
 from configs.schema import Config
+from data.checksums import checksums
+from data.remote import WHOLE
 from learner.hf import EMBEDDINGS, HEAD, load_model
 from tests.tiny_models import model_directory
 
@@ -50,6 +54,26 @@ def test_a_released_model_is_loaded_where_it_lies(model: Path, tmp_path: Path, m
     monkeypatch.chdir(model.parent)
     assert engine_model(model.name, f"{tmp_path}/engine_model") == str(model)
     assert not (tmp_path / "engine_model").exists()
+
+
+@pytest.mark.parametrize("named", ["step_3", "step_3/hf"])
+def test_a_checkpoint_whose_model_is_not_as_it_was_written_is_refused(model: Path, tmp_path: Path, named: str) -> None:
+    checkpoint = tmp_path / "step_3"
+    shutil.copytree(model, checkpoint / "hf")
+    (checkpoint / "trainer").mkdir()
+    (checkpoint / "trainer" / "state.json").write_text("{}")
+    (checkpoint / WHOLE).write_text(json.dumps({"files": checksums(checkpoint)}))
+    (checkpoint / "trainer" / "state.json").unlink()  # of no matter to a model
+    assert usable_model(str(tmp_path / named)) == str(checkpoint / "hf")
+    weights = checkpoint / "hf" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BrokenCheckpoint, match=f"{named} is broken: hf/model.safetensors has other content"):
+        usable_model(str(tmp_path / named))
+    (checkpoint / WHOLE).write_text("{")
+    with pytest.raises(BrokenCheckpoint, match=r"whole\.json does not tell what was written"):
+        usable_model(str(tmp_path / named))
 
 
 def test_an_export_that_an_interrupted_run_left_is_written_anew(model: Path, tmp_path: Path) -> None:

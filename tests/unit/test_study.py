@@ -216,3 +216,14 @@ def test_arms_that_saw_other_numbers_of_questions_are_named(findings: Findings) 
     figures["arms"]["grpo"]["questions_trained"] = 1600.0
     page = study_report.markdown({"title": "Mine", **figures})
     assert "Each run saw 320 questions (SFT); 1,600 questions (GRPO), repetitions counted." in page
+
+
+def test_arms_that_were_asked_other_numbers_of_held_out_questions_are_named(findings: Findings) -> None:
+    figures = findings.figures()
+    page = study_report.markdown({"title": "Mine", **figures})
+    told = page.partition("Accuracy is on ")[2].partition(", over all seeds")[0]
+    assert "(" not in told
+    figures["arms"]["grpo"] |= {"questions": 320, "recordings": 248}
+    page = study_report.markdown({"title": "Mine", **figures})
+    assert f"{told} (before training (" in page
+    assert " | SFT); 320 held-out questions about 248 recordings (GRPO), over all seeds" in page

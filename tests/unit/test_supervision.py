@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from cluster import supervision
 from cluster.supervision import HOUR_SECONDS, UNLUCKY, Losses, TooManyLost, Watch
@@ -15,8 +15,9 @@ from cluster.supervision import HOUR_SECONDS, UNLUCKY, Losses, TooManyLost, Watc
 class Asked:
     """An actor's handle, without Ray."""
 
-    def __init__(self, *answers: Any) -> None:
+    def __init__(self, *answers: Any, stays: bool = False) -> None:
         self.answers = list(answers)
+        self.stays = stays
         self.beat = self
         self.outstanding = 0
         self.most_outstanding = 0
@@ -30,21 +31,25 @@ class Asked:
                 raise answer
             if answer is None:
                 await asyncio.sleep(60)
+            if isinstance(answer, float):
+                await asyncio.sleep(answer)
+                return 7
             return answer
         finally:
             self.outstanding -= 1
 
 
-async def watched(actors: dict[str, Asked], seconds: float = 0.2) -> list[tuple[str, str]]:
+async def watched(actors: dict[str, Asked], seconds: float = 0.2, start_seconds: float = 60) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
 
-    async def silent(name: str, actor: Any, why: str) -> None:
-        found.append((name, why))
-        del actors[name]
+    async def silent(name: str, actor: Any, why: str, again: bool) -> None:
+        found.append((name, why + " (again)" * again))
+        if not actor.stays:
+            del actors[name]
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1.0):
-            await Watch(seconds, lambda: dict(actors), silent).keep()
+            await Watch(seconds, start_seconds, lambda: dict(actors), silent).keep()
     return found
 
 
@@ -63,21 +68,33 @@ def test_who_hangs_dies_or_is_another_process_is_told_of() -> None:
     actors = {
         "hangs": Asked(1, 1, None),
         "dies": Asked(1, RayActorError()),
+        "is ended for its memory": Asked(1, OutOfMemoryError("too much")),
         "starts again": Asked(1, 1, 2),
         "lives": Asked(3),
     }
     found = dict(asyncio.run(watched(actors)))
-    assert set(found) == {"hangs", "dies", "starts again"}
+    assert set(found) == {"hangs", "dies", "is ended for its memory", "starts again"}
     assert found["hangs"] == "no answer for 0.2 s: its process hangs, or its machine is gone"
-    assert found["starts again"] == "its process 1 has ended"
+    assert found["starts again"] == "its process 1 has ended (again)"
+
+
+def test_one_that_is_started_again_has_the_time_of_a_start_and_is_told_of_once() -> None:
+    found = asyncio.run(watched({"slow": Asked(1, 1, None, 0.5, 7, stays=True)}))
+    assert [name for name, _ in found] == ["slow"]
+
+
+def test_the_first_answer_has_the_time_of_a_start_and_no_more() -> None:
+    assert asyncio.run(watched({"starts": Asked(0.5, 7)})) == []
+    [(_, why)] = asyncio.run(watched({"hangs": Asked(None)}, start_seconds=0.3))
+    assert why.startswith("no answer for 0.3 s")
 
 
 def test_what_a_loss_raises_ends_the_watch() -> None:
-    async def silent(name: str, actor: Any, why: str) -> None:
+    async def silent(name: str, actor: Any, why: str, again: bool) -> None:
         raise TooManyLost(name)
 
     async def watch() -> None:
-        await Watch(0.1, lambda: {"hangs": Asked(None)}, silent).keep()
+        await Watch(0.1, 0.1, lambda: {"hangs": Asked(None)}, silent).keep()
 
     with pytest.raises(ExceptionGroup) as raised:
         asyncio.run(watch())
@@ -94,10 +111,10 @@ def test_more_losses_than_allowed_within_an_hour_end_the_run_with_what_is_known_
         losses.note("engine-0", "node-b", "it died")
     with pytest.raises(
         TooManyLost,
-        match=r"4 actors were lost .*hour \(3\): 3 x engine-0, 1 x reward actor 0; 3 on node-b, 1 on \?\. "
+        match=r"4 actors were lost .*hour \(3\): 3 x engine-0, 1 x reward actor 0; 3 on node-b, 1 on an unknown node\. "
         r"The last: it hangs\. .*--resume",
     ):
-        losses.note("reward actor 0", "?", "it hangs")
+        losses.note("reward actor 0", None, "it hangs")
 
 
 def test_a_node_is_unlucky_for_an_hour() -> None:
@@ -107,6 +124,7 @@ def test_a_node_is_unlucky_for_an_hour() -> None:
         assert losses.unlucky_nodes() == set()
         losses.note("engine-0", "node-a", "it died")
         losses.note("engine-0", f"node-{now[0]}", "it died")
+        losses.note("reward actor 0", None, "it died")
         now[0] += 1
     assert losses.unlucky_nodes() == {"node-a"}
     now[0] = HOUR_SECONDS + 1

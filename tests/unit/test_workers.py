@@ -1,0 +1,64 @@
+"""The surfaces by which a run asks its actors, with stand-ins for these."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from cluster.workers import RolloutLog
+from configs.schema import Config
+from data.whole_file import WriteError
+
+
+class Writer:
+    """A log actor whose shards are written when a test says so."""
+
+    def __init__(self) -> None:
+        self.write = self
+        self.shards: list[asyncio.Future[int]] = []
+
+    def remote(self, *_: Any) -> asyncio.Future[int]:
+        self.shards.append(asyncio.get_running_loop().create_future())
+        return self.shards[-1]
+
+
+def log(writer: Writer) -> RolloutLog:
+    return RolloutLog([writer], Config.model_validate({"model": {"path": ""}, "data": {"train": ""}}))
+
+
+def test_all_who_wait_for_a_shard_wait_until_it_is_written() -> None:
+    async def scenario() -> None:
+        writer = Writer()
+        one = log(writer)
+        await one.write("", 1, [], [], [])
+        next_step = asyncio.create_task(one.write("", 2, [], [], []))
+        await asyncio.sleep(0)
+        checkpoint = asyncio.create_task(one.written())
+        await asyncio.sleep(0)
+        assert not checkpoint.done()
+        writer.shards[0].set_result(1)
+        await asyncio.gather(next_step, checkpoint)
+        assert len(writer.shards) == 2
+        last = asyncio.create_task(one.written())
+        await asyncio.sleep(0)
+        assert not last.done()
+        writer.shards[1].set_result(1)
+        await last
+        await one.written()
+
+    asyncio.run(scenario())
+
+
+def test_a_shard_that_could_not_be_written_is_told_to_all_who_ask() -> None:
+    async def scenario() -> None:
+        writer = Writer()
+        one = log(writer)
+        await one.write("", 1, [], [], [])
+        writer.shards[0].set_exception(WriteError("no room"))
+        for asks in (one.written, one.written, lambda: one.write("", 2, [], [], [])):
+            with pytest.raises(WriteError, match="no room"):
+                await asks()
+
+    asyncio.run(scenario())

@@ -231,7 +231,7 @@ def brought_to_an_end(run: Patient, minutes: float, checkpoints: set[str]) -> Ou
         lost=len([name for name in missing if not (rollouts["group_id"] == name).any()])
         + abs(counts["admitted"] - len(rollouts)),
         trained_twice=int(rollouts["group_id"].duplicated().sum()),
-        oldest_tokens=max(ages),
+        oldest_tokens=int(max(ages)),
         launches=len(launches),
         controller_bytes=(launches[0].began_bytes, launches[-1].ended_bytes),
         growth_bytes=max(launch.ended_bytes - launch.began_bytes for launch in launches),

@@ -78,17 +78,17 @@ class Patient:
         """Lines of `metrics.jsonl`."""
         return metrics_lines(self.path)
 
-    def launch(self, *arguments: str) -> None:
+    def launch(self) -> None:
         """Start the run, or go on with it, and wait for a step."""
         since = time.time()
         self._command = Command(
             "cluster.launch",
-            *("--config", self.config.name, "--auto-resume", *arguments),
+            *("--config", self.config.name, "--auto-resume"),
             cwd=self.config.parent,
             env=self.environment,
         )
         self.wait(lambda: self.stepped(since), "a step", START_SECONDS)
-        self._began_bytes = self._bytes = self.look()
+        self._began_bytes = self.look()
 
     def stepped(self, since: float) -> bool:
         """Whether a step was taken after that time of day."""
@@ -118,10 +118,6 @@ class Patient:
     def tail(self, count: int = 20) -> str:
         """The last that the launch has printed."""
         return "\n".join(self.driver.lines[-count:])
-
-    def told(self, since: int, what: str) -> bool:
-        """Whether a line after so many holds some words."""
-        return any(what in line for line in self.driver.lines[since:])
 
     def ended(self, seconds: float = RECOVERY_SECONDS) -> Launch:
         """Wait for the end of the launch, and note it."""

@@ -74,8 +74,8 @@ def cluster(tmp_path: Path) -> Iterator[Started]:
             (tmp_path / name).mkdir()
             limits = ("--object-store-memory", str(STORE_BYTES), "--block", "--disable-usage-stats")
             # else the nodes of one machine contend for one port, and a head that loses it takes no job, ever
-            port = ("--dashboard-agent-listen-port", "0")
-            start = ("ray.scripts.scripts", "start", *arguments, *limits, *port)
+            own_port = ("--dashboard-agent-listen-port", "0")
+            start = ("ray.scripts.scripts", "start", *arguments, *limits, *own_port)
             started = stack.enter_context(command(*start, cwd=tmp_path / name, python=python, env=env))
             started.wait_for(lambda: "Ray runtime started" in started.output, f"the start of {name}", NODE_SECONDS)
             return started

@@ -26,6 +26,7 @@ from learner.result import LessonResult, UpdateResult
 
 if TYPE_CHECKING:
     from learner.checkpoint import Contents  # imports torch
+    from learner.update import GroupLogprobs
 
 
 @ray.remote(concurrency_groups={"beat": 1})
@@ -89,13 +90,16 @@ class LearnerActor:
         )
         self._version = 0 if trainer_state is None else self._learner.load(local(trainer_state))
 
-    def step(self, groups: Sequence[Any], step: int) -> UpdateResult:
-        """Update from the scored groups (references), and move on to version `step` + 1 unless that was skipped."""
+    def step(self, groups: Sequence[Any], step: int) -> tuple[UpdateResult, GroupLogprobs]:
+        """Update from the scored groups (references), and move on to version `step` + 1 unless that was skipped.
+
+        The second value is for the rollout log.
+        """
         scored: list[Group] = ray.get(list(groups))
         result = self._learner.update(scored, _features, step)
         self._metrics.stepped(result.seconds, result.rank_tokens)
         self._version = step + (not result.skipped)
-        return result
+        return result, self._learner.step_logprobs
 
     def teach(self, lessons: Sequence[Lesson], step: int) -> LessonResult:
         """Take a supervised step, and move on to version `step` + 1 unless that was skipped."""

@@ -143,12 +143,13 @@ class Simulated:
 
     def prefetch(self, source: ClipSource) -> None: ...
 
-    async def step(self, groups: Sequence[Any], step: int) -> UpdateResult:
+    async def step(self, groups: Sequence[Any], step: int) -> tuple[UpdateResult, list[str]]:
         plan_micro_batches([200 + number % 100 for number in range(len(groups))], RANKS, 2048)
         advantages = ((0.0,) * GROUP_SIZE,) * len(groups)
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
         zeros = (0.0,) * 5
-        return UpdateResult(advantages, *zeros, 1, 0, None, None, 0, 1, 1, 1, {"forward": 0.0}, off_policy)
+        result = UpdateResult(advantages, *zeros, 1, 0, None, None, 0, 1, 1, 1, {"forward": 0.0}, off_policy)
+        return result, ["a reference"]
 
     async def begin(self, version: int, engines: Mapping[str, Any]) -> Buckets:
         return Buckets(version, LAYOUT)

@@ -122,17 +122,23 @@ def _usable(path: Path, config: Mapping[str, Any], lines: Sequence[Mapping[str, 
         config["evaluate"]["every_steps"],
     )
     for before, line in pairwise(lines):
+        if not _shard(path, line["step"]).exists():  # the log is bounded
+            continue
         around = (before["step"], line["step"])
         if before["step"] >= WARM_UP_STEPS and all(step % every for step in around for every in interruptions if every):
             between = line["time"] - before["time"] - line["step_seconds"]
-            yield StepRecord(line, _lengths(path, int(line["step"])), max(between, 0.0))
+            yield StepRecord(line, _lengths(_shard(path, line["step"])), max(between, 0.0))
 
 
-def _lengths(path: Path, step: int) -> tuple[tuple[int, ...], ...]:
+def _shard(run: Path, step: int) -> Path:
+    return run / "rollouts" / f"step_{step:06d}.parquet"
+
+
+def _lengths(shard: Path) -> tuple[tuple[int, ...], ...]:
     """Tokens of the completions of the groups that a step trained."""
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(path / "rollouts" / f"step_{step:06d}.parquet", columns=["token_ids", "drop_reason"])
+    rows = pq.read_table(shard, columns=["token_ids", "drop_reason"])
     return tuple(
         tuple(max(len(tokens), 1) for tokens in row["token_ids"])
         for row in rows.to_pylist()

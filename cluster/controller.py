@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from cluster.step_line import Lengths, Ready, step_line
 from cluster.training_loop import NothingToTrain, RewardFails, TrainingLoop, group_name
 from cluster.verification import Verification
 from data.order import Draw
-from data.types import Sampling
+from data.types import Dropped, LoggedStep, Sampling
 from learner.result import UpdateResult
 from rewards.failing import Failing
 
@@ -88,7 +88,7 @@ class Controller(TrainingLoop):
         """One step; returns its line of `metrics.jsonl`."""
         clock = self._clock = StepClock()
         busy = self.workers.rollout.busy_seconds
-        ready, buffered, result = await self._learned()
+        ready, buffered, result, logprobs = await self._learned()
         last = max(ready, key=lambda group: group.scored)
         clock.encoded, clock.scored = max(group.encoded for group in ready), last.scored
         clock.score_seconds = last.summary.score_seconds
@@ -102,7 +102,7 @@ class Controller(TrainingLoop):
         seconds = clock.synced(result.seconds)
         self._ended_at = clock.ended_at
         busy = self.workers.rollout.busy_seconds - busy
-        await self._write_log([group.reference for group in ready], result)
+        await self._write_log([group.reference for group in ready], result, logprobs)
         verified = await self._verified(draw) if self._due(self.config.rollout.verify_every) else None
         validation = await self._validation()
         summaries = [group.summary for group in ready]
@@ -149,18 +149,19 @@ class Controller(TrainingLoop):
         self._preparing += 1
         self._tasks.create_task(self._group(group_id, draw, issue))
 
-    async def _learned(self) -> tuple[list[Ready], int, UpdateResult]:
+    async def _learned(self) -> tuple[list[Ready], int, UpdateResult, Sequence[Any]]:
         """The groups of the next step, how many others were finished then, and what the learner made of it.
 
-        Groups from which it could not learn are dropped, and others take their place.
+        The last is references to the log-probs that it gave their tokens. Groups from which it could not learn are
+        dropped, and others take their place.
         """
         while True:
             ready = await self._batch()
             buffered = self.admission.finished
-            result = await self.workers.learner.step([group.reference for group in ready], self.version)
+            result, logprobs = await self.workers.learner.step([group.reference for group in ready], self.version)
             if not result.skipped:
-                return ready, buffered, result
-            self._skip([self._in_flight.pop(group.group_id).draw for group in ready], result)
+                return ready, buffered, result, logprobs
+            self._skip([(self._in_flight.pop(group.group_id).draw, group.reference) for group in ready], result)
             self.admission.skip()
             self._changed.set()
 
@@ -221,10 +222,10 @@ class Controller(TrainingLoop):
         if (failing := self._failing.note(summary.faulted)) is not None:
             raise RewardFails(failing, self._failing.first_groups, "; ".join(summary.problems))
         if summary.completions < 2:
-            self._drop(group_id, summary.drop_reason, "; ".join(summary.problems))
+            self._drop(group_id, summary.drop_reason, "; ".join(summary.problems), reference)
             return
         if self.config.algorithm.dynamic_sampling and not summary.spread:
-            self._drop(group_id, "zero_variance", "its completions have the same reward")
+            self._drop(group_id, "zero_variance", "its completions have the same reward", reference)
             return
         self.admission.finish(group_id, summary.oldest_version)
         self._ready[group_id] = Ready(group_id, reference, summary, encoded, time.perf_counter())
@@ -242,9 +243,9 @@ class Controller(TrainingLoop):
         self.admission.restart(group_id, self.workers.rollout.version)
         self._prepare(group_id, draw, issue)
 
-    def _drop(self, group_id: str, reason: str, detail: str) -> None:
+    def _drop(self, group_id: str, reason: str, detail: str, group: Any = None) -> None:
         draw = self._in_flight.pop(group_id).draw
-        self._count_drop(draw, reason, detail)
+        self._count_drop(draw, reason, detail, group)
         self.admission.drop(group_id)
         self._changed.set()
         if not self._fruitless:
@@ -252,17 +253,22 @@ class Controller(TrainingLoop):
         self._fruitless[reason] += 1
         oldest = next(iter(self._in_flight.values()), None)  # it may still bear fruit, if it is from before
         if self._fruitless.total() >= self.order.count and (oldest is None or oldest.number > self._fruitless_since):
-            raise NothingToTrain(self._fruitless, self._dropped[-1][1])
+            raise NothingToTrain(self._fruitless, self._dropped[-1].why)
 
-    async def _write_log(self, references: list[Any], result: UpdateResult) -> None:
+    async def _write_log(self, references: Sequence[Any], result: UpdateResult, logprobs: Sequence[Any]) -> None:
         """Have the step's groups written while the next step samples."""
-        directory = self.run_directory.place("rollouts")
         dropped = [
-            (group_name(draw), as_asked(self.config, self.questions.train[draw.index], draw.epoch), reason)
-            for draw, reason in self._dropped
+            Dropped(
+                group_name(drop.draw),
+                as_asked(self.config, self.questions.train[drop.draw.index], drop.draw.epoch),
+                drop.why,
+                drop.group,
+            )
+            for drop in self._dropped
         ]
         self._dropped = []
-        await self.workers.log.write(directory, self.version, references, result.advantages, dropped)
+        step = LoggedStep(self.version, references, result.advantages, logprobs, dropped)
+        await self.workers.log.write(self.run_directory.place("rollouts"), self.run_directory.place("clips"), step)
 
     async def _evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
         await self._engines_are_current()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Collection
 from typing import Any
 
@@ -18,7 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.growth import WATCH_SECONDS, View
 from cluster.nodes import alive_nodes, planned_on
 from cluster.placement import Role, room
-from cluster.waiting import bounded
+from cluster.waiting import bounded, in_thread
 
 NODE_LABEL = "ray.io/node-id"
 """Ray's own, of every node."""
@@ -49,15 +50,15 @@ class Place:
 
     async def lost(self, avoid: Collection[str] = ()) -> bool:
         """Whether its node is, or is one to `avoid`; not where it waits for one that has room."""
-        table = await asyncio.to_thread(placement_group_table, self.group)
-        alive = {node["NodeID"] for node in await asyncio.to_thread(alive_nodes)}
+        table = await in_thread(lambda: placement_group_table(self.group))
+        alive = {node["NodeID"] for node in await in_thread(alive_nodes)}
         return table["state"] != "PENDING" and not (alive - set(avoid)).intersection(
             table["bundles_to_node_id"].values()
         )
 
     async def node(self) -> str | None:
         """Where it is, as far as it has been placed."""
-        table = await asyncio.to_thread(placement_group_table, self.group)
+        table = await in_thread(lambda: placement_group_table(self.group))
         return next(iter(table["bundles_to_node_id"].values()), None)
 
     async def until_lost(self) -> None:
@@ -77,7 +78,7 @@ class Place:
             return
         before, self.group = self.group, _ask(self._role, 1, None, avoid)
         remove_placement_group(before)
-        if avoid and not await asyncio.to_thread(self.group.wait, PATIENCE_SECONDS):
+        if avoid and not await in_thread(lambda: self.group.wait(PATIENCE_SECONDS)):
             remove_placement_group(self.group)
             self.group = _ask(self._role, 1, None)
 
@@ -116,9 +117,9 @@ class Places:
 
     async def look(self, role: Role, count: int = 1) -> View:
         """Where engines have their places, and which nodes could hold so many."""
-        nodes = await asyncio.to_thread(alive_nodes)
+        nodes = await in_thread(alive_nodes)
         able = {node["NodeID"] for node in nodes if room(planned_on(node), role) >= count}
-        tables = [await asyncio.to_thread(placement_group_table, place.group) for place in self.engines]
+        tables = [await in_thread(functools.partial(placement_group_table, place.group)) for place in self.engines]
         where = [node for table in tables for node in table["bundles_to_node_id"].values()]
         alive = {node["NodeID"] for node in nodes}
         return View(frozenset(able), frozenset(alive.intersection(where)), sum(node not in alive for node in where))

@@ -2,6 +2,7 @@
 
 runs/NAME/  config.yaml  environment.json  metrics.jsonl  summary.json
             rollouts/step_000001.parquet  eval/NAME.json  checkpoints/step_N/{hf,trainer}/ and adapter/ with LoRA
+            clips/HASH (the recordings that were trained on, each once)
             engine_model/ (where vLLM cannot load the model as it is stored)
             tensorboard/  wandb/ (where `logging` says so)
             dropped.jsonl (of supervised fine-tuning: questions that could not be used)

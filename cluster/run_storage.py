@@ -20,7 +20,7 @@ from data.cache import cache_directory
 from data.checksums import Checksums
 from data.remote import WHOLE, Remote, is_url
 
-WRITTEN_BY_OTHERS = ("checkpoints", "rollouts", "engine_model")
+WRITTEN_BY_OTHERS = ("checkpoints", "rollouts", "clips", "engine_model")
 COPIED_BACK = ("", "eval", "wandb")
 """Directories whose files, but none in theirs, a resume reads or goes on with."""
 

@@ -28,7 +28,7 @@ class SupervisedLoop(TrainingLoop):
         self.ledger.train(group_name(draw) for draw in draws)
         self.version += 1
         self.run_directory.append_dropped(
-            self.version, [(self.questions.train[draw.index].id, reason) for draw, reason in self._dropped]
+            self.version, [(self.questions.train[drop.draw.index].id, drop.why) for drop in self._dropped]
         )
         self._dropped = []
         ended = time.perf_counter()
@@ -63,7 +63,7 @@ class SupervisedLoop(TrainingLoop):
             result = await self.workers.learner.teach(lessons, self.version)
             if not result.skipped:
                 return draws, lessons, encoded, result
-            self._skip(draws, result)
+            self._skip([(draw, None) for draw in draws], result)
 
     async def _lessons(self) -> tuple[list[Draw], list[Lesson]]:
         """The next step's questions, with their answers; one that cannot be used is dropped, and another is drawn."""
@@ -86,7 +86,7 @@ class SupervisedLoop(TrainingLoop):
                     lessons.append(Lesson(prompt, self.asker.encoder.answer(prompt.example)))
                     fruitless.clear()
             if fruitless.total() >= self.order.count:
-                raise NothingToTrain(fruitless, self._dropped[-1][1])
+                raise NothingToTrain(fruitless, self._dropped[-1].why)
         return draws, lessons
 
     async def _prompt(self, draw: Draw) -> Prompt | Unusable:

@@ -7,16 +7,24 @@ long before the limit of what it was to do.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.waiting import GONE
+import ray
+
+from cluster.waiting import GONE, in_thread
 
 BEAT_SECONDS = 5.0
-"""Between two questions to an actor."""
+"""Between two questions to an actor, or to Ray's control service."""
+
+RAY_SECONDS = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112 - Ray's name
+"""How long a process of Ray goes on without Ray's control service before Ray ends it, without a word of ours."""
+CONTROL_SECONDS = 0.6 * RAY_SECONDS
+"""How long a run goes on without it."""
 
 HOUR_SECONDS = 3600.0
 UNLUCKY = 3
@@ -28,6 +36,10 @@ Silent = Callable[[str, Any, str, bool], Awaitable[None]]
 
 class ActorLost(RuntimeError):
     """An actor is lost without which nothing goes on."""
+
+
+class RayLost(RuntimeError):
+    """The Ray cluster of the run is gone."""
 
 
 class TooManyLost(RuntimeError):
@@ -85,6 +97,28 @@ class Losses:
         while self._recent and self._recent[0].at < self._clock() - HOUR_SECONDS:
             self._recent.popleft()
         return list(self._recent)
+
+
+async def watch_control(answers: Callable[[], object] = ray.nodes, seconds: float = CONTROL_SECONDS) -> None:
+    """Ask Ray's control service, which lives on the head node, whether it is there, as long as this is awaited.
+
+    Args:
+        answers: asks it, and comes back once it has answered.
+        seconds: longest wait for an answer.
+
+    Raises:
+        RayLost: it has not answered in time.
+    """
+    while True:
+        try:
+            async with asyncio.timeout(seconds):
+                await in_thread(answers)
+        except TimeoutError:
+            raise RayLost(
+                f"Ray's control service has not answered for {seconds:g} s: the cluster's head node, or all of Ray, is "
+                f"gone; a run goes on from its last checkpoint with --resume, when there is a cluster again"
+            ) from None
+        await asyncio.sleep(BEAT_SECONDS)
 
 
 class Watch:

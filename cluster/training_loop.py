@@ -7,6 +7,7 @@ import functools
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cluster.advice import Adviser
@@ -100,6 +101,17 @@ def group_name(draw: Draw) -> str:
     return f"{draw.epoch}-{draw.index}"
 
 
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A question that was dropped."""
+
+    draw: Draw
+    why: str
+    """`reason: detail`."""
+    group: Any = None
+    """Reference to the group, where it had been scored by then; of as many as a step trains, for the rollout log."""
+
+
 class TrainingLoop:
     """One run, from its state at a step to `run.max_steps`."""
 
@@ -135,8 +147,8 @@ class TrainingLoop:
         """Draws that were begun before a resume; they come first."""
         self._prefetched = self.order.position
         self._delivery = Delivery(workers, self._delivered)
-        self._dropped = [(Draw(epoch, index), reason) for epoch, index, reason in state["dropped_since"]]
-        """Questions that were dropped since the last step, and why."""
+        self._dropped = [Drop(Draw(epoch, index), why) for epoch, index, why in state["dropped_since"]]
+        """Since the last step."""
         self._quarantined = set(state.get("quarantined", ()))
         """Questions, by index, whose engines were lost again and again: nobody is asked them any more."""
         self._steps_skipped = 0
@@ -295,7 +307,7 @@ class TrainingLoop:
             "step": self.version,
             "position": self.order.position,
             "outstanding": [(draw.epoch, draw.index) for draw in self._outstanding()],
-            "dropped_since": [(draw.epoch, draw.index, reason) for draw, reason in self._dropped],
+            "dropped_since": [(drop.draw.epoch, drop.draw.index, drop.why) for drop in self._dropped],
             "ledger": self.ledger.to_json(),
             "quarantined": sorted(self._quarantined),
             "train_seconds": self.train_seconds,
@@ -381,20 +393,28 @@ class TrainingLoop:
             self.workers.audio.prefetch(self.questions.train[draw.index].clip)
             self._prefetched += 1
 
-    def _count_drop(self, draw: Draw, reason: str, detail: str) -> None:
-        """A question is dropped: for the ledger, and the first of a reason for the user."""
+    def _count_drop(self, draw: Draw, reason: str, detail: str, group: Any = None) -> None:
+        """A question is dropped: for the ledger, the rollout log, and the first of a reason for the user."""
         self.ledger.drop(group_name(draw), reason)
-        self._dropped.append((draw, f"{reason}: {detail}"))
+        held = sum(drop.group is not None for drop in self._dropped)
+        if held >= self.config.algorithm.prompts_per_step:
+            group = None  # groups hold what they heard, and there may be any number between two steps
+        self._dropped.append(Drop(draw, f"{reason}: {detail}", group))
         if self.ledger.dropped[reason] == 1:
             example = self.questions.train[draw.index]
             self.reporter.say(f"dropped {example.id} ({reason}): {detail} [further ones are counted in metrics.jsonl]")
 
-    def _skip(self, draws: Iterable[Draw], result: UpdateResult | LessonResult) -> None:
-        """The learner has taken no step on these questions, since its loss or gradient was not finite."""
+    def _skip(self, draws: Iterable[tuple[Draw, Any]], result: UpdateResult | LessonResult) -> None:
+        """The learner has taken no step, since its loss or gradient was not finite.
+
+        Args:
+            draws: of its questions, each with a reference to its group where there is one.
+            result: what the learner made of them.
+        """
         why = f"a loss of {result.loss:.3g} and a gradient of norm {result.grad_norm:.3g}"
         self.reporter.say(f"step {self.version + 1} is skipped, and its questions are dropped, for {why}")
-        for draw in draws:
-            self._count_drop(draw, "not_finite", why)
+        for draw, group in draws:
+            self._count_drop(draw, "not_finite", why, group)
         self.ledger.check()
         self._steps_skipped += 1
         self._skipped_in_a_row += 1

@@ -24,13 +24,13 @@ from cluster.nodes import alive_nodes
 from cluster.placement import Role
 from cluster.places import Place, Places
 from cluster.rollout_pool import RolloutPool
-from cluster.supervision import ActorLost, Losses, Watch
+from cluster.supervision import ActorLost, Losses, Watch, watch_control
 from cluster.targets import Targets
 from cluster.transports import STEP_KEY, transport
 from cluster.waiting import ANSWER_KEY, GONE, bounded, ended
 from configs.schema import Config
 from data.checksums import Checksums
-from data.types import Clip, ClipSource, Example, Lesson
+from data.types import Clip, ClipSource, Lesson, LoggedStep
 from learner.result import LessonResult, UpdateResult
 
 SAVED_SECONDS = 0.1
@@ -84,10 +84,11 @@ class LearnerGroup:
         rendezvous = await bounded(call, ANSWER_KEY, self.answer_seconds, "rank 0 has not answered")
         await self._all("join", rendezvous, model_path, reference_path, trainer_state)
 
-    async def step(self, groups: Sequence[Any], step: int) -> UpdateResult:
-        """One step from references to scored groups."""
-        results = await self._all("step", list(groups), step)
-        return results[0]  # type: ignore[no-any-return]
+    async def step(self, groups: Sequence[Any], step: int) -> tuple[UpdateResult, list[Any]]:
+        """One step from references to scored groups; gives references to the log-probs of each rank too."""
+        calls = [actor.step.options(num_returns=2).remote(list(groups), step) for actor in self.actors]
+        results = await self._bounded("step", [result for result, _ in calls])
+        return results[0], [logprobs for _, logprobs in calls]
 
     async def teach(self, lessons: Sequence[Lesson], step: int) -> LessonResult:
         """One supervised step."""
@@ -120,7 +121,9 @@ class LearnerGroup:
         await self._all("stop_profile", path)
 
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
-        calls = [getattr(actor, method).remote(*arguments) for actor in self.actors]
+        return await self._bounded(method, [getattr(actor, method).remote(*arguments) for actor in self.actors])
+
+    async def _bounded(self, method: str, calls: Sequence[Awaitable[Any]]) -> list[Any]:
         what = f"the learner has not finished {method!r}"
         return list(await bounded(asyncio.gather(*calls), STEP_KEY, self.step_seconds, what))
 
@@ -128,22 +131,16 @@ class LearnerGroup:
 class RolloutLog:
     """The writer of the rollout log; at most one shard is on its way."""
 
-    def __init__(self, actors: Sequence[Any], config: Config) -> None:
+    def __init__(self, actors: Sequence[Any], config: Config, say: Callable[[str], None] = print) -> None:
         self.actors = actors
         self.answer_seconds = config.cluster.actor_timeout_seconds
-        self._shard: tuple[int, Awaitable[int]] | None = None
+        self._say = say
+        self._shard: tuple[int, Awaitable[tuple[str, ...]]] | None = None
 
-    async def write(
-        self,
-        directory: str,
-        step: int,
-        groups: Sequence[Any],
-        advantages: Sequence[tuple[float | None, ...]],
-        dropped: Sequence[tuple[str, Example, str]],
-    ) -> None:
-        """Have a step's groups written while the next step goes on."""
+    async def write(self, directory: str, clips: str, step: LoggedStep) -> None:
+        """Have a step's groups written while the next step goes on, each into a directory by its path or URL."""
         await self.written()
-        self._shard = step, self.actors[0].write.remote(directory, step, groups, advantages, dropped)
+        self._shard = step.step, self.actors[0].write.remote(directory, clips, step)
 
     async def written(self) -> None:
         """Wait until nothing is on its way."""
@@ -151,9 +148,11 @@ class RolloutLog:
             return
         shard = step, call = self._shard
         what = f"the rollout log has not written step {step}"
-        await bounded(call, ANSWER_KEY, self.answer_seconds, what, "the storage of run.dir may be slow or gone")
+        notes = await bounded(call, ANSWER_KEY, self.answer_seconds, what, "the storage of run.dir may be slow or gone")
         if self._shard is shard:  # others may wait for it too
             self._shard = None
+            for note in notes:
+                self._say(note)
 
 
 class Workers:
@@ -216,7 +215,8 @@ class Workers:
         learners = await self._create("learner", LearnerActor, lambda rank: (config, rank), quiet)
         self._ranks = [rank.endpoint.remote() for rank in learners]  # answered before a rank loads its model
         self.learner = LearnerGroup(learners, config)
-        self.log = RolloutLog(await self._create("rollout log", RolloutLogActor, lambda _: (), STARTED_AGAIN), config)
+        logs = await self._create("rollout log", RolloutLogActor, lambda _: (config,), STARTED_AGAIN)
+        self.log = RolloutLog(logs, config, self._say)
 
     async def ready(self, warm_up: tuple[int, ...]) -> list[dict[str, Any]]:
         """Wait until every engine has sampled once; gives where each lives."""
@@ -277,12 +277,14 @@ class Workers:
 
         Raises:
             ActorLost: one without which nothing goes on.
+            RayLost: the cluster itself.
             TooManyLost: more than the run is to put up with.
         """
         seconds, start = self.config.cluster.beat_timeout_seconds, self.config.cluster.actor_timeout_seconds
         again = _named("reward actor", self.rollout.rewards) | _named("rollout log", self.log.actors)
         needed = _named("audio actor", self.audio.actors) | _named("learner rank", self.learner.actors)
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(watch_control())
             # an engine has answered before it is among these
             tasks.create_task(Watch(seconds, seconds, lambda: self.rollout.actors, self._replace).keep())
             tasks.create_task(Watch(seconds, start, lambda: again, self._start_again).keep())

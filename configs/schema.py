@@ -545,12 +545,18 @@ class Evaluate(Section):
 
 
 class Logging(Section):
-    """Where the figures of `metrics.jsonl` and of evaluations go besides. Needs `pip install 'auricle[loggers]'`."""
+    """What is kept of the groups, and where the figures of `metrics.jsonl` and of evaluations go besides."""
 
+    rollouts_bytes: PositiveInt = 20_000_000_000
+    """Room for `rollouts/` of the run directory; the groups of the oldest steps go first."""
+    clips_bytes: NonNegativeInt = 1_000_000_000
+    """Room for `clips/` of the run directory, which holds each recording that was trained on once, to be heard in the
+    viewer wherever the run is copied to; when it is full no more are kept."""
     tensorboard: bool = False
-    """Write event files into `tensorboard/` of the run directory."""
+    """Write event files into `tensorboard/` of the run directory. Needs `pip install 'auricle[loggers]'`."""
     wandb: str | None = None
-    """Project of Weights & Biases that the run is told to; `WANDB_MODE=offline` keeps it in the run directory."""
+    """Project of Weights & Biases that the run is told to; `WANDB_MODE=offline` keeps it in the run directory. Needs
+    `pip install 'auricle[loggers]'`."""
 
 
 class Metrics(Section):

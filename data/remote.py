@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -179,6 +179,24 @@ def discard(place: str) -> None:
         Remote(place).remove()
     else:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def sizes(place: str) -> dict[str, int]:
+    """Bytes of every file of a directory by its path or URL; of none where it is not there."""
+    if is_url(place):
+        return Remote(place).sizes()
+    with suppress(FileNotFoundError), os.scandir(place) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    return {}
+
+
+def remove(place: str) -> None:
+    """Remove a file by its path or URL, if it is there."""
+    if is_url(place):
+        directory, _, name = place.rpartition("/")
+        Remote(directory).remove(name)
+    else:
+        Path(place).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ features).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -143,6 +143,34 @@ class Group:
     @property
     def completion_tokens(self) -> int:
         return sum(len(completion.token_ids) for completion in self.completions)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A question that was dropped, for the rollout log."""
+
+    group_id: str
+    example: Example
+    """As it was asked."""
+    why: str
+    """`reason: detail`."""
+    group: Any = None
+    """Reference to the scored group, where it came so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedStep:
+    """What the rollout log keeps of a step."""
+
+    step: int
+    groups: Sequence[Any]
+    """References to the groups that were trained."""
+    advantages: Sequence[tuple[float | None, ...]]
+    """One tuple a group."""
+    logprobs: Sequence[Any]
+    """References, one a rank, to the log-probs that the learner gave the tokens before the step; by index of the group,
+    one array a completion."""
+    dropped: Sequence[Dropped]
 
 
 @dataclass(frozen=True, slots=True)

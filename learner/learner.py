@@ -25,7 +25,7 @@ from learner.packing import Sequences, expand_audio, pack
 from learner.policy import MicroBatch, Policy
 from learner.result import LessonResult, UpdateResult
 from learner.sft import SupervisedUpdate
-from learner.update import Reference, Update
+from learner.update import GroupLogprobs, Reference, Update
 from learner.weights import weights_of
 
 EMPTY = torch.empty(0)
@@ -82,6 +82,11 @@ class Learner:
         result = self._update(groups, fetch, step)
         self.updates += result.updates
         return result
+
+    @property
+    def step_logprobs(self) -> GroupLogprobs:
+        """What the policy gave each token that this rank had in the last step, before it."""
+        return self._update.logprobs
 
     def teach(self, lessons: Sequence[Lesson], fetch: Callable[[Lesson], ClipFeatures], step: int) -> LessonResult:
         """Train on the lessons of a step; see `learner.sft`."""

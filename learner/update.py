@@ -9,10 +9,12 @@ rank then measures one group and takes no step, since AdamW's moments would move
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.schema import Config
@@ -34,6 +36,9 @@ from learner.sums import Sums
 Reference = Callable[[MicroBatch, Entropy], tuple[Tensor, Tensor]]
 """What the KL is measured against, called as a policy is: a frozen copy, or the policy with its adapters off."""
 
+GroupLogprobs = Mapping[int, Sequence[NDArray[np.float32]]]
+"""By index of a group: one array a completion, a log-prob a token, in nats; empty where a completion is not trained."""
+
 SUMS = (
     "loss", "kl", "entropy", "tokens", "packed", "current_tokens", "difference", "off_policy_difference",
     "ratio", "weight", "weight_squared", "cut", "masked", "further_cut", "further_tokens",
@@ -48,6 +53,8 @@ class Update:
         self.config = config
         self.engine = engine
         self.reference = reference
+        self.logprobs: GroupLogprobs = {}
+        """Of the last call, as far as this rank computed them, from before its first update."""
 
     def __call__(self, groups: Sequence[Group], fetch: Callable[[Group], ClipFeatures], step: int) -> UpdateResult:
         """Update from `groups`; `fetch` gives the features of a group's clip, and is called on the owning rank only."""
@@ -77,10 +84,12 @@ class Update:
                 self.config.learner.micro_batch_tokens,
             ):
                 tokens = self._tokens(share, groups, trained, counts, step)
-                yield _Part(share.batch, tokens.to(self.engine.device), share.planned, share.planned and bool(useful))
+                weighted = share.planned and bool(useful)
+                yield _Part(share.indices, share.batch, tokens.to(self.engine.device), share.planned, weighted)
 
         rate = learning_rate(step, self.config.run.max_steps, self.config.learner)
         sums, norms = Sums(SUMS, LARGEST, self.engine.device), []
+        first: list[tuple[tuple[int, ...], Tensor, Tensor]] = []  # of each micro-batch
         work: Iterable[_Part] = parts() if algorithm.updates_per_step == 1 else list(parts())
         for _ in range(algorithm.updates_per_step):
             for part in work:
@@ -90,6 +99,8 @@ class Update:
                 if steps:
                     self.engine.backward(loss)
                 part.batch.forget_masks()
+                if part.planned and part.first is not None and not norms:
+                    first.append((part.indices, part.tokens.owners, part.first.logprobs))
                 clock("backward")
             if not steps:
                 break
@@ -97,6 +108,7 @@ class Update:
             clock("optimizer")
             if not math.isfinite(norms[-1]):
                 break
+        self.logprobs = dict(item for part in first for item in _by_group(groups, *part))
         rank_tokens, totals = int(sums["packed"]), sums.over_ranks()
         tokens_seen = max(totals["tokens"], 1.0)
         current = totals["current_tokens"]
@@ -258,6 +270,8 @@ class _First:
 class _Part:
     """A micro-batch of this rank."""
 
+    indices: tuple[int, ...]
+    """Of its groups."""
     batch: MicroBatch
     tokens: _TokenData
     planned: bool
@@ -265,6 +279,17 @@ class _Part:
     weighted: bool
     """Whether its loss counts."""
     first: _First | None = None
+
+
+def _by_group(
+    groups: Sequence[Group], indices: Sequence[int], owners: Tensor, logprobs: Tensor
+) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
+    """A micro-batch's log-probs (N,) by index of the group, one array a completion."""
+    counts = [len(groups[index].completions) for index in indices]
+    lengths = torch.bincount(owners, minlength=sum(counts)).tolist()
+    parts = iter(logprobs.float().cpu().split(lengths))
+    for index, count in zip(indices, counts, strict=True):
+        yield index, [next(parts).numpy() for _ in range(count)]
 
 
 def _whole_ones(group: Group, values: Values) -> Values:

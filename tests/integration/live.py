@@ -80,7 +80,7 @@ class Live:
     def train(self, groups: Sequence[Group]) -> UpdateResult:
         """One step of the learner from the groups; the engines keep what they have."""
         references = [ray.put(group) for group in groups]
-        result: UpdateResult = self._run(self.workers.learner.step(references, self.version))
+        result, _ = self._run(self.workers.learner.step(references, self.version))
         self.version += 1
         return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 
@@ -84,8 +85,10 @@ def test_bad_clips_are_dropped_by_reason_and_bad_rows_are_left_out_with_their_li
 def test_the_rollout_log_holds_every_group_of_every_step_trained_or_dropped(recorded: Finished) -> None:
     rollouts = load(recorded.path).rollouts
     assert list(rollouts.columns) == [
-        "group_id", "step", "example_id", "audio_sha256", "question", "choices", "answer", "completions", "token_ids",
-        "logprobs", "versions", "rewards", "advantages", "finish_reasons", "drop_reason",
+        "group_id", "step", "example_id", "audio_sha256", "audio_seconds", "question", "choices", "answer", "task",
+        "sub_category", "difficulty", "source", "engine", "context_version", "prompt_token_ids", "completions",
+        "token_ids", "logprobs", "learner_logprobs", "versions", "rewards", "total", "advantages", "finish_reasons",
+        "drop_reason",
     ]  # fmt: skip
     trained = rollouts[rollouts.drop_reason.isna()]
     assert trained.groupby("step").size().to_dict() == dict.fromkeys(range(1, STEPS + 1), PROMPTS)
@@ -104,6 +107,26 @@ def test_the_rollout_log_holds_every_group_of_every_step_trained_or_dropped(reco
     assert {row.drop_reason.partition(":")[0] for row in dropped.itertuples()} == {
         "clip_missing", "clip_empty", "clip_unreadable", "clip_too_short"
     }  # fmt: skip
+
+
+def test_the_log_holds_what_the_learner_gave_each_token_beside_what_the_engine_gave_it(recorded: Finished) -> None:
+    trained = load(recorded.path).rollouts.query("drop_reason.isna()")
+    for line in recorded.lines():
+        pairs = [
+            (sampled, learned)
+            for group in trained[trained.step == line["step"]].itertuples()
+            for completion in zip(group.logprobs, group.learner_logprobs, strict=True)
+            for sampled, learned in zip(*completion, strict=True)
+        ]
+        assert max(abs(sampled - learned) for sampled, learned in pairs) == pytest.approx(
+            line["logprob_difference_max"], abs=1e-6
+        )
+
+
+def test_each_recording_that_was_trained_on_is_kept_once_as_it_was_read(recorded: Finished) -> None:
+    trained = load(recorded.path).rollouts.query("drop_reason.isna()")
+    kept = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (recorded.path / "clips").iterdir()}
+    assert kept == {name: name for name in trained.audio_sha256}
 
 
 def test_the_reward_of_a_plug_in_counts_with_its_weight(recorded: Finished) -> None:

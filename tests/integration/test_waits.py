@@ -22,7 +22,7 @@ from cluster.session import workers
 from cluster.waiting import WorkerError
 from cluster.workers import AudioPool, LearnerGroup, RolloutLog
 from configs.schema import Config
-from data.types import Clip, ClipSource, Completion, Example, Group, Prompt, Sampling
+from data.types import Clip, ClipSource, Completion, Example, Group, LoggedStep, Prompt, Sampling
 from tests.integration.commands import command
 from tests.integration.recordings import Questions
 from tests.integration.runs import START_SECONDS, write_config
@@ -92,7 +92,7 @@ def test_a_learner_that_never_starts_ends_the_wait(hanging: Any) -> None:
 def test_a_shard_that_is_never_written_ends_the_wait(hanging: Any) -> None:
     async def write() -> None:
         log = RolloutLog([hanging], config())
-        await log.write("runs/r/rollouts", 3, [], [], [])
+        await log.write("runs/r/rollouts", "runs/r/clips", LoggedStep(3, [], [], [], []))
         await log.written()
 
     refused(write(), f"rollout log has not written step 3 {ANSWER}")

@@ -105,14 +105,15 @@ class Actors:
         problem = "reward mine:score, example 0: it raised KeyError"
         return "group", dataclasses.replace(scored, dropped=lost, problems=(problem,))
 
-    async def step(self, groups: Any, step: int) -> UpdateResult:
+    async def step(self, groups: Any, step: int) -> tuple[UpdateResult, list[str]]:
         self.asked.append("step")
         self.training.set()
         await asyncio.sleep(0.01)
         self.training.clear()
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
         loss, made = self._learned()
-        return UpdateResult(((0.0, 0.0),), loss, 0, 0, 0, 0, made, 1 - made, 0, 0, 0, 2, 2, 2, {}, off_policy)
+        result = UpdateResult(((0.0, 0.0),), loss, 0, 0, 0, 0, made, 1 - made, 0, 0, 0, 2, 2, 2, {}, off_policy)
+        return result, ["log-probs"]
 
     def _learned(self) -> tuple[float, int]:
         """The loss of a step, and how many updates it makes."""

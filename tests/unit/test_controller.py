@@ -16,7 +16,7 @@ from cluster.controller import MOST_ISSUES
 from cluster.metrics import LIVE_COUNTERS, LIVE_GAUGES
 from cluster.training_loop import NotFinite, NothingToTrain, RewardFails
 from cluster.waiting import WorkerError
-from data.types import ClipSource, Example, GroupSummary, Prompt
+from data.types import ClipSource, Dropped, Example, GroupSummary, LoggedStep, Prompt
 from data.whole_file import WriteError
 from tests.unit.run_stand_ins import EXAMPLES, STEPS, Launch
 
@@ -403,7 +403,7 @@ def test_a_resume_asks_first_what_was_outstanding_at_the_checkpoint(tmp_path: Pa
     controller = launch.controller(state)
     asyncio.run(controller.run())
     assert [group_id for group_id, _ in launch.actors.issues] == ["0-2", "0-0"]
-    assert [(group_id, reason) for group_id, _, reason in logged[0]] == [("0-1", "clip_missing: gone")]
+    assert [(drop.group_id, drop.why) for drop in logged[0].dropped] == [("0-1", "clip_missing: gone")]
     assert controller.ledger.counts() == {"admitted": 3, "trained": 2, "dropped": 1, "in_flight": 0}
 
 
@@ -444,14 +444,28 @@ def test_a_dropped_question_is_logged_with_its_choices_as_they_would_have_been_a
     async def prompt(example: Example, *arguments: Any, **named: Any) -> Prompt | Unusable:
         return Unusable("clip_missing", "gone") if example.id == "3" else await ask(example, *arguments, **named)
 
-    async def write(directory: str, step: int, groups: Any, advantages: Any, dropped: Any) -> None:
-        logged.extend(dropped)
+    async def write(directory: str, clips: str, step: LoggedStep) -> None:
+        logged.extend(step.dropped)
 
     actors.prompt, actors.write = prompt, write  # type: ignore[method-assign, assignment]
     launch.run()
-    epochs = [int(group_id.split("-")[0]) for group_id, _, _ in logged]
-    assert [example for _, example, _ in logged] == [as_asked(launch.config, EXAMPLES[3], epoch) for epoch in epochs]
-    assert {example.choices for _, example, _ in logged} == {("a", "b"), ("b", "a")}
+    epochs = [int(drop.group_id.split("-")[0]) for drop in logged]
+    assert [drop.example for drop in logged] == [as_asked(launch.config, EXAMPLES[3], epoch) for epoch in epochs]
+    assert {drop.example.choices for drop in logged} == {("a", "b"), ("b", "a")}
+    assert {drop.group for drop in logged} == {None}
+
+
+def test_a_group_that_is_dropped_after_it_was_scored_is_logged_with_its_completions(launch: Launch) -> None:
+    launch.change(algorithm={"dynamic_sampling": True})
+    launch.actors.alike = 1
+    logged: list[Dropped] = []
+
+    async def write(directory: str, clips: str, step: LoggedStep) -> None:
+        logged.extend(step.dropped)
+
+    launch.actors.write = write  # type: ignore[method-assign, assignment]
+    launch.run()
+    assert [(drop.why.split(":")[0], drop.group) for drop in logged] == [("zero_variance", "group")]
 
 
 def test_what_a_scrape_asks_for_is_told_whatever_the_run_is_at(launch: Launch) -> None:

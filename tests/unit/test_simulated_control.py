@@ -147,7 +147,7 @@ class StandIns(Simulated):
         lengths: Any = self._draws.choice(TIMINGS.groups)
         return Prompt(group_id, example, (1,), Clip(example.id, 1.0, 25, features=lengths), seed=0)
 
-    async def step(self, groups: Sequence[SimulatedGroup], step: int) -> UpdateResult:
+    async def step(self, groups: Sequence[SimulatedGroup], step: int) -> tuple[UpdateResult, list[str]]:
         tokens = [round(TIMINGS.prompt_tokens) + group.packed_tokens for group in groups]
         plan = plan_micro_batches(tokens, self._setting.ranks, self._setting.micro_batch_tokens)
         fullest = max(sum(tokens[index] for batch in rank for index in batch) for rank in plan)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 from ray.exceptions import OutOfMemoryError, RayActorError
 
 from cluster import supervision
-from cluster.supervision import HOUR_SECONDS, UNLUCKY, Losses, TooManyLost, Watch
+from cluster.supervision import HOUR_SECONDS, UNLUCKY, Losses, RayLost, TooManyLost, Watch, watch_control
 
 
 class Asked:
@@ -99,6 +100,21 @@ def test_what_a_loss_raises_ends_the_watch() -> None:
     with pytest.raises(ExceptionGroup) as raised:
         asyncio.run(watch())
     assert isinstance(raised.value.exceptions[0], TooManyLost)
+
+
+def test_a_control_service_that_answers_is_asked_on_and_one_that_does_not_ends_the_run() -> None:
+    asked: list[int] = []
+    gone = threading.Event()
+
+    def answers() -> None:
+        asked.append(1)
+        if len(asked) > 3:
+            gone.wait(60)
+
+    with pytest.raises(RayLost, match=r"has not answered for 0.3 s.*--resume"):
+        asyncio.run(watch_control(answers, seconds=0.3))
+    gone.set()
+    assert len(asked) == 4
 
 
 def test_more_losses_than_allowed_within_an_hour_end_the_run_with_what_is_known_of_them() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from cluster.workers import RolloutLog
 from configs.schema import Config
+from data.types import LoggedStep
 from data.whole_file import WriteError
 
 
@@ -17,11 +18,15 @@ class Writer:
 
     def __init__(self) -> None:
         self.write = self
-        self.shards: list[asyncio.Future[int]] = []
+        self.shards: list[asyncio.Future[tuple[str, ...]]] = []
 
-    def remote(self, *_: Any) -> asyncio.Future[int]:
+    def remote(self, *_: Any) -> asyncio.Future[tuple[str, ...]]:
         self.shards.append(asyncio.get_running_loop().create_future())
         return self.shards[-1]
+
+
+def step(number: int) -> LoggedStep:
+    return LoggedStep(number, [], [], [], [])
 
 
 def log(writer: Writer) -> RolloutLog:
@@ -32,32 +37,44 @@ def test_all_who_wait_for_a_shard_wait_until_it_is_written() -> None:
     async def scenario() -> None:
         writer = Writer()
         one = log(writer)
-        await one.write("", 1, [], [], [])
-        next_step = asyncio.create_task(one.write("", 2, [], [], []))
+        await one.write("", "", step(1))
+        next_step = asyncio.create_task(one.write("", "", step(2)))
         await asyncio.sleep(0)
         checkpoint = asyncio.create_task(one.written())
         await asyncio.sleep(0)
         assert not checkpoint.done()
-        writer.shards[0].set_result(1)
+        writer.shards[0].set_result(())
         await asyncio.gather(next_step, checkpoint)
         assert len(writer.shards) == 2
         last = asyncio.create_task(one.written())
         await asyncio.sleep(0)
         assert not last.done()
-        writer.shards[1].set_result(1)
+        writer.shards[1].set_result(())
         await last
         await one.written()
 
     asyncio.run(scenario())
 
 
+def test_what_the_log_has_to_tell_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario() -> None:
+        writer = Writer()
+        one = log(writer)
+        await one.write("", "", step(1))
+        writer.shards[0].set_result(("clips/ is full",))
+        await asyncio.gather(one.written(), one.written())
+
+    asyncio.run(scenario())
+    assert capsys.readouterr().out == "clips/ is full\n"
+
+
 def test_a_shard_that_could_not_be_written_is_told_to_all_who_ask() -> None:
     async def scenario() -> None:
         writer = Writer()
         one = log(writer)
-        await one.write("", 1, [], [], [])
+        await one.write("", "", step(1))
         writer.shards[0].set_exception(WriteError("no room"))
-        for asks in (one.written, one.written, lambda: one.write("", 2, [], [], [])):
+        for asks in (one.written, one.written, lambda: one.write("", "", step(2))):
             with pytest.raises(WriteError, match="no room"):
                 await asks()
 

@@ -102,7 +102,7 @@ def question(number: int, right: bool, **changed: Any) -> dict[str, Any]:
         "choices": ["dog", "cat"],
         "answer": "dog",
         "task": "sound",
-        "recording": hashlib.sha256(tone()).hexdigest(),
+        "recording": f"{number:064x}" if number else hashlib.sha256(tone()).hexdigest(),
         "completion": f"<answer>{said}</answer>",
         "model_prediction": said,
         "correct": float(right),

@@ -20,7 +20,7 @@ from cluster.errors import UsageError
 from cluster.view import evaluation as evaluations
 from cluster.view import groups as rollouts
 from cluster.view import ranges
-from cluster.view.clips import Clips, NoClip, as_wav, peaks, spectrogram_png
+from cluster.view.clips import Clips, NoClip, as_wav, peaks, prepare, spectrogram_png
 from cluster.view.curves import curves
 from cluster.view.group import as_shown
 from cluster.view.run import Library, ViewedRun
@@ -107,6 +107,7 @@ def create(library: Library, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
     async def life(_: FastAPI) -> AsyncIterator[None]:
         thread = threading.Thread(target=follow, name="index", daemon=True)
         thread.start()
+        threading.Thread(target=prepare, name="pictures", daemon=True).start()
         yield
         closing.set()
         thread.join()

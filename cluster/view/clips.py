@@ -123,3 +123,8 @@ def spectrogram_png(waveform: NDArray[np.float32]) -> bytes:
     buffer = io.BytesIO()
     matplotlib.image.imsave(buffer, decibels[::-1], cmap="magma", vmin=-DYNAMIC_RANGE_DECIBELS, vmax=0.0, format="png")
     return buffer.getvalue()
+
+
+def prepare() -> None:
+    """Have the libraries ready that the first spectrogram would wait for, seconds on a busy machine."""
+    spectrogram_png(np.zeros(SAMPLE_RATE, np.float32))

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.integration.browser import PHONE, WIDE, Watched, browser, needs_browser
-from tests.integration.commands import command
+from tests.integration.commands import command, until
 from tests.integration.recordings import Questions
 from tests.integration.runs import START_SECONDS, metrics_lines, write_config
 from tests.view_runs import HOSTILE, group, write_run, write_shard
@@ -95,12 +95,12 @@ def test_the_curves_of_a_run_that_goes_on_grow(watched: Watched, viewed: Viewed)
 def test_two_runs_are_drawn_over_each_other_on_either_axis(watched: Watched, viewed: Viewed) -> None:
     page = watched.page
     show(page, viewed, "curves")
-    page.get_by_label("made").check()
+    page.get_by_role("checkbox", name="made").check()
     reward = page.locator("figure", has_text="Reward").first
     expect(reward.locator(".legendtext")).to_have_text(["live", "made"])
     page.get_by_label("Over").select_option("hours")
     expect(reward.locator(".xtitle")).to_have_text("hours")
-    page.get_by_label("live").uncheck()
+    page.get_by_role("checkbox", name="live").uncheck()
     expect(reward.locator(".legendtext")).to_have_count(0)
 
 
@@ -128,16 +128,19 @@ def test_a_recording_of_a_group_plays(watched: Watched, viewed: Viewed) -> None:
     expect(page.locator(".completion")).to_have_count(4)
     assert page.locator(".token").count() > 4
     expect(page.locator(".wave path")).to_have_attribute("d", re.compile("^M"))
-    expect(page.locator(".mel")).to_have_js_property("complete", True)
+    expect(page.locator(".mel")).to_have_js_property("complete", True, timeout=60_000)
     assert page.locator(".mel").evaluate("image => image.naturalHeight") == 128
     page.keyboard.press("p")
-    page.wait_for_function("document.querySelector('audio').currentTime > 0.05", timeout=20_000)
+    audio = page.locator("audio")
+    until(lambda: audio.evaluate("audio => audio.currentTime") > 0.05, "sound", VIEW_SECONDS)
     page.keyboard.press("p")
     box = page.locator(".pictures").bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 20)
-    page.wait_for_function(
-        "[...document.querySelectorAll('audio')].every(one => Math.abs(one.currentTime / one.duration - 0.5) < 0.1)"
+    until(
+        lambda: abs(audio.evaluate("audio => audio.currentTime / audio.duration") - 0.5) < 0.1,
+        "a place in the middle",
+        VIEW_SECONDS,
     )
 
 
@@ -213,7 +216,7 @@ def test_every_page_can_be_used_by_everyone(
     for place in (*(f"{page}?run=made" for page in PAGES), "group?run=made&step=2&row=1"):
         show(seen.page, viewed, place)
         if place.startswith("curves"):
-            seen.page.get_by_label("made").check()
+            seen.page.get_by_role("checkbox", name="made").check()
             expect(seen.page.locator("main")).to_have_attribute("aria-busy", "false")
         found = Axe().run(seen.page).response["violations"]
         faults += [

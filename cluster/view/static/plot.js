@@ -28,7 +28,7 @@ export function figure (title, attributes = {}) {
         plot_bgcolor: 'rgba(0,0,0,0)',
         font: { color: style('--text'), size: 12, family: 'system-ui, sans-serif' },
         showlegend: traces.filter(trace => trace.showlegend !== false).length > 1,
-        legend: { orientation: 'h', y: -0.25, font: { size: 11 } },
+        legend: { orientation: 'h', y: 1.02, yanchor: 'bottom', font: { size: 11 } },
         hovermode: 'x unified',
         hoverlabel: { bgcolor: style('--card'), font: { color: style('--text') } },
         uirevision: layout.xaxis?.title?.text ?? '', // a zoom stays while new steps come in

@@ -31,6 +31,7 @@ from learner.head import CHUNK_LOGITS
 from learner.hf_files import load_processor
 from learner.learner import Learner
 from learner.result import LessonResult, UpdateResult
+from learner.update import GroupLogprobs
 
 SECONDS = (0.5, 1.0, 1.7, 0.8, 2.3, 1.2, 0.6, 1.5)
 """Lengths of the groups' clips."""
@@ -95,6 +96,8 @@ class Outcome:
 
     grad_norms: list[float]
     """Before clipping, one an update."""
+    logprobs: list[list[list[float]] | None]
+    """What the ranks tell of the tokens of each group before the first update, one list a completion."""
     losses: list[float]
     """One an update."""
     kls: list[float]
@@ -269,6 +272,7 @@ def _rank(folder: Path, rank: int) -> None:
         convolution.register_forward_pre_hook(lambda _, given, seen=heard: seen.append(len(given[0])))
         results: list[UpdateResult | LessonResult] = []
         losing = Losing(learner.engine)
+        logprobs: dict[int, list[list[float]]] = {}
         for number in range(job.updates):
             heard_clips = features
             if number == 1 and job.broken == "clip":
@@ -282,6 +286,8 @@ def _rank(folder: Path, rank: int) -> None:
                 work, apply = lessons(groups), learner.teach
             results.append(apply(work, lambda one, clips=heard_clips: replace(clips[one.prompt.clip.sha256]), version))
             version += 1
+            if number == 0:
+                logprobs = _of_all_ranks(learner.step_logprobs)
             if job.save and len(results) == 1:
                 contents = learner.contents({"step": 1})
                 if rank == 0:
@@ -293,6 +299,7 @@ def _rank(folder: Path, rank: int) -> None:
             updates = [result for result in results if isinstance(result, UpdateResult)]
             facts = {
                 "grad_norms": [result.grad_norm for result in results],
+                "logprobs": [logprobs.get(number) for number in range(len(groups))],
                 "losses": [result.loss for result in results],
                 "kls": [result.kl for result in updates],
                 "micro_batches": (len(forwards) - 1) // max(job.updates, 1),
@@ -307,6 +314,14 @@ def _rank(folder: Path, rank: int) -> None:
             }
             (folder / f"{job.name}.json").write_text(json.dumps(facts))
     dist.barrier()
+
+
+def _of_all_ranks(own: GroupLogprobs) -> dict[int, list[list[float]]]:
+    """By index of the group; a collective."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, {index: [values.tolist() for values in of] for index, of in own.items()})
+    assert sum(map(len, found)) == len({index for of_rank in found for index in of_rank})
+    return {index: values for of_rank in found for index, values in of_rank.items()}
 
 
 if __name__ == "__main__":

@@ -240,6 +240,33 @@ def test_sharded_gradients_of_bfloat16_are_summed_in_float32(
     assert rounded.float().mean() < 0.7
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        "two ranks, ZeRO 0, each group alone",
+        "two ranks, ZeRO 3",
+        "two ranks, ZeRO 3, computed again",
+        "several on two ranks",
+    ],
+)
+def test_the_ranks_tell_what_the_policy_gave_each_token_of_their_groups_before_the_first_update(
+    outcomes: dict[str, Outcome], model: Path, how: str
+) -> None:
+    groups, _ = fabricate(str(model))
+    for group, whole, split in zip(groups, outcomes["whole"].logprobs, outcomes[how].logprobs, strict=True):
+        assert whole is not None
+        assert split is not None
+        scored = [value is not None for value in group.total]
+        expected = [len(one.token_ids) * there for one, there in zip(group.completions, scored, strict=True)]
+        assert [len(values) for values in whole] == [len(values) for values in split] == expected
+        for values, others in zip(whole, split, strict=True):
+            assert values == pytest.approx(others, abs=1e-4)
+
+
+def test_nothing_is_told_of_groups_that_were_not_computed(outcomes: dict[str, Outcome]) -> None:
+    assert [values is None for values in outcomes["all alike"].logprobs] == [False] + [True] * (len(TOTALS) - 1)
+
+
 def moments(outcome: Outcome) -> dict[str, Tensor]:
     """The first moment by parameter, which after one update is a tenth of the gradient."""
     return {name: tensor for name, tensor in outcome.state.items() if name.startswith("exp_avg/")}

@@ -9,6 +9,8 @@ over the connection and with its JSON parsed.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import io
 import json
 import os
 import random
@@ -25,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
@@ -33,6 +36,8 @@ import yaml
 from actors.log import SCHEMA
 from bench.claims import broken
 from cluster.progress import Reporter
+from cluster.scoring import Answered, score
+from data.types import ClipSource, Example
 
 GROUP_SIZE, TOKENS = 8, 24
 PAGE_SECONDS = 1.0
@@ -40,6 +45,10 @@ PAGE_SECONDS = 1.0
 TASKS = ("sound", "music", "speech")
 CHOICES = ("dog", "cat", "rain", "engine")
 START_SECONDS, READ_SECONDS = 120.0, 1_200.0
+
+CLIP_SECONDS, SAMPLE_RATE = 10, 16_000
+QUESTIONS = 1_000
+"""Of each evaluation, as in MMAU's test-mini."""
 
 Parameters = Mapping[str, str | Sequence[str]]
 PAGES: Mapping[str, tuple[str, Parameters]] = {
@@ -49,8 +58,12 @@ PAGES: Mapping[str, tuple[str, Parameters]] = {
     "groups_search": ("groups", {"search": "question 7 of"}),
     "groups_largest_mismatch": ("groups", {"order": "mismatch"}),
     "groups_last_page": ("groups", {"offset": "90000", "order": "advantage"}),
-    "group": ("group", {"step": "1000", "row": "7"}),
+    "group": ("group", {"step": "1", "row": "7"}),
+    "recording": ("clip/peaks", {}),
+    "evaluation": ("evaluation", {"name": "trained"}),
+    "compare": ("compare", {"first_run": "run", "first": "base", "second_run": "run", "second": "trained"}),
     "cluster": ("cluster", {}),
+    "runs": ("runs", {}),
 }
 """What each page asks for."""
 
@@ -99,7 +112,11 @@ def write_run(run: Path, groups: int, groups_a_step: int) -> int:
                  "min_seconds": 0.05, "channels": "mean"},
     }  # fmt: skip
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    soundfile.write(run / "clip.wav", [0.0] * 16_000, 16_000)
+    (run / "eval").mkdir()
+    (run / "clips" / sha256_of(clip())).write_bytes(clip())
+    for name, one_in in (("base", 3), ("trained", 2)):
+        figures = score([_answer(number, right=number % one_in == 0) for number in range(QUESTIONS)], "answer", 0)
+        (run / "eval" / f"{name}.json").write_text(json.dumps({"step": 0, **figures}))
     generator, size = random.Random(0), 0
     with (run / "metrics.jsonl").open("w") as metrics:
         for step in range(1, -(-groups // groups_a_step) + 1):
@@ -110,6 +127,23 @@ def write_run(run: Path, groups: int, groups_a_step: int) -> int:
             size += shard.stat().st_size
             metrics.write(json.dumps(_line(generator, step)) + "\n")
     return size
+
+
+def clip() -> bytes:
+    """A recording as it is kept."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.sin(np.arange(CLIP_SECONDS * SAMPLE_RATE) / 6.0), SAMPLE_RATE, format="WAV")
+    return buffer.getvalue()
+
+
+def sha256_of(content: bytes) -> str:
+    """The name of a recording."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _answer(number: int, right: bool) -> Answered:
+    example = Example(f"q{number}", ClipSource(""), "What is heard?", CHOICES, "dog", task=TASKS[number % len(TASKS)])
+    return Answered(example, f"{number // 2:064x}", f"<answer>{'dog' if right else 'cat'}</answer>", ())
 
 
 def _row(generator: random.Random, step: int, number: int) -> dict[str, Any]:
@@ -198,7 +232,8 @@ def page_figures(address: str, turns: int) -> dict[str, float]:
     """The median and the slowest turn of each page."""
     figures = {}
     for page, (name, parameters) in PAGES.items():
-        times = [_seconds(address, name, {"run": "run", **parameters}) for _ in range(turns)]
+        given = {"run": "run", "sha256": sha256_of(clip()), **parameters}
+        times = [_seconds(address, name, given) for _ in range(turns)]
         figures[f"{page}_seconds"] = statistics.median(times)
         figures[f"{page}_slowest_seconds"] = max(times)
     return figures

@@ -205,8 +205,7 @@ def test_an_answer_that_comes_late_does_not_take_another_pages_place(watched: Wa
     expect(page.locator("main h1")).to_have_text("Curves")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+@pytest.mark.parametrize(("theme", "size"), [("light", WIDE), ("dark", PHONE)], ids=["light, wide", "dark, phone"])
 def test_every_page_can_be_used_by_everyone(
     chromium: Browser, viewed: Viewed, theme: str, size: dict[str, int]
 ) -> None:

@@ -15,7 +15,7 @@ import ray
 
 from configs.schema import Config
 from data.audio import SAMPLE_RATE, ClipError, audio_tokens, log_mel, mel_frames, read_clip
-from data.types import Clip, ClipFeatures, ClipSource
+from data.types import SILENCE, Clip, ClipFeatures, ClipSource
 
 
 @ray.remote(concurrency_groups={"beat": 1})
@@ -60,7 +60,7 @@ class AudioActor:
         except ClipError as error:
             return f"clip_{error.reason}: {error}"
         if silent:
-            waveform, sha256 = np.zeros_like(waveform), f"silence-{sha256}"
+            waveform, sha256 = np.zeros_like(waveform), f"{SILENCE}{sha256}"
         if sha256 not in self._held:
             features = self._features(waveform, sha256)
             tokens = audio_tokens(mel_frames(len(waveform)))

@@ -16,6 +16,7 @@ from typing import Any
 
 from cluster.arguments import count
 from cluster.errors import UsageError, report_errors
+from cluster.tables import share, with_interval
 from data.command import command
 from data.whole_file import whole_file, writing
 
@@ -53,77 +54,73 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = options.out or run.path / "report.html"
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: {out.parent} is no directory; make it, or name another file")
-    text = page(run, options.groups)
+    drawn = plots(run)
+    text = page(run, drawn, options.groups)
     with writing(out, len(text)), whole_file(out) as partial:
         partial.write_text(text, encoding="utf-8")
     print(f"{out}: {len(text) / 1e6:.1f} MB")
     if options.plots is not None:
         options.plots.mkdir(parents=True, exist_ok=True)
-        for name, (_, draw) in plots(run).items():
+        for name, (_, draw) in drawn.items():
             write_png(draw, options.plots / f"{name}.png")
-        print(f"{options.plots}: {len(plots(run))} pictures")
+        print(f"{options.plots}: {len(drawn)} pictures")
     return 0
 
 
-def page(run: Any, groups: int) -> str:
-    """The HTML text for a run."""
+def page(run: Any, drawn: Mapping[str, Any], groups: int) -> str:
+    """The HTML text for a run, with what `cluster.view.plots` draws of it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    from cluster.view.plots import as_svg, plots
+    from cluster.view.plots import as_svg
 
     environment = Environment(
         loader=PackageLoader("cluster.view", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"share": share, "signed": lambda value: "–" if value is None else f"{value:+.2f}"}
-    lines = run.lines()
+    environment.filters |= {
+        "share": share,
+        "with_interval": with_interval,
+        "signed": lambda value: "-" if value is None else f"{value:+.2f}",
+    }
+    lines, evaluations = run.lines(), run.evaluations()
+    begun = run.environment
     return environment.get_template("report.html").render(
         run=run,
         step=lines[-1]["step"] if lines else 0,
-        evaluations=run.evaluations(),
-        tasks=sorted({task for one in run.evaluations().values() for task in one.get("by_task", {}) if task}),
-        commit=run.environment.get("git"),
-        changed=run.environment.get("git_changes"),
-        plots=[(title, Markup(as_svg(draw))) for title, draw in plots(run).values()],  # drawn here from numbers
+        evaluations=evaluations,
+        tasks=sorted({task for one in evaluations.values() for task in one.get("by_task", {}) if task}),
+        commit=begun.get("git"),
+        changed=begun.get("git_changes"),
+        plots=[(title, Markup(as_svg(draw))) for title, draw in drawn.values()],  # drawn here from numbers
         groups=sample(run, groups),
-        packages=run.environment.get("packages", {}),
-        environment={name: value for name, value in run.environment.items() if name != "packages"},
+        packages=begun.get("packages", {}),
+        environment={name: value for name, value in begun.items() if name != "packages"},
     )
 
 
 def sample(run: Any, count: int) -> list[Mapping[str, Any]]:
     """Groups of every kind in turn, spread over the steps, each with its recording as a `data:` address or why not."""
-    from cluster.view.clips import Clips, NoClip, as_flac
+    from cluster.view.clips import NoClip, as_flac
     from cluster.view.group import as_shown
-    from cluster.view.groups import Groups
-    from cluster.view.tokens import Tokens
-    from rewards.logged import form_of
+    from cluster.view.shown import Shown
 
     if count == 0:
         return []
-    log, tokens = Groups(run.path, form_of(run.path)), Tokens(run.tokenizer_file)  # type: ignore[arg-type]
-    clips = Clips(run.path, run.config["data"])
+    of_run = Shown(run)
+    log = of_run.groups
     log.refresh()
     of_kinds = [place for kind in KINDS for place in log.places(kind, -(-count // len(KINDS)))]
     places = dict.fromkeys([*of_kinds, *log.places("all", count)])
     shown = []
     for step, row in sorted([*places][:count]):
-        group = as_shown(log.read(step, row), tokens)
-        name = (group["audio_sha256"] or "").removeprefix("silence-")
+        group = as_shown(log.read(step, row), of_run.tokens)
         try:
-            encoded = as_flac(clips.waveform(name, group["example_id"]))
+            encoded = as_flac(of_run.clips.waveform(group["audio_sha256"] or "", group["example_id"]))
             sound = {"address": f"data:audio/flac;base64,{base64.b64encode(encoded).decode()}", "missing": ""}
         except NoClip as missing:
             sound = {"address": "", "missing": str(missing.args[0])}
-        shown.append(group | {"sound": sound, "silent": (group["audio_sha256"] or "").startswith("silence-")})
+        shown.append(group | {"sound": sound})
     return shown
-
-
-def share(value: float | None, ends: Sequence[float] | None = None) -> str:
-    """A share as a percentage, with its interval."""
-    if value is None:
-        return "–"
-    return f"{value:.1%}" + (f" [{ends[0]:.1%}, {ends[1]:.1%}]" if ends else "")
 
 
 if __name__ == "__main__":

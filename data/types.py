@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+SILENCE = "silence-"
+"""Begins the name of silence that stands in for a recording, before the hash of that."""
+
 FinishReason = Literal["stop", "length", "abort"]
 
 
@@ -52,7 +55,7 @@ class Clip:
     """A prepared clip: what is known of it, and a reference to its features."""
 
     sha256: str
-    """Of the encoded bytes as they were read."""
+    """Of the encoded bytes as they were read, after `SILENCE` where that stands in for them."""
     seconds: float
     audio_tokens: int
     """Positions that the clip takes in the language model's sequence."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -20,13 +19,12 @@ from cluster.errors import UsageError
 from cluster.view import evaluation as evaluations
 from cluster.view import groups as rollouts
 from cluster.view import ranges
-from cluster.view.clips import Clips, NoClip, as_wav, peaks, prepare, spectrogram_png
+from cluster.view.clips import NoClip, as_wav, peaks, prepare, spectrogram_png
 from cluster.view.curves import curves
 from cluster.view.group import as_shown
-from cluster.view.run import Library, ViewedRun
-from cluster.view.tokens import Tokens
+from cluster.view.run import Library
+from cluster.view.shown import Shown
 from data.audio import SAMPLE_RATE
-from rewards.logged import form_of
 
 STATIC = Path(__file__).parent / "static"
 REFRESH_SECONDS = 2.0
@@ -39,44 +37,12 @@ POLICY = (
 """What the page may load: its own files alone. The charts set styles."""
 
 
-class Shown:
-    """A run with what the page asks of it."""
-
-    def __init__(self, run: ViewedRun) -> None:
-        self.run = run
-        self.groups = rollouts.Groups(run.path, form_of(run.path))  # type: ignore[arg-type]
-        self.clips = Clips(run.path, run.config["data"])
-        self.tokens = Tokens(run.tokenizer_file)
-
-    def about(self) -> dict[str, Any]:
-        """What the list of runs tells, and whether anything is new."""
-        run, groups = self.run, self.groups
-        lines = run.lines()
-        last = lines[-1] if lines else {}
-        revisions = run.revisions()
-        return {
-            "name": run.name,
-            "path": str(run.path),
-            "step": last.get("step", 0),
-            "max_steps": run.config["run"]["max_steps"],
-            "algorithm": run.config["algorithm"]["name"],
-            "written": run.is_written,
-            "finished": run.summary is not None,
-            "indexed": groups.indexed,
-            "shards": groups.found,
-            "broken": groups.broken,
-            "revisions": revisions | {"groups": repr((groups.indexed, groups.found)), "all": repr(revisions)},
-            "last": {key: last.get(key) for key in ("reward_mean", "accuracy", "kl", "step_seconds")},
-        }
-
-
 class Shelf:
     """What is shown, by name; runs that begin later are put to it."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self.runs: dict[str, Shown] = {}
-        self.refresh(lambda: True)
+        self.runs = {name: Shown(run) for name, run in library.runs.items()}
 
     def refresh(self, stop: Callable[[], bool]) -> None:
         """Look for new runs, and for new groups of all."""
@@ -181,7 +147,7 @@ def create(library: Library, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
     @app.get("/api/clip/{form}")
     def clip(request: Request, form: str, run: str, sha256: str = "", example: str = "") -> Response:
         try:
-            waveform = found(run).clips.waveform(sha256.removeprefix("silence-"), example)
+            waveform = found(run).clips.waveform(sha256, example)
         except NoClip as missing:
             raise HTTPException(404, str(missing.args[0])) from None
         if form == "sound.wav":
@@ -189,8 +155,7 @@ def create(library: Library, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
         if form == "mel.png":
             return Response(spectrogram_png(waveform), media_type="image/png")
         if form == "peaks":
-            told = {"seconds": len(waveform) / SAMPLE_RATE, "peaks": peaks(waveform)}
-            return Response(json.dumps(told), media_type="application/json")
+            return JSONResponse({"seconds": len(waveform) / SAMPLE_RATE, "peaks": peaks(waveform)})
         raise HTTPException(404, f"there is no {form!r} of a recording")
 
     @app.get("/api/evaluations")

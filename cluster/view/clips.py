@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,9 +18,10 @@ from numpy.typing import NDArray
 
 from configs.schema import Data
 from data.audio import MAX_SAMPLES, SAMPLE_RATE, decode, read_encoded
+from data.clip_store import NAME
 from data.errors import ClipError, DataError
 from data.formats import load_examples
-from data.types import ClipSource
+from data.types import SILENCE, ClipSource
 
 MELS, WINDOW, HOP = 128, 400, 160
 """Of the spectrogram that is drawn: what the audio tower hears."""
@@ -30,7 +30,6 @@ PEAKS = 600
 """Pairs of samples that a waveform is drawn from."""
 HELD = 64
 """Decoded recordings that are held in memory."""
-NAME = re.compile(r"[0-9a-f]{64}")
 
 
 class NoClip(KeyError):
@@ -54,12 +53,13 @@ class Clips:
         """float32 (samples,) at 16 kHz, as the model heard it but for silence.
 
         Args:
-            sha256: of the encoded bytes.
+            sha256: of the encoded bytes; of silence, those that it stands in for.
             example_id: of a question about it, or empty.
 
         Raises:
             NoClip: it was never read, is nowhere, or has been changed since.
         """
+        sha256 = sha256.removeprefix(SILENCE)
         if not NAME.fullmatch(sha256):
             raise NoClip("the recording was never read")
         stored = ClipSource(str(self._folder / sha256))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from rewards.answers import normalise
 
 Row = Mapping[str, Any]
 Kind = Literal["all", "wrong", "right", "outside", "unusable"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 MOST_ANSWERS = 14
 """Answers that the confusion is told of."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster.view.run import finite
 from cluster.view.tokens import Tokens
+from data.types import SILENCE
 from rewards.answers import extract_answer, is_correct
 
 QUESTION = (
@@ -43,5 +44,5 @@ def as_shown(row: Mapping[str, Any], tokens: Tokens) -> dict[str, Any]:
             }
         )
     prompt = row.get("prompt_token_ids")
-    told = {name: row.get(name) for name in QUESTION}
+    told = {name: row.get(name) for name in QUESTION} | {"silent": (row.get("audio_sha256") or "").startswith(SILENCE)}
     return finite(told | {"prompt": tokens.text(prompt) if prompt else None, "completions": completions})  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +26,7 @@ from rewards.answers import is_correct
 from rewards.format import format_reward
 
 Kind = Literal["all", "trained", "all_right", "all_wrong", "mixed", "truncated", "format_broken", "dropped"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 Order = Literal["step", "advantage", "mismatch", "tokens", "reward", "staleness"]
-ORDERS: tuple[Order, ...] = get_args(Order)
 
 INDEX = pa.schema(
     [
@@ -108,9 +106,11 @@ class Groups:
         name = hashlib.sha256(f"{VERSION} {form} {run.resolve()}".encode()).hexdigest()[:24]
         self._kept = kept or cache_directory() / "view" / f"{name}.parquet"
         self._shards: dict[str, Shard] = {}
-        """By name; replaced, never changed, so that whoever holds it has one state of the log."""
-        self._table: tuple[dict[str, Shard], pa.Table] = ({}, INDEX.empty_table())
-        """The index of all shards, and which these are."""
+        """By name."""
+        self._changes = 0
+        """Of `_shards`, counted after each, so that a table is never taken for newer than it is."""
+        self._table = (0, INDEX.empty_table())
+        """How many changes there had been, and the index of all shards after them."""
         self._not_kept = 0
         """New shards since the index was kept."""
         self.found = 0
@@ -131,16 +131,19 @@ class Groups:
         """
         if not self._shards and self._kept.exists():
             self._restore()
-        there = _changes(self.folder)
+        there = _written(self.folder)
         self.found = len(there)
         self.broken = {name: why for name, why in self.broken.items() if name in there}
-        self._shards = {name: shard for name, shard in self._shards.items() if there.get(name) == shard.changed}
+        for name in [name for name, shard in self._shards.items() if there.get(name) != shard.changed]:
+            del self._shards[name]
+            self._changes += 1
         for name in sorted(there.keys() - self._shards.keys() - self.broken.keys()):
             if stop():
                 break
             try:
                 table = pq.read_table(self.folder / name, columns=_columns(self.folder / name))
-                self._shards = self._shards | {name: Shard(there[name], summarise(table, self.form))}
+                self._shards[name] = Shard(there[name], summarise(table, self.form))
+                self._changes += 1
                 self._not_kept += 1
             except FileNotFoundError:  # a resume or the limit of the log has removed it meanwhile
                 continue
@@ -153,11 +156,11 @@ class Groups:
 
     def table(self) -> pa.Table:
         """The index, a row a group, in the order of the steps."""
-        shards, (made_of, table) = self._shards, self._table
-        if made_of is not shards:
-            tables = [shard.table for _, shard in sorted(shards.items())]
+        changes, (made_after, table) = self._changes, self._table
+        if made_after != changes:
+            tables = [shard.table for _, shard in sorted(dict(self._shards).items())]
             table = pa.concat_tables(tables).combine_chunks() if tables else INDEX.empty_table()
-            self._table = shards, table
+            self._table = changes, table
         return table
 
     def query(self, query: Query) -> dict[str, Any]:
@@ -222,6 +225,7 @@ class Groups:
             str(names[start]): Shard(int(changed[start]), table.slice(start, end - start))
             for start, end in itertools.pairwise(starts)
         }
+        self._changes += 1
 
     def _keep(self) -> None:
         """Spare the next process the reading; where there is no room for that it has to read again."""
@@ -370,7 +374,7 @@ def _counted(column: Any) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: (-one["groups"], one["name"]))
 
 
-def _changes(folder: Path) -> dict[str, int]:
+def _written(folder: Path) -> dict[str, int]:
     """When each shard was written, by its name."""
     found = {}
     for file in folder.glob("step_*.parquet"):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import yaml
 
 from cluster.errors import UsageError
+from cluster.run_directory import flat
 from cluster.run_lock import FILE as LOCK
 
 Found = TypeVar("Found")
@@ -57,7 +58,8 @@ class Metrics:
             file.seek(self._read)
             whole, newline, _ = file.read().rpartition(b"\n")
         if newline:
-            self.lines = [*self.lines, *(dotted(json.loads(line)) for line in whole.splitlines() if line.strip())]
+            new = [finite(flat(json.loads(line))) for line in whole.splitlines() if line.strip()]
+            self.lines = [*self.lines, *new]
             self._read += len(whole) + 1
 
 
@@ -85,12 +87,12 @@ class ViewedRun:
     @property
     def config_text(self) -> str:
         """The resolved configuration, as it was written."""
-        return str(self._of(self.path / "config.yaml", lambda text: text))
+        return (self.path / "config.yaml").read_text(encoding="utf-8")
 
     @property
     def config(self) -> dict[str, Any]:
         """The same as values."""
-        return yaml.safe_load(self.config_text)  # type: ignore[no-any-return]
+        return self._of(self.path / "config.yaml", yaml.safe_load)  # type: ignore[return-value]
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -190,17 +192,6 @@ class Library:
             parts += 1
         self._known.update(new)
         self.runs = self.runs | {_name(path, parts): ViewedRun(path, _name(path, parts)) for path in new}
-
-
-def dotted(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values under names with dots; what is no finite number is None."""
-    found: dict[str, Any] = {}
-    for key, one in value.items():
-        if isinstance(one, Mapping):
-            found |= dotted(one, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = finite(one)
-    return found
 
 
 def finite(value: Any) -> Any:

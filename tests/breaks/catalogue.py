@@ -812,7 +812,7 @@ BREAKS = (
     Break(
         "who looks at the groups while the log is read sees what was there at first",
         "cluster/view/groups.py",
-        "if made_of is not shards:",
+        "if made_after != changes:",
         "if not table.num_rows:",
         "tests/unit/test_view_groups.py::test_whoever_looks_while_the_log_is_read_sees_all_that_was_read_by_then",
     ),

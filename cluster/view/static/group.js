@@ -24,8 +24,7 @@ export function render (box, parameters) {
 
   const load = loader(box, () => get('group', parameters), told => {
     group = told
-    const heard = group.audio_sha256 ?? ''
-    sound = player({ run: parameters.run, sha256: heard, example: group.example_id }, group.audio_seconds)
+    sound = player({ run: parameters.run, sha256: group.audio_sha256 ?? '', example: group.example_id }, group.audio_seconds)
     replace(box,
       h('nav', { class: 'pages', 'aria-label': 'Groups' },
         h('a', { href: address('groups', { ...(place < 0 ? {} : listed.parameters), run: parameters.run }) }, 'All groups'),
@@ -38,7 +37,7 @@ export function render (box, parameters) {
             h('li', { class: choice === group.answer ? 'gold' : null }, choice, choice === group.answer && h('span', {}, ' (the answer)')))),
           facts(group)),
         h('section', { 'aria-label': 'Recording' },
-          heard.startsWith('silence-') && h('p', { class: 'note' }, 'The model heard silence in place of it.'), sound.element)),
+          group.silent && h('p', { class: 'note' }, 'The model heard silence in place of it.'), sound.element)),
       group.prompt && h('details', {}, h('summary', {}, 'The prompt'), h('pre', { tabindex: '0' }, group.prompt)),
       group.completions.length > 0 && h('form', { class: 'controls', onsubmit: event => event.preventDefault() },
         select('Colour tokens by', STRIPS, view.strip ?? 'logprob', value => { keep({ strip: value }); show() })),

@@ -8,7 +8,7 @@ import * as evaluation from './evaluation.js'
 import * as group from './group.js'
 import * as groups from './groups.js'
 import { address, go, here } from './router.js'
-import { choose, chosenRuns, colour, isChosen, learn, runs } from './state.js'
+import { choose, chosenRuns, colour, isChosen, keep, learn, runs } from './state.js'
 
 const PAGES = {
   curves: ['Curves', curves],
@@ -107,11 +107,7 @@ async function poll () {
 function switchTheme () {
   const theme = document.documentElement.dataset.theme === 'dark' ? 'light' : 'dark'
   document.documentElement.dataset.theme = theme
-  try {
-    localStorage.setItem('theme', theme)
-  } catch (error) {
-    console.info('this browser keeps no settings')
-  }
+  keep({ theme })
   list()
   shown.handle.redraw?.()
 }

@@ -2,7 +2,7 @@
 (function () {
   let kept = null
   try {
-    kept = localStorage.getItem('theme')
+    kept = JSON.parse(localStorage.getItem('auricle') ?? '{}').theme ?? null
   } catch (error) {
     kept = null // the browser keeps nothing: the system's theme it is
   }

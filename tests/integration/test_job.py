@@ -67,21 +67,21 @@ def cluster(tmp_path: Path) -> Iterator[Started]:
     }
     port, dashboard = free_ports(2)
     with ExitStack() as stack:
-        temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets lie there, whose paths have to be short
-        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
 
         def node(name: str, *arguments: str) -> Command:
             (tmp_path / name).mkdir()
+            temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets lie there, whose paths have to be short
+            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
             limits = ("--object-store-memory", str(STORE_BYTES), "--block", "--disable-usage-stats")
-            # else the nodes of one machine contend for one port, and a head that loses it takes no job, ever
-            own_port = ("--dashboard-agent-listen-port", "0")
-            start = ("ray.scripts.scripts", "start", *arguments, *limits, *own_port)
+            # else the nodes of one machine contend for one port, and a head that loses it takes no job, ever; and
+            # each unpacks a job's working directory anew where another's worker already imports from it
+            own = ("--dashboard-agent-listen-port", "0", "--temp-dir", temporary)
+            start = ("ray.scripts.scripts", "start", *arguments, *limits, *own)
             started = stack.enter_context(command(*start, cwd=tmp_path / name, python=python, env=env))
             started.wait_for(lambda: "Ray runtime started" in started.output, f"the start of {name}", NODE_SECONDS)
             return started
 
-        head_arguments = ("--port", str(port), "--dashboard-port", str(dashboard), "--temp-dir", temporary)
-        head = node("head", "--head", "--num-cpus", "2", *head_arguments)
+        head = node("head", "--head", "--num-cpus", "2", "--port", str(port), "--dashboard-port", str(dashboard))
         address = re.search(rf"--address='?([\d.]+:{port})", head.output)
         assert address is not None, head.output
         workers = [node(f"worker-{n}", "--address", address[1], "--num-cpus", "2") for n in range(WORKERS)]

@@ -31,9 +31,10 @@ from cluster.progress import Reporter
 from cluster.scoring import score
 from cluster.tables import prediction_rows, share, show_evaluation
 from configs.load import load_prompt
+from data.arguments import FORMAT_HELP
 from data.audio import Channels
 from data.command import command
-from data.formats import Format, Loaded, find_questions, load_examples
+from data.formats import Loaded, find_questions, load_examples
 from data.order import hash_seed, shuffle_choices
 from data.types import Example
 
@@ -73,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         help="another JSON file to write: the rows of --data with predictions, as MMAU's script reads them",
     )
     arguments.add_argument("--audio-dir", metavar="DIR", help="where relative clip paths start (default: beside FILE)")
-    arguments.add_argument("--format", default="auto", choices=get_args(Format))
+    arguments.add_argument("--format", default="auto", metavar="FORMAT", help=FORMAT_HELP)
     arguments.add_argument("--channels", default="mean", choices=get_args(Channels), help=CHANNELS_HELP)
     arguments.add_argument("--prompt", default="answer", metavar="PROMPT", help=PROMPT_HELP)
     arguments.add_argument(

@@ -143,6 +143,8 @@ def train(
     from cluster.session import usable_model
     from cluster.storage import prove
     from cluster.targets import listed
+    from cluster.transports import kind_of
+    from learner.off_policy import check_objective
     from rewards.score import check_rewards
 
     RunDirectory.check(config, resume, fresh)
@@ -158,6 +160,8 @@ def train(
         found.check_questions(questions.digests())
     initial = usable_model(config.run.init_from or config.model.path)
     check_loggers(config)
+    check_objective(config.algorithm)
+    kind_of(config.rollout.weight_transfer)
     check_rewards(config.rewards, config.data.prompt.form, config.cluster.actor_timeout_seconds)
     if existing_address() is not None and not os.path.isabs(config.run.dir) and not is_url(config.run.dir):
         raise UsageError(

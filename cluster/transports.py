@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from actors.report import EngineReport
 from actors.weights.buckets import Layout
 from cluster.waiting import WorkerError, bounded
+from configs.plugins import check_signature, load_plug_in
 from configs.schema import Config
 
 STEP_KEY = "learner.step_timeout_seconds"
@@ -42,17 +43,14 @@ class Update(Protocol):
 class Transport(Protocol):
     """The learner's side."""
 
+    def __init__(self, learners: Sequence[Any], config: Config) -> None:
+        """From the learner actors, in the order of their ranks."""
+
     async def begin(self, version: int, engines: Mapping[str, Any]) -> Update:
         """An update of these engines, by name, that is not published yet."""
 
     async def publish(self, update: Any) -> None:
         """Have the learner give its weights to an update of this transport."""
-
-
-def transport(learners: Sequence[Any], config: Config) -> Transport:
-    """The one that `rollout.weight_transfer` names, from these learner actors in the order of their ranks."""
-    kind = {"object_store": ObjectStore, "nccl": Nccl}[config.rollout.weight_transfer]
-    return kind(learners, config)
 
 
 class Buckets:
@@ -205,3 +203,26 @@ class Nccl:
         update = Buckets(await bounded(version, STEP_KEY, self.seconds, what), layout)
         answer, _ = await asyncio.gather(update.send(engine), self._buckets.fill(update, asked))
         return answer
+
+
+BUILT_IN: Mapping[str, type[Transport]] = {"object_store": ObjectStore, "nccl": Nccl}
+"""By `rollout.weight_transfer`."""
+
+
+def kind_of(name: str) -> type[Transport]:
+    """The transport of that name, or of a plug-in.
+
+    Raises:
+        PlugInError: it cannot be used.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    contract = "class MyTransport:\n    def __init__(self, learners, config): ..."
+    kind = load_plug_in("rollout.weight_transfer", name, contract)
+    check_signature("rollout.weight_transfer", name, contract, kind, ([], None))
+    return cast(type[Transport], kind)
+
+
+def transport(learners: Sequence[Any], config: Config) -> Transport:
+    """The one that `rollout.weight_transfer` names, from these learner actors in the order of their ranks."""
+    return kind_of(config.rollout.weight_transfer)(learners, config)

@@ -16,6 +16,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from configs.named import OrPlugIn
 from configs.schema import Config
 
 _UNIONS = (Union, types.UnionType)
@@ -85,7 +86,7 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[SectionKeys]:
                 required=field.is_required(),
                 default=None if field.is_required() else _default(field.get_default(call_default_factory=True)),
                 doc=" ".join((field.description or (f"See `{dotted}[]`." if section else "")).split()),
-                literals=_literals(annotation),
+                literals=_literals(annotation, field.metadata),
                 text=annotation is str,
                 numeric=_is_number(annotation),
             )
@@ -118,8 +119,10 @@ def _is_number(annotation: Any) -> bool:
     return annotation in (int, float)
 
 
-def _literals(annotation: Any) -> tuple[str, ...]:
-    return tuple(str(value) for value in get_args(annotation)) if get_origin(annotation) is Literal else ()
+def _literals(annotation: Any, metadata: Sequence[Any]) -> tuple[str, ...]:
+    named = (item.names for item in metadata if isinstance(item, OrPlugIn))
+    given = get_args(annotation) if get_origin(annotation) is Literal else next(named, ())
+    return tuple(map(str, given))
 
 
 def _describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
@@ -141,6 +144,8 @@ def _describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return "a mapping"
     if _section_of(annotation) is not None:
         return "a section"
+    if annotation is str and (names := _literals(annotation, metadata)):
+        return " or ".join([*(f"`{name}`" for name in names), "a plug-in `module:function`"])
     words_of = {str: "text", bool: "true or false", int: "an integer", float: "a number"}
     return " ".join([words_of[annotation], *_bounds(metadata)])
 

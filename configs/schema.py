@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from string import Formatter
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from configs.algorithms import ALGORITHMS, GRPO, ONE_RATIO, OVERLONG, Advantage, KlEstimator, Mean, Name, Surrogate
+from configs.named import OrPlugIn
 from configs.prompts import PROMPTS
 
 SAMPLING_REFUSED = (
@@ -37,6 +38,9 @@ SAMPLING_REFUSED = (
     "logit_bias",
 )
 """Sampling settings that change the sampled distribution in a way that the learner's log-prob does not follow."""
+
+FORMATS = ("auto", "auricle", "jsonl", "avqa", "mmau", "huggingface")
+"""Of files of questions."""
 
 LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
 """What Ray takes as the name or the value of a node's label, without its operators such as `!` and `in()`."""
@@ -215,8 +219,9 @@ class Data(Section):
     """Held-out questions, read before and after the run only."""
     audio_dir: str | None = None
     """Directory that relative clip paths start from; default: the directory of the file that names them."""
-    format: Literal["auto", "auricle", "jsonl", "avqa", "mmau", "huggingface"] = "auto"
-    """Format of the files; `auto` tells it from the first bytes and the first row."""
+    format: Annotated[str, OrPlugIn(FORMATS)] = "auto"
+    """Format of the files; `auto` tells it from the first bytes and the first row. A plug-in makes a row with Auricle's
+    keys of a row as it was read (docs/extending.md)."""
     prompt: Prompt = Prompt()
     """How a question is worded."""
     shuffle_choices: bool = False
@@ -275,7 +280,7 @@ class Rollout(Section):
     verify_every: NonNegativeInt = 50
     """Versions between two checks of what engines have loaded: each samples a few tokens, whose log-probs the learner
     computes too; an engine that is another policy is replaced. 0 never checks."""
-    weight_transfer: Literal["object_store", "nccl"] = "object_store"
+    weight_transfer: Annotated[str, OrPlugIn(("object_store", "nccl"))] = "object_store"
     """How new weights reach the engines: in buckets through Ray's object store, or broadcast from GPU to GPU."""
     threads: PositiveInt = 1
     """CPU threads of each of an engine's processes."""
@@ -394,10 +399,10 @@ class Algorithm(Section):
     """Estimator of the KL: log-ratio, half its square, or ratio - 1 - log-ratio, which is never negative."""
     kl_in: Literal["loss", "reward"] = GRPO["kl_in"]
     """Whether the KL is a term of the loss, or taken off each completion's reward before the advantage."""
-    advantage: Advantage = GRPO["advantage"]
+    advantage: Annotated[str, OrPlugIn(get_args(Advantage))] = GRPO["advantage"]
     """What a completion's reward is compared with: the group's mean, over its deviation (`standardised`) or not
     (`centred`), the mean of the others (`leave_one_out`), or the group's mean over the step's deviation."""
-    surrogate: Surrogate = GRPO["surrogate"]
+    surrogate: Annotated[str, OrPlugIn(get_args(Surrogate))] = GRPO["surrogate"]
     """What the advantage multiplies: each token's ratio, `clipped` as in PPO; one ratio of all tokens of a completion,
     clipped too, which is their geometric mean (`sequence`) or their product (`completion`); or the log-prob, `weighted`
     by the truncated ratio."""

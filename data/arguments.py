@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from typing import TypeVar, get_args
+from typing import TypeVar
 
-from configs.schema import Data
+from configs.schema import FORMATS, Data
 from data.command import command
-from data.formats import Format
 
 Number = TypeVar("Number", int, float)
 
 DEFAULTS = Data(train="")
 
 DAY_SECONDS = 86_400.0
+
+FORMAT_HELP = f"{', '.join(FORMATS)}, or a plug-in module:function (default: auto, told from the file)"
 
 
 def above_zero(kind: Callable[[str], Number], most: float = math.inf) -> Callable[[str], Number]:
@@ -40,7 +41,7 @@ def reading_parser(module: str, description: str | None, examples: str) -> argpa
     arguments = command(module, description, examples)
     arguments.add_argument("file", metavar="FILE", help="questions: a file, or a directory that `datasets` saved")
     arguments.add_argument("--audio-dir", metavar="DIR", help="where relative clip paths start (default: beside FILE)")
-    arguments.add_argument("--format", default="auto", choices=get_args(Format), help="default: told from FILE")
+    arguments.add_argument("--format", default="auto", metavar="FORMAT", help=FORMAT_HELP)
     add_seconds(arguments, "--min-seconds", DEFAULTS.min_seconds, "shorter clips are bad")
     return arguments
 

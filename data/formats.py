@@ -2,6 +2,10 @@
 
 A row that cannot be used becomes a `BadRow` with a reason to count it by; only a file as a whole raises. Whether a
 clip exists is found out when it is read, not here; a path that leaves the folder of the clips is a bad row at once.
+
+A plug-in makes a row with Auricle's own keys of a row as it was read:
+
+    def my_row(row: dict[str, Any]) -> dict[str, Any]
 """
 
 from __future__ import annotations
@@ -9,16 +13,17 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import cache
+from typing import Any, Literal
 
+from configs.plugins import Function, PlugInError, check_signature, is_plug_in, load_plug_in
+from configs.schema import FORMATS
 from data.errors import DataError
 from data.examples import CLIPS, COLUMNS, Converted, Schema, convert, kind_of, schema_of
 from data.parquet import is_parquet
 from data.rows import Position, RowError, RowFault, count_lines, first_row, read_json_rows, wrapping_key
 from data.tables import dataset_columns, parquet_columns, parquet_rows, read_dataset_rows, read_parquet_rows
 from data.types import Example
-
-Format = Literal["auto", "auricle", "jsonl", "avqa", "mmau", "huggingface"]
 
 Container = Literal["parquet", "dataset", "json"]
 
@@ -88,6 +93,8 @@ class Questions:
     schema: Schema
     root: str
     """Directory that relative clips start from, absolute."""
+    plug_in: str | None = None
+    """What makes rows of that schema of those that are read, where they have other keys."""
 
 
 def load_examples(
@@ -133,21 +140,26 @@ def find_questions(
     A file without such a row is refused, or with `guess` taken for lines of Auricle's own keys.
     """
     path = os.fspath(path)
-    if format not in get_args(Format):
-        raise DataError(f"data.format: {format!r} is not known; use one of {', '.join(get_args(Format))}")
+    if format not in FORMATS and not is_plug_in(format):
+        raise DataError(
+            f"data.format: {format!r} is not known; use one of {', '.join(FORMATS)}, or a plug-in module:function"
+        )
     if not os.path.exists(path):
         raise DataError(f"{path} does not exist; name a file of questions in data.train, data.validation or data.test")
+    plug_in = format if is_plug_in(format) else None
+    if plug_in is not None:
+        _row_function(plug_in)  # refused at once
     container, keys = _container(path, format)
     schema: Schema = "own"
     if format in ("avqa", "mmau"):
         schema = "avqa" if format == "avqa" else "mmau"
     elif format in ("auto", "huggingface"):
         if keys is None and not guess:
-            raise DataError(f"{path} has no row with keys; set data.format to one of {', '.join(get_args(Format)[1:])}")
+            raise DataError(f"{path} has no row with keys; set data.format to one of {', '.join(FORMATS[1:])}")
         schema = schema_of(keys or ())
     here = os.path.abspath(path)
     beside = here if container == "dataset" else os.path.dirname(here)
-    return Questions(here, container, schema, os.path.abspath(audio_dir) if audio_dir is not None else beside)
+    return Questions(here, container, schema, os.path.abspath(audio_dir) if audio_dir is not None else beside, plug_in)
 
 
 def read_questions(questions: Questions, unanswered: bool = False) -> Iterator[GoodRow | BadRow]:
@@ -196,6 +208,8 @@ def _container(path: str, format: str) -> tuple[Container, Collection[str] | Non
 
 def _shown_schema(questions: Questions) -> str:
     own = {"parquet": "auricle", "dataset": "huggingface", "json": "jsonl"}[questions.container]
+    if questions.plug_in is not None:
+        return questions.plug_in
     return own if questions.schema == "own" else questions.schema
 
 
@@ -211,6 +225,8 @@ def _judged(
                 raise row
             if not isinstance(row, dict):
                 raise RowError("not_an_object", f"is {kind_of(row)}, not an object with keys; write {{...}}")
+            if questions.plug_in is not None:
+                row = _own_row(questions.plug_in, row)
             row_id = _shown_id(row.get("id"))
             found = convert(row, questions.schema, questions.root, unanswered)
             row_id = _shown_id(found.example.id)
@@ -222,6 +238,28 @@ def _judged(
             seen.add(found.example.id)
             above += 1
             yield GoodRow(at, found)
+
+
+@cache
+def _row_function(name: str) -> Function:
+    contract = "def my_row(row: dict[str, Any]) -> dict[str, Any]"
+    try:
+        function = load_plug_in("data.format", name, contract)
+        check_signature("data.format", name, contract, function, ({},))
+    except PlugInError as error:
+        raise DataError(str(error)) from error
+    return function
+
+
+def _own_row(plug_in: str, row: dict[str, Any]) -> dict[str, Any]:
+    """What a plug-in makes of a row."""
+    try:
+        made = _row_function(plug_in)(row)
+    except Exception as error:  # whatever it is, the row is told of and the others are read
+        raise RowError("plug_in", f"{plug_in} raised {error!r}; mend it, or the row") from error
+    if not isinstance(made, dict):
+        raise RowError("plug_in", f"{plug_in} gave {kind_of(made)}, not an object with keys; return a dict")
+    return made
 
 
 def _shown_id(value: object) -> str:

@@ -28,6 +28,7 @@ RowFault = Literal[
     "row_too_large",
     "damaged",
     "broken_list",
+    "plug_in",
 ]
 """Why a row is no example, as it is counted."""
 

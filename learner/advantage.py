@@ -2,31 +2,43 @@
 
 None stands for a dropped completion: it takes no part in the statistics and keeps None. A group with fewer than two
 rewards has nothing to compare, and keeps None for all; one whose rewards are all equal has advantages of exactly zero.
+
+A plug-in gets the rewards of all groups of a step, and gives as many values for each:
+
+    def my_advantage(groups: list[list[float | None]]) -> list[list[float | None]]
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 
-from configs.algorithms import Advantage
+from configs.plugins import Function, PlugInError, check_signature, load_plug_in
 
 Values = tuple[float | None, ...]
 
 DEVIATION_FLOOR = 1e-4
 """Added to a standard deviation, as in R1-AQA, so that rewards that hardly differ do not get large advantages."""
 
+_CONTRACT = "def my_advantage(groups: list[list[float | None]]) -> list[list[float | None]]"
 
-def advantages(groups: Sequence[Sequence[float | None]], kind: Advantage) -> tuple[Values, ...]:
+
+def advantages(groups: Sequence[Sequence[float | None]], kind: str) -> tuple[Values, ...]:
     """The advantages of a step's groups: one value a completion, in the order given.
 
     Args:
         groups: rewards of each group's completions.
         kind: `algorithm.advantage`.
+
+    Raises:
+        PlugInError: a plug-in cannot be used, or gives other values than one a completion.
     """
     if kind == "batch_standardised":
         return batch_standardised(groups)
-    return tuple(_OF_A_GROUP[kind](rewards) for rewards in groups)
+    if kind in _OF_A_GROUP:
+        return tuple(_OF_A_GROUP[kind](rewards) for rewards in groups)
+    return _by_plug_in(groups, kind)
 
 
 def standardised(rewards: Sequence[float | None]) -> Values:
@@ -88,6 +100,27 @@ _OF_A_GROUP: dict[str, Callable[[Sequence[float | None]], Values]] = {
     "centred": centred,
     "leave_one_out": leave_one_out,
 }
+
+
+def _by_plug_in(groups: Sequence[Sequence[float | None]], name: str) -> tuple[Values, ...]:
+    found = _plug_in(name)([list(rewards) for rewards in groups])
+    given: list[Values] = []
+    try:
+        for rewards, values in zip(groups, found, strict=True):
+            pairs = zip(rewards, values, strict=True)
+            given.append(tuple(None if None in pair else float(pair[1]) for pair in pairs))
+    except (TypeError, ValueError) as error:
+        raise PlugInError(f"algorithm.advantage: {name!r} gave {found!r} for {groups!r}; give a number each") from error
+    if not all(value is None or math.isfinite(value) for values in given for value in values):
+        raise PlugInError(f"algorithm.advantage: {name!r} gave {found!r} for {groups!r}; give finite numbers")
+    return tuple(given)
+
+
+@cache
+def _plug_in(name: str) -> Function:
+    function = load_plug_in("algorithm.advantage", name, _CONTRACT)
+    check_signature("algorithm.advantage", name, _CONTRACT, function, ([],))
+    return function
 
 
 def _scaled(values: Values, deviation: float) -> Values:

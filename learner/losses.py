@@ -5,7 +5,10 @@ ranks and micro-batches, so that the gradient does not depend on how the work wa
 
 A surrogate takes log-probs (N,) with gradient, those of the older policy that the ratio is to (N,), advantages (N,),
 the completion of each token (N,) and the clip's bounds. It gives the loss of each token (N,), and whether it is
-clipped (N,). Where the older policy is the policy itself, the ratio is 1 and each has the plain policy gradient.
+clipped (N,). Where the older policy is the policy itself, the ratio is 1 and each has the plain policy gradient. A
+plug-in has the same form:
+
+    def my_surrogate(logprobs, older_logprobs, advantages, owners, clip) -> tuple[Tensor, Tensor]
 
 No ratio leaves [exp(-20), exp(20)], and beyond these bounds it has no gradient: nothing here is infinite.
 """
@@ -13,12 +16,14 @@ No ratio leaves [exp(-20), exp(20)], and beyond these bounds it has no gradient:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from configs.algorithms import Mean
+from configs.plugins import PlugInError, check_signature, load_plug_in
 
 LARGEST_LOG_RATIO = 20.0
 """Difference of two log-probs that still counts; its exponential is 5e8, and a sum of squares of such is finite."""
@@ -74,13 +79,44 @@ def weighted(
     return -truncated * advantages * logprobs, truncated != ratio
 
 
-SURROGATES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Clip], tuple[Tensor, Tensor]]] = {
+Surrogate = Callable[[Tensor, Tensor, Tensor, Tensor, Clip], tuple[Tensor, Tensor]]
+
+SURROGATES: dict[str, Surrogate] = {
     "clipped": clipped,
     "sequence": sequence_clipped,
     "completion": completion_clipped,
     "weighted": weighted,
 }
 """By `algorithm.surrogate`."""
+
+_CONTRACT = "def my_surrogate(logprobs, older_logprobs, advantages, owners, clip) -> tuple[Tensor, Tensor]"
+
+
+@cache
+def surrogate(name: str) -> Surrogate:
+    """What `algorithm.surrogate` names; a plug-in is tried on three tokens first.
+
+    Raises:
+        PlugInError: it cannot be used.
+    """
+    if name in SURROGATES:
+        return SURROGATES[name]
+    function: Surrogate = load_plug_in("algorithm.surrogate", name, _CONTRACT)
+    logprobs = torch.tensor([-1.0, -2.0, -0.5], requires_grad=True)
+    older, advantages, owners = logprobs.detach() - 0.1, torch.tensor([1.0, 1.0, -1.0]), torch.tensor([0, 0, 1])
+    given = logprobs, older, advantages, owners, Clip(0.2, 0.2)
+    check_signature("algorithm.surrogate", name, _CONTRACT, function, given)
+    try:
+        loss, cut = function(*given)
+        good = loss.shape == cut.shape == (3,) and loss.requires_grad and bool(loss.isfinite().all())
+    except Exception as error:
+        raise PlugInError(f"algorithm.surrogate: {name!r} raised {error!r} on three tokens; mend it") from error
+    if not good:
+        raise PlugInError(
+            f"algorithm.surrogate: {name!r} gives {loss} and {cut} for three tokens; give the loss of each, finite and "
+            f"with a gradient, and whether it is clipped"
+        )
+    return function
 
 
 def kl_k1(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:

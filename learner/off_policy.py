@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from configs.schema import Algorithm
-from learner import losses
+from learner import advantage, losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,12 @@ def importance(logprobs: Tensor, sampled_logprobs: Tensor, owners: Tensor, algor
     return Importance(ratios, ratios.clamp(max=correction.cap).masked_fill(masked, 0.0), cut, masked)
 
 
+def check_objective(algorithm: Algorithm) -> None:
+    """Raise `PlugInError` for an advantage or a surrogate of a user's own that cannot be used."""
+    advantage.advantages([[1.0, 0.0, None], [0.5, 0.5, 0.5]], algorithm.advantage)
+    losses.surrogate(algorithm.surrogate)
+
+
 def older_policy(sampled_logprobs: Tensor, first_logprobs: Tensor | None, algorithm: Algorithm) -> Tensor | None:
     """Log-probs of the policy that the ratio is to, (N,); None where that is the one that is trained, as it is.
 
@@ -82,7 +88,7 @@ def policy_loss(
     """
     older = logprobs.detach() if older_logprobs is None else older_logprobs
     clip = losses.Clip(*algorithm.clip, algorithm.dual_clip)
-    loss, cut = losses.SURROGATES[algorithm.surrogate](logprobs, older, advantages, owners, clip)
+    loss, cut = losses.surrogate(algorithm.surrogate)(logprobs, older, advantages, owners, clip)
     return (loss if algorithm.correction_level == "none" else loss * found.weights), cut
 
 

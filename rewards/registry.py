@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import difflib
 import hashlib
-import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from configs.plugins import PlugInError, check_signature, load_plug_in
 from data.types import ClipSource, Example
 from rewards.accuracy import accuracy
 from rewards.answers import answer
@@ -79,8 +79,11 @@ class Source:
 
 def load_reward(use: str, args: Mapping[str, Any] | None = None) -> RewardFunction:
     """The reward function named `use`, checked to take completions, an example and `args`."""
-    function = _plug_in(use, use) if ":" in use else _named(use)
-    _check_signature(use, function, args or {})
+    try:
+        function = load_plug_in("rewards", use, _CONTRACT) if ":" in use else _named(use)
+        check_signature("rewards", use, _CONTRACT, function, ([], None), args or {})
+    except PlugInError as error:
+        raise RewardError(str(error)) from error
     if use in BUILT_IN:
         _check_arguments(use, function, args or {})
     return function
@@ -109,7 +112,7 @@ def _named(use: str) -> RewardFunction:
         return BUILT_IN[use]
     if installed:
         (origin, point), *_ = installed.items()
-        return _plug_in(f"{use} of {origin}", point.value)
+        return load_plug_in("rewards", f"{use} of {origin}", _CONTRACT, path=point.value)
     names = [*BUILT_IN, *sorted({point.name for point in entry_points(group=GROUP)})]
     near = difflib.get_close_matches(use, names, n=1)
     known = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}; a plug-in is module:function"
@@ -120,45 +123,6 @@ def _origin(point: EntryPoint) -> str:
     """Who gives an entry point. An editable distribution may be found twice, and is one."""
     owner = point.dist.name if point.dist is not None else "a distribution without a name"
     return f"{owner} ({point.value})"
-
-
-def _plug_in(use: str, path: str) -> RewardFunction:
-    """The function at `module:function`; `use` is what errors call it."""
-    module_name, _, name = path.partition(":")
-    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
-        raise RewardError(f"rewards: {use!r} is not module:function, for example my_rewards:brevity")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-            mend = "install it, or put its folder on PYTHONPATH"
-            raise RewardError(f"rewards: {use!r}: there is no module {error.name!r}; {mend}") from error
-        raise RewardError(f"rewards: {use!r}: {module_name} needs the module {error.name!r}; install it") from error
-    except (Exception, SystemExit) as error:
-        raise RewardError(f"rewards: {use!r}: importing {module_name} raised {error!r}; mend the module") from error
-    if not hasattr(module, name):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        near = difflib.get_close_matches(name, functions, n=1)
-        known = f"did you mean {near[0]}?" if near else f"it has {', '.join(functions) or 'no function'}"
-        raise RewardError(f"rewards: {use!r}: {module.__file__ or module_name} has no {name!r}; {known}")
-    function = getattr(module, name)
-    if not callable(function):
-        raise RewardError(f"rewards: {use!r} is {type(function).__name__}, not a function; write `{_CONTRACT}`")
-    return function  # type: ignore[no-any-return]
-
-
-def _check_signature(use: str, function: RewardFunction, args: Mapping[str, Any]) -> None:
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise RewardError(f"rewards: {use!r} is a generator; give a list, `{_CONTRACT}`")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # some functions of compiled modules tell no signature
-        return
-    try:
-        signature.bind([], None, **args)
-    except TypeError as error:
-        given = f" with args {dict(args)}" if args else ""
-        raise RewardError(f"rewards: {use!r} takes {signature}{given}: {error}; write `{_CONTRACT}`") from error
 
 
 def _check_arguments(use: str, function: RewardFunction, args: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from configs.plugins import is_plug_in
 from configs.schema import Data
 from data.audio import MAX_SAMPLES, SAMPLE_RATE, decode, read_encoded
 from data.clip_store import NAME
@@ -80,8 +81,13 @@ class Clips:
 
     @cached_property
     def _sources(self) -> dict[str, list[ClipSource]]:
-        """Where the recordings of questions lie, by their ids, which splits may share."""
+        """Where the recordings of questions lie, by their ids, which splits may share.
+
+        Nothing, where it takes a plug-in to read them: a look at a run imports nothing that the run names.
+        """
         found: dict[str, list[ClipSource]] = {}
+        if is_plug_in(self._data.format):
+            return found
         for path in (self._data.train, self._data.validation, self._data.test):
             if path is not None and Path(path).exists():
                 for example in load_examples(path, self._data.audio_dir, self._data.format, unanswered=True).examples:

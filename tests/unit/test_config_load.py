@@ -105,7 +105,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         ("learner.ranks=true", "learner.ranks: true is not an integer above 0"),
         ("rollout.gpu_memory_utilization=2", "rollout.gpu_memory_utilization: 2 is not a number above 0 and at most 1"),
         ("data.format=awqa", "data.format: 'awqa' is not `auto` or `auricle` or `jsonl` or `avqa` or `mmau` or "
-         "`huggingface`; did you mean avqa?"),
+         "`huggingface` or a plug-in `module:function`; did you mean avqa?"),
         ("learner.betas=[0.1]", "learner.betas[1]: missing"),
         ("learner.betas=[a, 0.1]", "learner.betas[0]: 'a' is not a list of 2, each a number"),
         ("learner=3", "learner: 3 is not a section of keys"),

@@ -5,7 +5,7 @@ import datetime
 import json
 import os
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import Data
 from data.errors import DataError
 from data.examples import COLUMNS
-from data.formats import BadRow, Format, find_questions, load_examples, read_questions
+from data.formats import BadRow, find_questions, load_examples, read_questions
 from data.rows import MAX_ROW_BYTES
 from data.types import ClipSource, Example
 from tests.disk_datasets import save_to_disk
@@ -327,10 +326,6 @@ def test_a_directory_and_parquet_without_audio_are_refused(tmp_path: Path) -> No
     pq.write_table(pa.table({"id": ["1"]}), tmp_path / "rows.parquet")
     with pytest.raises(DataError, match=r"has no good row as auricle; the first: row 0 \(id 1\): has no audio"):
         load_examples(tmp_path / "rows.parquet")
-
-
-def test_the_configuration_names_the_formats_that_are_read() -> None:
-    assert get_args(Data.model_fields["format"].annotation) == get_args(Format)
 
 
 def test_a_line_that_is_too_long_is_a_bad_row_and_the_next_is_read(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2AudioForConditionalGeneration
+from transformers import PreTrainedModel, Qwen2AudioForConditionalGeneration
 
 from data.types import ClipFeatures
 from learner import attention, audio_tower, head
@@ -58,7 +58,13 @@ class Policy(nn.Module):
         self.temperature = temperature
         self.audio_token_id: int = model.config.audio_token_id
         self.attention_kind = attention_kind or (attention.FLEX if model.device.type == "cuda" else attention.SDPA)
-        attention.use(model.model.language_model, self.attention_kind)
+        attention.use(self.language_model, self.attention_kind)
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        """What embeddings (1, T, H) go through, under a mask and positions of their own."""
+        found: PreTrainedModel = self.model.model.language_model
+        return found
 
     def forward(self, batch: MicroBatch, entropy: head.Entropy = "value") -> tuple[Tensor, Tensor]:
         """Log-probability (N,) and entropy (N,) of each target, in float32 nats, at the sampling temperature."""
@@ -77,13 +83,13 @@ class Policy(nn.Module):
         packed, device = batch.packed, self.model.lm_head.weight.device
         token_ids = torch.from_numpy(packed.token_ids).to(device)  # (T,)
         embeddings = self.model.get_input_embeddings()(token_ids)  # (T, H)
-        audio = self._audio_embeddings(batch.clips, embeddings.dtype)  # (A, H)
+        audio = self.audio_embeddings(batch.clips, embeddings.dtype)  # (A, H)
         in_prompt = packed.branches == 0  # a sampled placeholder id is a plain token
         places = np.flatnonzero((packed.token_ids == self.audio_token_id) & in_prompt)
         if len(places) != len(audio):
             raise ValueError(f"{len(places)} audio positions in the prompts, {len(audio)} audio embeddings")
         embeddings = embeddings.index_copy(0, torch.from_numpy(places).to(device), audio)
-        hidden = self.model.model.language_model(
+        hidden = self.language_model(
             inputs_embeds=embeddings.unsqueeze(0),
             attention_mask=batch.mask(self.attention_kind, device),
             position_ids=torch.from_numpy(packed.positions).to(device)[None],
@@ -97,8 +103,13 @@ class Policy(nn.Module):
         """Whether ranks hold shards of the weights (ZeRO-3), so that all must call each layer equally often."""
         return hasattr(self.model.lm_head.weight, "ds_id")
 
-    def _audio_embeddings(self, clips: Sequence[ClipFeatures], dtype: torch.dtype) -> Tensor:
-        """(A, H): the clips' embeddings one after the other, after the projector."""
+    def audio_embeddings(self, clips: Sequence[ClipFeatures], dtype: torch.dtype) -> Tensor:
+        """(A, H): the clips' embeddings one after the other, as the language model takes them.
+
+        Args:
+            clips: one a group; the same object where several are about one clip.
+            dtype: of the language model's embeddings.
+        """
         projector = self.model.model.multi_modal_projector
         device = projector.linear.weight.device
         distinct = {id(clip): clip for clip in clips}

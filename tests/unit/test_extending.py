@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniThinkerConfig
 
 from cluster.transports import ObjectStore, kind_of
 from cluster.view.clips import Clips
@@ -15,12 +18,15 @@ from configs.load import ConfigError, load_config, load_prompt
 from configs.plugins import PlugInError
 from configs.schema import Algorithm
 from data import check
+from data.audio import audio_tokens
 from data.errors import DataError
 from data.formats import load_examples
-from data.types import ClipSource, Example
+from data.types import ClipFeatures, ClipSource, Example
 from learner.advantage import advantages
 from learner.losses import Clip, clipped, surrogate
 from learner.off_policy import check_objective
+from learner.packing import Sequences, expand_audio, pack
+from learner.policy import MicroBatch
 from rewards.registry import load_reward
 from tests.page_files import write_files
 from tests.plug_in_files import PlugIns
@@ -35,7 +41,8 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tmp_path)
     names = write_files("extending.md", tmp_path)
     expected = {
-        "my_rewards.py", "my_format.py", "my_prompt.yaml", "my_advantages.py", "my_losses.py", "my_transport.py"
+        "my_rewards.py", "my_format.py", "my_prompt.yaml", "my_advantages.py", "my_losses.py", "my_transport.py",
+        "my_omni.py"
     }  # fmt: skip
     assert set(names) == expected
     return tmp_path
@@ -172,6 +179,52 @@ def test_a_loss_that_does_not_fit_is_refused(plug_ins: PlugIns, body: str, messa
     name = f"{plug_ins.module(source)}:f"
     with pytest.raises(PlugInError, match=rf"algorithm\.surrogate: '{name}' .*{message}"):
         check_objective(Algorithm(surrogate=name))
+
+
+def thinker() -> Any:
+    """A thinker of any sizes, with weights of its own."""
+    torch.manual_seed(0)
+    config = Qwen2_5OmniThinkerConfig(
+        audio_config={
+            "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "num_mel_bins": 8,
+            "output_dim": 32, "n_window": 10, "max_source_positions": 100,
+        },
+        vision_config={"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": 32, "intermediate_size": 16},
+        text_config={
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "vocab_size": 50,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
+        },
+        audio_token_id=48, image_token_id=46, video_token_id=47,
+        vision_start_token_id=44, vision_end_token_id=45, audio_start_token_id=42, audio_end_token_id=43,
+    )  # fmt: skip
+    return Qwen2_5OmniThinkerForConditionalGeneration(config).eval()
+
+
+def test_another_model_packs_groups_and_gives_each_token_what_its_own_forward_does(page: Path) -> None:
+    from my_omni import ThinkerPolicy
+
+    rng, model = np.random.default_rng(0), thinker()
+    clips = [ClipFeatures(mel=rng.normal(size=(8, n + 8)).astype(np.float32), valid_frames=n) for n in (30, 57)]
+    groups = [
+        Sequences(expand_audio((1, 48, 2, 3), 48, audio_tokens(clip.valid_frames)), [(4, 5, 6), (7, 8)])
+        for clip in clips
+    ]
+    own = []
+    with torch.no_grad():
+        for clip, group in zip(clips, groups, strict=True):
+            for completion in group.completions:
+                ids = torch.tensor([[*group.prompt, *completion]])
+                logits = model(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    input_features=torch.tensor(clip.mel[None, :, : clip.valid_frames]),
+                    feature_attention_mask=torch.ones(1, clip.valid_frames, dtype=torch.long),
+                ).logits[0]
+                predicted = logits[len(group.prompt) - 1 : -1].log_softmax(-1)
+                own += predicted.gather(-1, torch.tensor(completion)[:, None])[:, 0].tolist()
+        packed, _ = ThinkerPolicy(model, 1.0)(MicroBatch(pack(groups), clips))
+    assert packed.tolist() == pytest.approx(own, abs=1e-5)
 
 
 def test_the_transport_is_one(page: Path) -> None:

@@ -17,6 +17,7 @@ from ray.exceptions import ObjectLostError, RayActorError
 from configs.schema import Config
 from data.clip_store import ClipStore
 from data.remote import remove, sizes, written
+from data.step_files import shard_name, shard_step
 from data.types import Dropped, Example, Group, LoggedStep
 from data.whole_file import whole_file, writing
 
@@ -100,7 +101,7 @@ class RolloutLogActor:
 
     def _write_shard(self, directory: str, step: int, table: pa.Table) -> tuple[str, ...]:
         """Write it, and remove the oldest where there is no room for all; gives what is to be told of that."""
-        name = f"step_{step:06d}.parquet"
+        name = shard_name(step)
         with (
             writing(f"{directory}/{name}", table.nbytes),
             written(directory) as folder,
@@ -109,11 +110,11 @@ class RolloutLogActor:
             pq.write_table(table, partial, compression="zstd")
             size = partial.stat().st_size
         if self._shards is None:
-            self._shards = {shard: taken for shard, taken in sizes(directory).items() if shard.startswith("step_")}
+            self._shards = {shard: taken for shard, taken in sizes(directory).items() if shard_step(shard) is not None}
         self._shards[name] = size
         notes: tuple[str, ...] = ()
         while len(self._shards) > 1 and sum(self._shards.values()) > self.logging.rollouts_bytes:
-            oldest = min(self._shards, key=lambda shard: (len(shard), shard))  # numbers of more than six digits too
+            oldest = min(self._shards, key=lambda shard: shard_step(shard) or 0)
             remove(f"{directory}/{oldest}")
             del self._shards[oldest]
             if not self._full:

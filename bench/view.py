@@ -37,6 +37,7 @@ from actors.log import SCHEMA
 from bench.claims import broken
 from cluster.progress import Reporter
 from cluster.scoring import Answered, score
+from data.step_files import shard_name
 from data.types import ClipSource, Example
 
 GROUP_SIZE, TOKENS = 8, 24
@@ -122,7 +123,7 @@ def write_run(run: Path, groups: int, groups_a_step: int) -> int:
         for step in range(1, -(-groups // groups_a_step) + 1):
             first = (step - 1) * groups_a_step
             rows = [_row(generator, step, number) for number in range(first, min(first + groups_a_step, groups))]
-            shard = run / "rollouts" / f"step_{step:06d}.parquet"
+            shard = run / "rollouts" / shard_name(step)
             pq.write_table(pa.Table.from_pylist(rows, SCHEMA), shard, compression="zstd")
             size += shard.stat().st_size
             metrics.write(json.dumps(_line(generator, step)) + "\n")

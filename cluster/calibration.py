@@ -27,6 +27,7 @@ import yaml
 from scipy.optimize import nnls
 
 from cluster.timings import MEASURED, Timings
+from data.step_files import shard_name
 
 GATHER_SECONDS = 0.01
 """What `actors.engine` waits for others after a first request."""
@@ -131,7 +132,7 @@ def _usable(path: Path, config: Mapping[str, Any], lines: Sequence[Mapping[str, 
 
 
 def _shard(run: Path, step: int) -> Path:
-    return run / "rollouts" / f"step_{step:06d}.parquet"
+    return run / "rollouts" / shard_name(step)
 
 
 def _lengths(shard: Path) -> tuple[tuple[int, ...], ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from cluster.run_storage import RunStorage
 from configs.schema import Checkpoint
 from data.checksums import Checksums, differences
 from data.remote import WHOLE, discard
+from data.step_files import checkpoint_name, checkpoint_step
 
 FOLDER = "checkpoints"
 STATE = ("step", "updates", "position", "outstanding", "dropped_since", "ledger", "train_seconds", "questions")
@@ -178,9 +178,9 @@ def to_keep(settings: Checkpoint, steps: Sequence[int], accuracy: Mapping[int, f
 
 
 def _name(step: int) -> str:
-    return f"{FOLDER}/step_{step}"
+    return f"{FOLDER}/{checkpoint_name(step)}"
 
 
 def _steps(names: Sequence[str]) -> list[int]:
     """N of each `step_N`; other names are the user's."""
-    return [int(match[1]) for name in names if (match := re.fullmatch(r"step_(\d+)", name))]
+    return [step for name in names if (step := checkpoint_step(name)) is not None]

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from cluster.run_directory import flat
 from configs.schema import Config
 
 INSTALL = "install it with `pip install 'auricle[loggers]'`, or switch it off"
@@ -36,7 +37,9 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(directory), purge_step=step + 1)
-        self._writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in _flat(_settings(config))))
+        self._writer.add_text(
+            "config", "\n".join(f"    {key}: {value}" for key, value in flat(_settings(config)).items())
+        )
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         for name, value in figures.items():
@@ -123,7 +126,7 @@ def check_loggers(config: Config) -> None:
 def figures(line: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a line; those of a nested object by `object/key`."""
     found = {}
-    for key, value in _flat(line):
+    for key, value in flat(line, separator="/").items():
         if key not in NOT_FIGURES and isinstance(value, int | float) and not isinstance(value, bool):
             found[key] = float(value)
     return found
@@ -135,14 +138,6 @@ def _identity(file: Path) -> str:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(secrets.token_hex(8))
     return file.read_text()
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from cluster.run_storage import storage_of
 from configs.load import dump_config
 from configs.schema import Config, Reward
 from data.remote import Remote, is_url
+from data.step_files import shard_step
 from data.whole_file import whole_file, writing
 
 RESUMABLE_SECTIONS = ("checkpoint.", "logging.", "metrics.", "cluster.")
@@ -240,7 +241,7 @@ class RunDirectory:
             if file.exists():
                 self.write_text(file.name, "".join(_lines_up_to(step, file)))
         for shard in self.storage.names("rollouts"):
-            if shard.startswith("step_") and int(Path(shard).stem.split("_")[1]) > step:
+            if (shard_step(shard) or 0) > step:
                 self.storage.remove(f"rollouts/{shard}")
         for evaluation in self.evaluations.glob("validation_step_*.json"):
             if int(evaluation.stem.rsplit("_", 1)[1]) > step:
@@ -318,15 +319,15 @@ def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
     return {**defaults, **values, **sections}
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values by dotted key."""
+def flat(values: Mapping[str, Any], prefix: str = "", separator: str = ".") -> dict[str, Any]:
+    """The values by dotted key, or with another separator."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}{separator}", separator)
         elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
             for number, item in enumerate(value):
-                found |= flat(item, f"{prefix}{key}[{number}].")
+                found |= flat(item, f"{prefix}{key}[{number}]{separator}", separator)
         else:
             found[f"{prefix}{key}"] = value
     return found

@@ -11,6 +11,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from data.step_files import shards
+
 
 @dataclass(frozen=True)
 class Run:
@@ -33,8 +35,8 @@ class Run:
     @cached_property
     def rollouts(self) -> pd.DataFrame:
         """`rollouts/*.parquet`: a row a group, trained or dropped, in the order of the steps."""
-        shards = sorted((self.path / "rollouts").glob("step_*.parquet"))
-        return pd.concat([pd.read_parquet(shard) for shard in shards], ignore_index=True) if shards else pd.DataFrame()
+        read = [pd.read_parquet(shard) for shard in shards(self.path / "rollouts")]
+        return pd.concat(read, ignore_index=True) if read else pd.DataFrame()
 
     @cached_property
     def evaluations(self) -> dict[str, pd.DataFrame]:

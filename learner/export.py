@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,12 +25,11 @@ from torch import Tensor
 from data.checksums import changed_part
 from data.command import command
 from data.remote import WHOLE, Remote, RemoteError, copied, is_url
+from data.step_files import checkpoint_name, checkpoint_step
 from learner.hf import DTYPES, PROCESSOR_FILES, check_model, export_checkpoint, load_config, load_tensors
 from learner.hf_files import ModelError, load_processor, read_json, stored_tensors, weight_files
 from learner.memory import SHARD_BYTES
 
-CHECKPOINT = re.compile(r"step_(\d+)")
-"""Name of a run's checkpoint; what a user has renamed beside it is none."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 EXAMPLES = """examples:
   python -m learner.export runs/mine --out mine                        the newest checkpoint
@@ -128,10 +126,10 @@ def _find_remote(url: str) -> Source:
     remote = Remote(url)
     if remote.exists("checkpoints"):
         names = [name.split("/") for name in remote.files("checkpoints")]
-        steps = [int(step[1]) for _, name, *rest in names if rest == [WHOLE] and (step := CHECKPOINT.fullmatch(name))]
+        steps = [step for _, name, *rest in names if rest == [WHOLE] and (step := checkpoint_step(name)) is not None]
         if not steps:
             raise ModelError(f"{url}/checkpoints holds no complete checkpoint yet")
-        return _find_remote(f"{url}/checkpoints/step_{max(steps)}")
+        return _find_remote(f"{url}/checkpoints/{checkpoint_name(max(steps))}")
     if url.endswith("/hf"):
         url = url.removesuffix("/hf")
     elif not remote.exists("hf"):
@@ -232,9 +230,9 @@ def _verify(out: Path, written: Mapping[str, str], read: Iterable[tuple[str, Ten
 def _newest(checkpoints: Path) -> Path:
     """The newest complete checkpoint."""
     complete = {
-        int(step[1]): path
+        step: path
         for path in checkpoints.iterdir()
-        if (step := CHECKPOINT.fullmatch(path.name)) and (path / "hf" / "config.json").is_file()
+        if (step := checkpoint_step(path.name)) is not None and (path / "hf" / "config.json").is_file()
     }
     if not complete:
         raise ModelError(f"{checkpoints} holds no complete checkpoint yet")

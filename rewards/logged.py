@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from configs.schema import Prompt
+from data.step_files import shards
 from data.types import ClipSource, Example
 
 COLUMNS = ("example_id", "question", "choices", "answer", "completions", "rewards")
@@ -34,10 +35,10 @@ class LoggedGroup:
 
 def read_groups(run: Path, most: int) -> tuple[LoggedGroup, ...]:
     """Trained groups of a run directory, at most so many, spread evenly over its steps."""
-    shards = sorted((run / "rollouts").glob("step_*.parquet"))
-    if not shards:
+    logged = shards(run / "rollouts")
+    if not logged:
         raise LogError(f"{run} has logged no group: there is no rollouts/step_*.parquet in it; name a run's directory")
-    rows = pa.concat_tables(map(_trained, shards))
+    rows = pa.concat_tables(map(_trained, logged))
     if not rows.num_rows:
         raise LogError(f"{run} has trained no group: all that its rollouts/ hold were dropped")
     taken = min(most, rows.num_rows)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cluster.view.run import finite
 from data.cache import cache_directory
+from data.step_files import shard_name, shards
 from data.whole_file import whole_file
 from rewards.answers import is_correct
 from rewards.format import format_reward
@@ -199,7 +200,7 @@ class Groups:
 
     def read(self, step: int, row: int) -> dict[str, Any]:
         """All that the log holds of one group; raises KeyError where there is none."""
-        file = self.folder / f"step_{step:06d}.parquet"
+        file = self.folder / shard_name(step)
         try:
             table = pq.read_table(file)
         except FileNotFoundError:
@@ -377,7 +378,7 @@ def _counted(column: Any) -> list[dict[str, Any]]:
 def _written(folder: Path) -> dict[str, int]:
     """When each shard was written, by its name."""
     found = {}
-    for file in folder.glob("step_*.parquet"):
+    for file in shards(folder):
         with suppress(FileNotFoundError):  # removed meanwhile
             found[file.name] = file.stat().st_mtime_ns
     return found

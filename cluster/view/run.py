@@ -16,6 +16,7 @@ import yaml
 from cluster.errors import UsageError
 from cluster.run_directory import flat
 from cluster.run_lock import FILE as LOCK
+from data.step_files import checkpoint_step
 
 Found = TypeVar("Found")
 Mark = tuple[int, int]
@@ -141,8 +142,10 @@ class ViewedRun:
 
     def tokenizer_file(self) -> Path | None:
         """The run's tokenizer: of its newest checkpoint, of the engines' model, or of the model that it began with."""
-        checkpoints = sorted((self.path / "checkpoints").glob("step_*/hf"), key=lambda path: -_step_of(path.parent))
-        folders = [*checkpoints, self.path / "engine_model", Path(self.config["model"]["path"]).expanduser()]
+        checkpoints = self.path / "checkpoints"
+        steps = {step: path for path in checkpoints.glob("*") if (step := checkpoint_step(path.name)) is not None}
+        newest = [steps[step] / "hf" for step in sorted(steps, reverse=True)]
+        folders = [*newest, self.path / "engine_model", Path(self.config["model"]["path"]).expanduser()]
         return next((file for folder in folders if (file := folder / "tokenizer.json").is_file()), None)
 
     def _evaluation_files(self) -> list[Path]:
@@ -220,11 +223,6 @@ def _runs_at(place: Path) -> list[Path]:
 
 def _name(path: Path, parts: int) -> str:
     return "/".join(path.parts[-parts:])
-
-
-def _step_of(checkpoint: Path) -> int:
-    number = checkpoint.name.removeprefix("step_")
-    return int(number) if number.isdecimal() else -1
 
 
 def _mark(file: Path) -> Mark | None:

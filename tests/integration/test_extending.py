@@ -50,7 +50,7 @@ def test_a_run_trains_with_the_files_of_the_page(tmp_path: Path, model: Path, qu
     lines = metrics_lines(run.path)
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert all(line["grad_norm"] > 0 and line["verified_difference"] < 1e-3 for line in lines)
-    assert "line 9: my_format:quiz raised" in started.output
+    assert "line 9 left out: plug_in: my_format:quiz raised" in started.output
     for group in run.rollouts.to_dict("records"):
         values = sorted(group["advantages"])
         assert values[len(values) // 2 - 1] <= 0 <= values[len(values) // 2]  # from the median

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniThinkerConfig
 
+from actors.weights.buckets import lay_out
 from cluster.transports import ObjectStore, kind_of
 from cluster.view.clips import Clips
 from configs.load import ConfigError, load_config, load_prompt
@@ -229,6 +232,34 @@ def test_another_model_packs_groups_and_gives_each_token_what_its_own_forward_do
 
 def test_the_transport_is_one(page: Path) -> None:
     assert issubclass(kind_of("my_transport:InTurn"), ObjectStore)
+
+
+def test_the_transport_sends_to_one_engine_after_the_other(page: Path) -> None:
+    from my_transport import OneByOne
+
+    events: list[str] = []
+
+    class Receive:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def loaded(self) -> str:
+            events.append(f"{self.name} begins")
+            await asyncio.sleep(0)
+            events.append(f"{self.name} has loaded")
+            return self.name
+
+        def remote(self, version: int, number: int, bucket: Any) -> Any:
+            return self.loaded()
+
+    async def send() -> list[str]:
+        update = OneByOne(1, lay_out([("a", torch.float32, (2,))], 100))
+        update.add("bucket")
+        engines = [SimpleNamespace(receive=Receive(name)) for name in ("first", "second")]
+        return [await answer for answer in await asyncio.gather(*map(update.send, engines))]
+
+    assert asyncio.run(send()) == ["first", "second"]
+    assert events == ["first begins", "first has loaded", "second begins", "second has loaded"]
 
 
 def test_a_transport_that_takes_no_learners_is_refused(plug_ins: PlugIns) -> None:

@@ -104,7 +104,7 @@ def wait_for(run: RunDirectory, reporter: Reporter) -> bool:
 
 def dry_run(config: Config, reporter: Reporter, hardware: str | None = None, assumed: str | None = None) -> None:
     """Print the resolved configuration, the placement plan, and what the run will take on such hardware."""
-    from cluster.forecast import tell
+    from cluster.forecast_report import tell
     from cluster.nodes import embedded_nodes, existing_address
     from cluster.placement import Node, plan
 

@@ -14,7 +14,9 @@ import pytest
 from bench import models
 from cluster.errors import UsageError
 from cluster.estimate import step_time, store
-from cluster.forecast import Forecast, forecast, free_at, lengths_of, report, warnings
+from cluster.fits import warnings
+from cluster.forecast import Forecast, forecast, free_at, lengths_of
+from cluster.forecast_report import report
 from cluster.hardware import KNOWN, Hardware, HardwareError, hardware
 from cluster.launch import main
 from cluster.nodes import embedded_nodes

@@ -14,11 +14,12 @@ import numpy as np
 import ray
 
 from configs.schema import Config
-from data.audio import SAMPLE_RATE, ClipError, audio_tokens, log_mel, mel_frames, read_clip
+from data.audio import SAMPLE_RATE, audio_tokens, log_mel, mel_frames, read_clip
+from data.errors import ClipError
 from data.types import SILENCE, Clip, ClipFeatures, ClipSource
 
 
-@ray.remote(concurrency_groups={"beat": 1})
+@ray.remote(concurrency_groups={"beat": 1})  # type: ignore[call-overload]
 class AudioActor:
     """Prepares clips, one at a time. The same place always goes to the same actor."""
 

@@ -21,7 +21,8 @@ from configs.schema import Config
 from data.audio import SAMPLE_RATE, audio_tokens, mel_frames
 from data.types import Clip, ClipFeatures
 from learner.audio_tower import MARGIN_FRAMES, encode
-from learner.hf import PROJECTOR, TOWER, load_tensors, load_tower
+from learner.hf import load_tensors, load_tower
+from learner.sizes import PROJECTOR, TOWER
 
 KEPT_BYTES = 256_000_000
 """Embeddings that are kept for the next request about the same clip."""
@@ -67,7 +68,7 @@ class Embedder:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tower = None
         if config.model.audio_tower == "trained":
-            self._tower = load_tower(model_path, dtype).requires_grad_(False).to(self._device)
+            self._tower = load_tower(model_path, dtype).requires_grad_(False).to(self._device)  # type: ignore[arg-type]
         stored = load_tensors(model_path, PROJECTOR)
         self._projector = {name: tensor.to(self._device, dtype) for name, tensor in stored}
         self._kept: OrderedDict[str, Tensor] = OrderedDict()

@@ -53,7 +53,7 @@ SCHEMA = pa.schema(
 """A row a group; of one that was dropped before it was scored only what is known of its question."""
 
 
-@ray.remote(concurrency_groups={"beat": 1})
+@ray.remote(concurrency_groups={"beat": 1})  # type: ignore[call-overload]
 class RolloutLogActor:
     """Writes shards one after the other."""
 

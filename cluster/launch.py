@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster import demo
 from cluster.environment import check_rooms, describe
@@ -29,6 +29,9 @@ from configs.load import dump_config, load_config
 from configs.schema import Config
 from data.command import command
 from data.remote import is_url
+
+if TYPE_CHECKING:
+    from cluster.placement import Role
 
 EXAMPLES = """examples:
   python -m cluster.launch --config tiny                         the demo (`make train` prepares its data and model)
@@ -125,7 +128,7 @@ def dry_run(config: Config, reporter: Reporter, hardware: str | None = None, ass
     tell(config, roles, hardware, assumed, reporter.say)
 
 
-def print_plan(roles: Any, reporter: Reporter) -> None:
+def print_plan(roles: Sequence[Role], reporter: Reporter) -> None:
     """The actors as a table."""
     rows = [(r.name, str(r.count), f"{r.cpus:g}", f"{r.gpus:g}", r.where, r.note) for r in roles]
     reporter.table("placement", rows, ("actor", "count", "CPUs", "GPUs", "where", ""))

@@ -88,7 +88,7 @@ def _start(local: LocalCluster, nodes: Sequence[Node], object_store_bytes: int) 
                 object_store_memory=object_store_bytes,
                 include_dashboard=False,
             )
-        ray.init(address=local.address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=local.address, log_to_driver=False, logging_level=logging.ERROR)
         interrupt.listen()
     except Exception as error:
         raise ClusterError(

@@ -141,9 +141,9 @@ def _ask(role: Role, count: int, node: str | None, avoid: Collection[str] = ()) 
     bundles = [{"CPU": role.cpus} | ({"GPU": role.gpus} if role.gpus else {})] * count
     wanted = dict(role.labels) | ({NODE_LABEL: f"!in({','.join(sorted(avoid))})"} if avoid else {})
     labels = [wanted] * count if wanted else None
-    if node is None:
-        return placement_group(bundles, strategy=role.strategy, bundle_label_selector=labels)
-    return placement_group(bundles, strategy="STRICT_PACK", _soft_target_node_id=node, bundle_label_selector=labels)
+    where = {"strategy": role.strategy} if node is None else {"strategy": "STRICT_PACK", "_soft_target_node_id": node}
+    group: PlacementGroup = placement_group(bundles, bundle_label_selector=labels, **where)
+    return group
 
 
 def _options(role: Role, group: PlacementGroup, number: int) -> Options:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -64,7 +64,7 @@ class Reporter:
             task = progress.add_task(name, total=total)
             yield lambda: progress.advance(task)
 
-    def table(self, title: str, rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
+    def table(self, title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
         """A table; columns after the first are figures."""
         table = Table(title=title, title_justify="left")
         for number, name in enumerate(header):
@@ -96,7 +96,7 @@ class StepLines:
     def _left(self) -> float:
         """Seconds to the last step, at the pace of the newest ones."""
         pace = sum(line["step_seconds"] for line in self._lines) / len(self._lines)
-        return pace * (self._total - self._lines[-1]["step"])
+        return float(pace * (self._total - self._lines[-1]["step"]))
 
     def _table(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, caption=f"left {_time(self._left)}", caption_justify="left")

@@ -12,13 +12,16 @@ import base64
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.arguments import count
 from cluster.errors import UsageError, report_errors
 from cluster.tables import share, with_interval
 from data.command import command
 from data.whole_file import whole_file, writing
+
+if TYPE_CHECKING:
+    from cluster.view.groups import Kind
 
 EXAMPLES = """examples:
   python -m cluster.report runs/tiny                                     writes runs/tiny/report.html
@@ -27,7 +30,7 @@ EXAMPLES = """examples:
 """
 
 GROUPS = 12
-KINDS = ("all_right", "mixed", "all_wrong", "format_broken", "dropped")
+KINDS: tuple[Kind, ...] = ("all_right", "mixed", "all_wrong", "format_broken", "dropped")
 """Of the groups that a sample is taken from, in turn."""
 
 
@@ -111,7 +114,7 @@ def sample(run: Any, count: int) -> list[Mapping[str, Any]]:
     log.refresh()
     of_kinds = [place for kind in KINDS for place in log.places(kind, -(-count // len(KINDS)))]
     places = dict.fromkeys([*of_kinds, *log.places("all", count)])
-    shown = []
+    shown: list[Mapping[str, Any]] = []
     for step, row in sorted([*places][:count]):
         group = as_shown(log.read(step, row), of_run.tokens)
         try:

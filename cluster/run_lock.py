@@ -114,7 +114,7 @@ class UrlLock:
     def _lives(self, holder: dict[str, Any]) -> bool:
         """Whether a holder is at work: this machine knows its own processes, others are to be heard of."""
         if holder["host"] == socket.gethostname():
-            return _started(holder["pid"]) == holder["started"]
+            return bool(_started(holder["pid"]) == holder["started"])
         if 0 <= time.time() - holder["time"] < SILENT_SECONDS:
             return True
         told = holder["token"], holder["time"]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from cluster.advice import Adviser
 from cluster.asking import Asker
-from cluster.checkpoints import CheckpointError, to_keep
 from cluster.delivery import Delivery
-from cluster.errors import first_of, for_the_user
+from cluster.errors import first_of
 from cluster.evaluation import ask_all
 from cluster.ledger import Ledger
 from cluster.loggers import Loggers
@@ -23,22 +21,14 @@ from cluster.phases import PROFILED_STEPS, Profile
 from cluster.progress import Reporter
 from cluster.questions import Questions
 from cluster.run_directory import RunDirectory, RunError
+from cluster.saving import Saving
 from cluster.scoring import score, without_rows
 from cluster.verification import MOST_DIFFERENCE
-from cluster.waiting import ANSWER_KEY, bounded, in_thread
 from cluster.workers import Workers
 from configs.schema import Config
-from data.checksums import Checksums
 from data.order import DataOrder, Draw
-from data.remote import RemoteError
 from data.types import Example
-from data.whole_file import WriteError
 from learner.result import LessonResult, UpdateResult
-
-Stored = TypeVar("Stored")
-
-NO_ROOM = (WriteError, RemoteError, CheckpointError, OSError)
-"""What is raised where a checkpoint cannot be written, as on a full disk."""
 
 MENDS = {
     "clip_": "data.audio_dir may name the wrong directory",
@@ -159,16 +149,7 @@ class TrainingLoop:
         self._profile = profile
         self._adviser = Adviser(config)
         self._loggers = loggers or Loggers()
-        self._saving = False
-        """Whether a checkpoint is being written."""
-        self._checkpointing: asyncio.Task[None] | None = None
-        """The writing of the last one."""
-        self._checkpoints_failed = 0
-        """Of this launch."""
-        self._checkpoint_bytes = 0.0
-        """Size of the last one, as far as this process knows."""
-        self._publishing: asyncio.Task[None] | None = None
-        """What is on its way to the storage of the run."""
+        self._saving = Saving(config, run, workers, reporter.say, metrics.progress)
         self._ended_at = 0.0
         """Time of day when the last step was over."""
         metrics.begin_with(self.ledger.counts(), self.ledger.dropped)
@@ -182,13 +163,13 @@ class TrainingLoop:
             "engines": len(rollout.reports),
             "engines_lost": rollout.lost,
             "steps_skipped": self._steps_skipped,
-            "checkpoints_failed": self._checkpoints_failed,
+            "checkpoints_failed": self._saving.failed,
             "delivery_pending_seconds": self._delivery.pending_seconds,
             "max_steps": self.config.run.max_steps,
             "max_staleness": self.config.algorithm.max_staleness,
             "most_difference": MOST_DIFFERENCE[self.config.model.dtype],
-            "saving": float(self._saving),
-            "checkpoint_bytes": self._checkpoint_bytes,
+            "saving": float(self._saving.at_work),
+            "checkpoint_bytes": self._saving.size_bytes,
         }
 
     async def _step(self) -> dict[str, Any]:
@@ -221,7 +202,7 @@ class TrainingLoop:
         await self.workers.log.written()
         trained = await self.evaluate_test("trained")
         silent = await self.evaluate_test("silent") if self.config.evaluate.silent else None
-        await self._published()
+        await self._saving.published()
         figures = {"base": base, "trained": trained, "silent": silent}
         return figures | {"train_seconds": train_seconds, "bad_rows": self.questions.bad_rows()}
 
@@ -248,8 +229,8 @@ class TrainingLoop:
                         self.reporter.say(advice)
                     await self._profiled(line)
                     if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
-                        await self.checkpoint()
-                    await self._publish()
+                        await self._saving.checkpoint(self.version, self._facts(), self._tasks)
+                    await self._saving.publish()
         except BaseExceptionGroup as failed:
             raise first_of(failed) from None
 
@@ -293,14 +274,6 @@ class TrainingLoop:
         """Seconds spent on training so far, before a resume and after it."""
         return self._train_seconds + time.monotonic() - self._started
 
-    async def checkpoint(self) -> None:
-        """Have `checkpoints/step_N` written as the run stands now, most of it while the next steps are taken."""
-        if self._checkpointing is not None:
-            await self._checkpointing
-        taken = asyncio.Event()
-        self._checkpointing = self._tasks.create_task(self._write_checkpoint(self.version, self._facts(), taken))
-        await taken.wait()
-
     def _facts(self) -> dict[str, Any]:
         """What a checkpoint tells of the run."""
         return {
@@ -313,67 +286,6 @@ class TrainingLoop:
             "train_seconds": self.train_seconds,
             "questions": self.questions.digests(),
         }
-
-    async def _write_checkpoint(self, step: int, facts: Mapping[str, Any], taken: asyncio.Event) -> None:
-        """Write the checkpoint of a step, with every step up to it in the rollout log.
-
-        Args:
-            step: which.
-            facts: what it tells of the run.
-            taken: set when the learner has what is to be written, and may step.
-        """
-        self._saving = True
-        checkpoints = self.run_directory.checkpoints
-        try:
-            files = await self._unless_no_room(step, self._written(step, facts, taken))
-            if files is None:
-                return
-            await self.workers.log.written()
-            size = await self._unless_no_room(step, self._stored(functools.partial(checkpoints.finish, step, files)))
-            if size is None:
-                return
-            self._checkpoint_bytes = size
-            keep = functools.partial(to_keep, self.config.checkpoint, accuracy=self.run_directory.validated())
-            await self._stored(lambda: checkpoints.tidy(keep))
-        finally:
-            taken.set()
-            self._saving = False
-        self.metrics.progress()
-
-    async def _written(self, step: int, facts: Mapping[str, Any], taken: asyncio.Event) -> Checksums:
-        """What the learner has written of a step's checkpoint; parameters as of `_write_checkpoint`."""
-        place = await self._stored(lambda: self.run_directory.checkpoints.begin(step))
-        await self.workers.learner.save(place, facts)
-        taken.set()
-        return await self.workers.learner.saved()
-
-    async def _unless_no_room(self, step: int, part: Awaitable[Stored]) -> Stored | None:
-        """What a part of the writing of a checkpoint gives; None where it failed and the run is to go on without."""
-        try:
-            return await part
-        except NO_ROOM as error:
-            await self._stored(self.run_directory.checkpoints.abandon)
-            if self.config.checkpoint.on_failure == "stop":
-                raise
-            self._checkpoints_failed += 1
-            self.reporter.say(f"step {step} has no checkpoint, and the run goes on: {for_the_user(error)}")
-            return None
-
-    async def _publish(self) -> None:
-        """Have what was written go to the storage of the run while it goes on."""
-        await self._published()
-        self._publishing = asyncio.create_task(self._stored(self.run_directory.publish))
-
-    async def _published(self) -> None:
-        """Wait until nothing is on its way there."""
-        if self._publishing is not None:
-            publishing, self._publishing = self._publishing, None
-            await publishing
-
-    async def _stored(self, call: Callable[[], Stored]) -> Stored:
-        """What the storage of the run gives, which may be far away."""
-        what = f"the storage of {self.run_directory} has not answered"
-        return await bounded(in_thread(call), ANSWER_KEY, self.config.cluster.actor_timeout_seconds, what)
 
     def _next_draw(self) -> Draw:
         """The next question's turn."""
@@ -455,7 +367,7 @@ class TrainingLoop:
             )
         result = {"step": self.version, **score(answers, self.config.data.prompt.form, bad_rows)}
         self.run_directory.write_evaluation(name, result)
-        await self._publish()
+        await self._saving.publish()
         self._loggers.evaluation(name, result)
         self.reporter.say(f"{name}: accuracy {result['accuracy']:.1%} on {result['questions']} questions")
         return result

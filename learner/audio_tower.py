@@ -96,7 +96,8 @@ def _encode_batch(tower: Qwen2AudioEncoder, mels: Sequence[Tensor], lengths: Seq
     mask = _padding_mask(lengths, dtype, device)
     for layer in tower.layers:
         hidden = layer(hidden, mask)
-    return tower.layer_norm(tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1))
+    pooled: Tensor = tower.layer_norm(tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1))
+    return pooled
 
 
 def _padding_mask(lengths: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor | None:

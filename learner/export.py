@@ -211,7 +211,7 @@ def _adapter(directory: Path) -> dict[str, Tensor]:
 def digest(tensor: Tensor) -> str:
     """SHA-256 of a tensor's type, shape and bytes."""
     found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

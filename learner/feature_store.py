@@ -179,7 +179,7 @@ class FeatureStore:
         """Read the row group that holds a clip, and keep its neighbours for the next call."""
         try:
             table = self._opened(place.path).read_row_group(place.row_group, use_threads=False)
-            found = dict(zip(table.column("clip").to_pylist(), self._arrays(table), strict=True))
+            found: dict[str, Floats] = dict(zip(table.column("clip").to_pylist(), self._arrays(table), strict=True))
             array = found.pop(wanted)
         except (pa.ArrowException, OSError, ValueError) as error:
             self._leave_out(place.path, error)
@@ -230,7 +230,7 @@ def _row_groups(arrays: dict[str, Floats]) -> Iterator[list[str]]:
 
 
 def _bytes(array: Floats) -> memoryview:
-    return memoryview(np.ascontiguousarray(array, "<f4")).cast("B")
+    return np.ascontiguousarray(array, "<f4").data.cast("B")
 
 
 def _remove_abandoned(partial: Path) -> None:

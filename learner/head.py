@@ -47,7 +47,7 @@ def score(
     parts = list(chunks(states, targets, head.out_features, most_tokens))
     again = len(parts) > 1 and torch.is_grad_enabled()
     if again and type(head) is nn.Linear and head.bias is None and not hasattr(head.weight, "ds_id"):
-        return _Chunked.apply(states, head.weight, targets, temperature, entropy, len(parts))  # type: ignore[no-any-return]
+        return _Chunked.apply(states, head.weight, targets, temperature, entropy, len(parts))
     scored = [
         checkpoint(_score, head, *part, temperature, entropy, use_reentrant=False)
         if again

@@ -70,7 +70,7 @@ class Learner:
             reference = base_policy(self.engine.forward, model)
         elif config.algorithm.beta:
             with_tower = config.model.audio_tower == "trained"  # a frozen one is the policy's, and has been run
-            frozen = load_model(reference_path, dtype, tower=with_tower).to(device)
+            frozen = load_model(reference_path, dtype, tower=with_tower).to(device)  # type: ignore[arg-type]
             reference = Policy(frozen, config.rollout.temperature, kind).requires_grad_(False).eval()
         self.updates = 0
         """Of the optimizer, in the run so far; a step in which nothing was learned has none."""

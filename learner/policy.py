@@ -123,4 +123,5 @@ class Policy(nn.Module):
                 one_batch=self._in_lockstep,
             )
         by_clip = dict(zip(distinct, pooled, strict=True))
-        return projector(torch.cat([by_clip[id(clip)] for clip in clips]))
+        projected: Tensor = projector(torch.cat([by_clip[id(clip)] for clip in clips]))
+        return projected

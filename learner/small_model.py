@@ -18,8 +18,9 @@ from transformers import AddedToken, PreTrainedTokenizerFast, Qwen2AudioConfig
 from learner import whisper
 from learner.demo_model import CHAT_TEMPLATE, model_config, write_processor
 from learner.gguf_language import Language, load_language
-from learner.hf import HEAD, PROJECTOR, TOWER, export_checkpoint
+from learner.hf import export_checkpoint
 from learner.pinned import Pinned, fetch
+from learner.sizes import HEAD, PROJECTOR, TOWER
 
 SMOLLM2 = Pinned(
     "SmolLM2-135M-Instruct",

@@ -131,7 +131,7 @@ def show_words(
 ) -> None:
     """Set the projector so that the lessons' clips look like the words of their answers."""
     clips = {(lesson.prompt.clip.sha256, lesson.prompt.example.sub_category): lesson for lesson in lessons}.values()
-    table = model.get_input_embeddings().weight.detach()
+    table = model.get_input_embeddings().weight.detach()  # type: ignore[operator]
     named = [_named(lesson) for lesson in clips]
     words = {clip.name: table[pieces(tokenizer, clip.name)].mean(0) for clip in named}
     weight, bias = align(named, words)

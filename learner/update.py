@@ -88,7 +88,8 @@ class Update:
                 yield _Part(share.indices, share.batch, tokens.to(self.engine.device), share.planned, weighted)
 
         rate = learning_rate(step, self.config.run.max_steps, self.config.learner)
-        sums, norms = Sums(SUMS, LARGEST, self.engine.device), []
+        sums = Sums(SUMS, LARGEST, self.engine.device)
+        norms: list[float] = []
         first: list[tuple[tuple[int, ...], Tensor, Tensor]] = []  # of each micro-batch
         work: Iterable[_Part] = parts() if algorithm.updates_per_step == 1 else list(parts())
         for _ in range(algorithm.updates_per_step):

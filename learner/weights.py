@@ -57,7 +57,8 @@ class Weight:
         own = self.parameters[0].detach()
         if self.adapted is None:
             return own
-        return (own.float() + self.adapted.get_delta_weight(ADAPTER).float()).to(own.dtype)
+        added: Tensor = self.adapted.get_delta_weight(ADAPTER)
+        return (own.float() + added.float()).to(own.dtype)
 
 
 def weights_of(model: nn.Module) -> Iterator[Weight]:

@@ -55,7 +55,7 @@ def align(clips: Sequence[Named], embeddings: dict[str, Tensor]) -> tuple[Tensor
             logits = SHARPNESS * projected @ (kind.names - middle).T
             loss = loss + cross_entropy(logits, kind.targets, reduction="sum") / len(clips)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     weight, bias = weight.detach(), bias.detach()
     return weight, middle + bias - weight @ centre

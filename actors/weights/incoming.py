@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Protocol
 
 from actors.weights.buckets import Bucket, Layout, Slot
@@ -90,7 +91,7 @@ class Arrivals:
         for number, slots in enumerate(self.layout.buckets):
             begun = time.perf_counter()
             with self._changed:
-                here = self._changed.wait_for(lambda number=number: number in self._here, self.seconds)
+                here = self._changed.wait_for(partial(self._here.__contains__, number), self.seconds)
                 self.waited_seconds += time.perf_counter() - begun
                 if not here:
                     raise TimeoutError(

@@ -5,6 +5,7 @@ A shard is read once, when it is new; what was found is kept on disk for the nex
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -262,10 +263,7 @@ def summarise(shard: pa.Table, form: Literal["answer", "think"]) -> pa.Table:
     columns |= {
         "row": list(range(rows)),
         "completions": [_of(one, len) for one in texts],
-        "right": [
-            _of(of, lambda some, gold=answer: sum(is_correct(text, gold) for text in some))
-            for of, answer in zip(texts, answers, strict=True)
-        ],
+        "right": [_of(of, functools.partial(_right, answer)) for of, answer in zip(texts, answers, strict=True)],
         "truncated": [_of(one, lambda some: some.count("length")) for one in finished],
         "format_broken": [_of(one, lambda some: _broken(some, form)) for one in texts],
         "reward": [_of(one, _mean) for one in totals],
@@ -373,6 +371,10 @@ def _counted(column: Any) -> list[dict[str, Any]]:
     counts = pc.value_counts(pc.drop_null(column)).to_pylist()
     found = [{"name": one["values"], "groups": one["counts"]} for one in counts if one["values"]]
     return sorted(found, key=lambda one: (-one["groups"], one["name"]))
+
+
+def _right(answer: str, completions: Sequence[str]) -> int:
+    return sum(is_correct(text, answer) for text in completions)
 
 
 def _written(folder: Path) -> dict[str, int]:

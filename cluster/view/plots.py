@@ -83,7 +83,7 @@ def _lines(steps: Sequence[float], values: Mapping[str, Sequence[float | None]],
 
     def draw(axis: Axis) -> None:
         for name, column in values.items():
-            series = pd.Series(column, index=steps, dtype=float)
+            series = pd.Series(list(column), index=list(steps), dtype="float64")
             smoothed = series.rolling(max(len(series) // WINDOW_SHARE, 1), min_periods=1).mean()
             [line] = axis.plot(smoothed, "." if len(series) == 1 else "-", label=name if len(values) > 1 else None)
             axis.plot(series, color=line.get_color(), alpha=0.25, linewidth=0.8)

@@ -162,7 +162,7 @@ class ViewedRun:
         kept = self._kept.get(file)
         if kept is None or kept[0] != mark:
             kept = self._kept[file] = mark, read(file.read_text(encoding="utf-8"))
-        return kept[1]  # type: ignore[no-any-return]
+        return kept[1]
 
 
 class Library:

@@ -759,7 +759,7 @@ BREAKS = (
     ),
     Break(
         "a run goes on without checkpoints and nobody wanted that",
-        "cluster/training_loop.py",
+        "cluster/saving.py",
         'if self.config.checkpoint.on_failure == "stop":',
         "if False:",
         "tests/unit/test_controller.py::test_a_checkpoint_that_cannot_be_written_ends_the_run_or_is_told_of_as_configured",

@@ -28,6 +28,12 @@ compileall.compile_dir(sys.argv[1], quiet=2, workers=0, force=True, invalidation
 other Pythons, which are left out.
 """
 
+RESAMPLE = "import librosa, numpy; librosa.resample(numpy.zeros(800), orig_sr=8000, target_sr=16000)"
+"""Has numba compile what librosa imports for the first clip of another rate, which it keeps beside the bytecode."""
+
+COMPILED = (".pyc", ".nbi", ".nbc")
+"""Ends of the files that Python and numba keep in `__pycache__`."""
+
 Run = Callable[..., None]
 """Runs a command with its output in the log; raises `CommandError` when it fails."""
 
@@ -119,13 +125,15 @@ def compile_bytecode(folder: Path, packages: Path, python: Path, run: Run, say: 
     """Give the modules in `packages` their bytecode, which is compiled once for every checkout with these locks.
 
     Where Python must not write any (containers often set PYTHONDONTWRITEBYTECODE), each process would compile vLLM and
-    transformers anew, and an engine would take 20 seconds longer to start.
+    transformers anew, and an engine would take 20 seconds longer to start. What numba compiles for librosa is kept too.
     """
-    kept = folder / "bytecode"
+    kept = folder / "compiled"
     if not kept.exists():
         say("compiling the packages once, about a minute")
         run(python, "-c", COMPILE, packages)
-        partial = folder / "bytecode.partial"
+        if (packages / "librosa").is_dir():
+            run(python, "-c", RESAMPLE)
+        partial = folder / "compiled.partial"
         shutil.rmtree(partial, ignore_errors=True)
         _link_all(packages, partial, packages)
         partial.rename(kept)
@@ -134,11 +142,11 @@ def compile_bytecode(folder: Path, packages: Path, python: Path, run: Run, say: 
 
 
 def _link_all(source: Path, target: Path, packages: Path) -> None:
-    """Have every bytecode file under `source` under `target` too, whose module is in `packages`."""
-    for file in source.rglob("__pycache__/*.pyc"):
+    """Have every compiled file under `source` under `target` too, whose module is in `packages`."""
+    for file in source.rglob("__pycache__/*"):
         place = target / file.relative_to(source)
-        module = packages / file.relative_to(source).parent.parent / f"{file.name.partition('.')[0]}.py"
-        if not module.exists():
+        name = file.name.removeprefix("guf-").partition(".")[0]  # numba's of a generalised ufunc
+        if file.suffix not in COMPILED or not (packages / file.relative_to(source).parents[1] / f"{name}.py").exists():
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
         place.unlink(missing_ok=True)

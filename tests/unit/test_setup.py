@@ -107,10 +107,16 @@ def test_packages_are_compiled_once_for_every_checkout(tmp_path: Path) -> None:
     (first / "broken.py").write_text("print 'of another Python'\n")
     (first / "by_hand").mkdir()
     (first / "by_hand" / "only_here.py").touch()
+    kept = ("one._peaks-7.py311.nbi", "guf-one._peaks-7.py311.nbc")  # as numba names what it compiles
+    (first / "parts" / "__pycache__").mkdir()
+    for name in (*kept, "other.nbi", "one.py.swp"):
+        (first / "parts" / "__pycache__" / name).touch()
     for packages in (first, second):
         wheelhouse.compile_bytecode(tmp_path / "wheels", packages, Path(sys.executable), run, lambda _: None)
     assert compiled == [first]
     assert not (second / "by_hand").exists()
+    linked = sorted(file.name for file in (second / "parts" / "__pycache__").iterdir())
+    assert linked == sorted((*kept, "one.cpython-311.pyc"))
     told = subprocess.run(
         [sys.executable, "-B", "-v", "-c", "import parts.one; print(parts.one.__file__)"],
         env={"PYTHONPATH": str(second)},

@@ -16,7 +16,7 @@ from tests.integration.commands import Command, command
 from tests.integration.recordings import Questions
 from tests.integration.runs import START_SECONDS, metrics_lines, missing_groups, write_config
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 BEAT_TIMEOUT_SECONDS = 20.0
 """Of an actor that is frozen; a busy machine answers within it."""

@@ -12,7 +12,7 @@ from tests.integration.commands import command, until
 from tests.integration.recordings import Questions
 from tests.integration.runs import START_SECONDS, metrics_lines, write_config
 
-pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a busy machine starts an engine in minutes
 
 END_SECONDS = 30.0
 GONE_SECONDS = 15.0
@@ -22,7 +22,7 @@ GONE_SECONDS = 15.0
     "number",
     [
         signal.SIGINT,  # as a terminal does
-        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),  # as `timeout` does; it ends Ray too
+        signal.SIGTERM,  # as `timeout` does; it ends Ray too
     ],
     ids=["SIGINT", "SIGTERM"],
 )

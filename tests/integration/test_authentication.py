@@ -15,7 +15,7 @@ from tests.integration.runs import Finished, write_config
 
 REFUSED_SECONDS = 120.0
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize("token", [{}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "7" * 64}], ids=["none", "another"])

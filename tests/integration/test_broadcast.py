@@ -18,7 +18,7 @@ from tests.integration.live import Live, examples, live
 from tests.integration.recordings import Questions
 from tests.integration.test_weight_transfer import AGREEMENT, keep_digests
 
-pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a busy machine starts an engine in minutes
 
 ENGINES, UPDATE_SECONDS, JOIN_SECONDS = 2, 8.0, 120.0
 

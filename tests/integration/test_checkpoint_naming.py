@@ -136,6 +136,7 @@ def assert_agreement(llm: Any, path: Path, waveforms: list[np.ndarray]) -> Said:
     return said
 
 
+@pytest.mark.slow
 def test_a_sharded_export_is_one_model_in_vllm_and_transformers(
     model: Path, waveforms: list[np.ndarray], tmp_path: Path
 ) -> None:
@@ -169,6 +170,7 @@ def test_shards_and_one_file_of_an_exported_checkpoint_give_vllm_the_same_log_pr
     assert said[0] == said[1]
 
 
+@pytest.mark.slow
 def test_a_tied_checkpoint_saved_by_transformers_4_is_one_model_in_vllm_and_transformers(
     model: Path, waveforms: list[np.ndarray], tmp_path: Path
 ) -> None:

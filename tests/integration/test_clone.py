@@ -24,7 +24,7 @@ def reward(completions, example):
     return [1.0 for _ in completions]
 """
 
-pytestmark = pytest.mark.timeout(600)  # an empty cache has a gigabyte to download
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # an empty cache has a gigabyte to download
 
 
 def clean_environment() -> dict[str, str]:

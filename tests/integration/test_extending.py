@@ -14,7 +14,7 @@ from tests.integration.recordings import Questions, write_jsonl
 from tests.integration.runs import RUN_SECONDS, metrics_lines, write_config
 from tests.page_files import write_files
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_a_run_trains_with_the_files_of_the_page(tmp_path: Path, model: Path, questions: Questions) -> None:

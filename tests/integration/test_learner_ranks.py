@@ -33,7 +33,7 @@ from tests.integration.learner_ranks import (
 )
 from tests.integration.models import hearing_model
 
-pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a busy machine starts an engine in minutes
 
 ROUNDING = 1e-5
 """Relative difference that another order of float32 sums may make."""

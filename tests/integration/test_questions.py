@@ -202,6 +202,7 @@ def test_the_written_predictions_score_as_the_evaluation_by_mmaus_script_and_by_
     assert scores["accuracy_official"] == evaluated.result["accuracy_mmau_answered"]
 
 
+@pytest.mark.slow
 def test_any_number_of_engines_shares_the_questions(evaluated: Evaluated, shuffled: Evaluated) -> None:
     asked = evaluated.result["questions"] - evaluated.result["bad_rows"]
     assert f"questions: {asked}, engines: 2\n" in evaluated.output
@@ -215,6 +216,7 @@ def test_samples_are_worth_more_the_more_of_them_there_are(evaluated: Evaluated)
     assert "pass@4" not in result
 
 
+@pytest.mark.slow
 def test_about_each_others_clips_in_another_order_of_choices_questions_are_answered_otherwise(
     evaluated: Evaluated, shuffled: Evaluated
 ) -> None:
@@ -231,6 +233,7 @@ def test_about_each_others_clips_in_another_order_of_choices_questions_are_answe
     assert shuffled.answers() != evaluated.answers()
 
 
+@pytest.mark.slow
 def test_the_two_evaluations_are_compared_question_by_question(
     evaluated: Evaluated, shuffled: Evaluated, tmp_path: Path
 ) -> None:
@@ -254,6 +257,7 @@ def test_the_table_says_how_many_rows_were_bad(evaluated: Evaluated, questions: 
     assert "{'clip_missing': 1}" in evaluated.output
 
 
+@pytest.mark.slow
 def test_the_first_rows_of_avqa_asked_about_silence_are_answered_otherwise(
     tmp_path: Path, model: Path, questions: Questions, evaluated: Evaluated
 ) -> None:
@@ -269,6 +273,7 @@ def test_the_first_rows_of_avqa_asked_about_silence_are_answered_otherwise(
     assert all(row["recording"].startswith("silence-") for row in silent.result["rows"])
 
 
+@pytest.mark.slow
 def test_one_question_is_answered_as_in_the_evaluation_and_sampled_besides(
     tmp_path: Path, model: Path, questions: Questions, evaluated: Evaluated
 ) -> None:

@@ -64,6 +64,8 @@ SAME_TOWER = {
 }
 """Two ways of one clip into one model: embeddings that the rollout actor makes, and vLLM's own."""
 SLOW = {
+    "a frozen tower and a trained projector",
+    "adapters in the language model",
     "a frozen tower and the engine's own",
     "a trained tower and the engine's own",
     "some adapters in language model and tower and the engine's own",

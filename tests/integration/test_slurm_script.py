@@ -85,6 +85,7 @@ def test_a_head_and_a_worker_with_what_slurm_gives_them_last_as_long_as_the_run(
     ]
 
 
+@pytest.mark.slow
 def test_slurms_signal_before_the_time_limit_ends_the_run_and_then_ray(checkout: Path) -> None:
     started = start(checkout, "--config", "my.yaml")
     until(lambda: any(line.startswith("run with") for line in lines(checkout)), "the run to start", SECONDS)

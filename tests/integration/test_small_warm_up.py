@@ -50,6 +50,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_projector_and_layers_have_learned_and_tower_and_words_are_as_they_were(parts: Path) -> None:
     small_model.build(parts / "before", 0, parts / "whisper", parts / "tiny.gguf")
     before, after = (dict(load_tensors(str(parts / name))) for name in ("before", "warmed"))
@@ -63,6 +64,7 @@ def test_projector_and_layers_have_learned_and_tower_and_words_are_as_they_were(
     assert set(layers) <= changed
 
 
+@pytest.mark.slow
 def test_what_comes_out_is_a_model_that_answers(parts: Path) -> None:
     model, processor = load_model(str(parts / "warmed"), torch.float32), load_processor(str(parts / "warmed"))
     prompt = processor.tokenizer("<|im_start|>user\ndog<|im_end|>\n", return_tensors="pt")

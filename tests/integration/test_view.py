@@ -18,7 +18,7 @@ from tests.integration.recordings import Questions
 from tests.integration.runs import START_SECONDS, metrics_lines, write_config
 from tests.view_runs import HOSTILE, group, write_run, write_shard
 
-pytestmark = [needs_browser, pytest.mark.timeout(600)]
+pytestmark = [needs_browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
 PAGES = ("curves", "groups", "evaluation", "compare", "cluster", "about")
 VIEW_SECONDS = 120.0

@@ -143,7 +143,8 @@ def test_a_role_that_finds_no_place_ends_the_wait(full: None, nodes: list[Node],
     refused(start(), r"1 x audio \(0\.5 CPU.* have not been placed within cluster\.wait_seconds \(1 s\).*another run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_actors_wait_for_a_place_ends_everything_at_once(
     full: None, number: int, tmp_path: Path, model: Path, questions: Questions, monkeypatch: pytest.MonkeyPatch
 ) -> None:

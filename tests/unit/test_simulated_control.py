@@ -18,7 +18,7 @@ import pytest
 
 from actors.report import EngineReport
 from bench.control import LAYOUT, Remote, Simulated
-from cluster import training_loop
+from cluster import saving
 from cluster.controller import Controller
 from cluster.metrics import Metrics
 from cluster.progress import Reporter
@@ -212,7 +212,7 @@ def test_the_control_loop_takes_its_steps_when_the_simulation_does(
     )
     outcome = simulate(TIMINGS, setting)
     assert LAYOUT.buckets  # one bucket: new weights are here when they are published
-    monkeypatch.setattr(training_loop, "in_thread", at_once)
+    monkeypatch.setattr(saving, "in_thread", at_once)
     with asyncio.Runner(loop_factory=JumpingClock) as runner:
         ended, ages = runner.run(controlled(tmp_path, setting))
     assert ended == pytest.approx(outcome.ended)

@@ -58,18 +58,18 @@ class Saving:
         self._publishing: asyncio.Task[None] | None = None
         """What is on its way to the storage of the run."""
 
-    async def checkpoint(self, step: int, facts: Mapping[str, Any], tasks: asyncio.TaskGroup) -> None:
+    async def checkpoint(self, step: int, facts: Callable[[], Mapping[str, Any]], tasks: asyncio.TaskGroup) -> None:
         """Have `checkpoints/step_N` written; when this is over the learner has what belongs to it, and may step.
 
         Args:
             step: which.
-            facts: what it tells of the run, as it stands now.
+            facts: gives what it tells of the run, as it stands once the last one is written.
             tasks: the writing is one of them.
         """
         if self._last is not None:
             await self._last
         taken = asyncio.Event()
-        self._last = tasks.create_task(self._write(step, facts, taken))
+        self._last = tasks.create_task(self._write(step, facts(), taken))
         await taken.wait()
 
     async def _write(self, step: int, facts: Mapping[str, Any], taken: asyncio.Event) -> None:

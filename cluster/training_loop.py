@@ -229,7 +229,7 @@ class TrainingLoop:
                         self.reporter.say(advice)
                     await self._profiled(line)
                     if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
-                        await self._saving.checkpoint(self.version, self._facts(), self._tasks)
+                        await self._saving.checkpoint(self.version, self._facts, self._tasks)
                     await self._saving.publish()
         except BaseExceptionGroup as failed:
             raise first_of(failed) from None

@@ -27,17 +27,18 @@ def is_plug_in(name: str) -> bool:
     return bool(colon) and all(part.isidentifier() for part in (*module.split("."), function))
 
 
-def load_plug_in(key: str, name: str, contract: str, path: str = "") -> Function:
+def load_plug_in(key: str, name: str, contract: str, given: Sequence[Any] | None = None, path: str = "") -> Function:
     """The function that a configuration names.
 
     Args:
         key: of the configuration, for errors.
         name: what the configuration says, for errors.
         contract: the form that a function has to have, as a user would write its first line.
+        given: what it has to take by position, if that is to be checked.
         path: `module:function`, where that is not what the configuration says.
 
     Raises:
-        PlugInError: there is none.
+        PlugInError: there is none, or it does not take what it is to be given.
     """
     what, path = f"{key}: {name!r}", path or name
     if not is_plug_in(path):
@@ -60,6 +61,8 @@ def load_plug_in(key: str, name: str, contract: str, path: str = "") -> Function
     function: Function = getattr(module, function_name)
     if not callable(function):
         raise PlugInError(f"{what} is {type(function).__name__}, not a function; write `{contract}`")
+    if given is not None:
+        check_signature(key, name, contract, function, given)
     return function
 
 

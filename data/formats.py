@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from configs.plugins import Function, PlugInError, check_signature, is_plug_in, load_plug_in
+from configs.plugins import Function, PlugInError, is_plug_in, load_plug_in
 from configs.schema import FORMATS
 from data.errors import DataError
 from data.examples import CLIPS, COLUMNS, Converted, Schema, convert, kind_of, schema_of
@@ -140,13 +140,13 @@ def find_questions(
     A file without such a row is refused, or with `guess` taken for lines of Auricle's own keys.
     """
     path = os.fspath(path)
-    if format not in FORMATS and not is_plug_in(format):
+    plug_in = format if is_plug_in(format) else None
+    if format not in FORMATS and plug_in is None:
         raise DataError(
             f"data.format: {format!r} is not known; use one of {', '.join(FORMATS)}, or a plug-in module:function"
         )
     if not os.path.exists(path):
         raise DataError(f"{path} does not exist; name a file of questions in data.train, data.validation or data.test")
-    plug_in = format if is_plug_in(format) else None
     if plug_in is not None:
         _row_function(plug_in)  # refused at once
     container, keys = _container(path, format)
@@ -244,11 +244,9 @@ def _judged(
 def _row_function(name: str) -> Function:
     contract = "def my_row(row: dict[str, Any]) -> dict[str, Any]"
     try:
-        function = load_plug_in("data.format", name, contract)
-        check_signature("data.format", name, contract, function, ({},))
+        return load_plug_in("data.format", name, contract, ({},))
     except PlugInError as error:
         raise DataError(str(error)) from error
-    return function
 
 
 def _own_row(plug_in: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_SHARD = re.compile(r"step_(\d+)\.parquet")
-_CHECKPOINT = re.compile(r"step_(\d+)")
+_SHARD_END = ".parquet"
+_STEP = re.compile(r"step_(\d+)")
 
 
 def shard_name(step: int) -> str:
@@ -15,7 +15,7 @@ def shard_name(step: int) -> str:
     >>> shard_name(7)
     'step_000007.parquet'
     """
-    return f"step_{step:06d}.parquet"
+    return f"step_{step:06d}{_SHARD_END}"
 
 
 def shard_step(name: str) -> int | None:
@@ -24,8 +24,7 @@ def shard_step(name: str) -> int | None:
     >>> shard_step("step_1000000.parquet"), shard_step("notes.parquet")
     (1000000, None)
     """
-    found = _SHARD.fullmatch(name)
-    return int(found[1]) if found else None
+    return checkpoint_step(name.removesuffix(_SHARD_END)) if name.endswith(_SHARD_END) else None
 
 
 def shards(folder: Path) -> list[Path]:
@@ -45,5 +44,5 @@ def checkpoint_step(name: str) -> int | None:
     >>> checkpoint_step("step_450"), checkpoint_step("step_450.broken")
     (450, None)
     """
-    found = _CHECKPOINT.fullmatch(name)
+    found = _STEP.fullmatch(name)
     return int(found[1]) if found else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cluster.workers import AudioPool
+from cluster.clips import AudioPool
 from configs.schema import Config
 from data.order import hash_seed, shuffle_choices
 from data.prompts import PromptEncoder

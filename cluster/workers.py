@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +18,7 @@ from actors.learner import LearnerActor
 from actors.log import RolloutLogActor
 from actors.reward import RewardActor
 from actors.rollout import RolloutActor, environment
+from cluster.clips import AudioPool
 from cluster.growth import Growth
 from cluster.nodes import alive_nodes
 from cluster.placement import Role
@@ -30,7 +30,7 @@ from cluster.transports import STEP_KEY, transport
 from cluster.waiting import ANSWER_KEY, GONE, bounded, ended
 from configs.schema import Config
 from data.checksums import Checksums
-from data.types import Clip, ClipSource, Lesson, LoggedStep
+from data.types import Lesson, LoggedStep
 from learner.result import LessonResult, UpdateResult
 
 SAVED_SECONDS = 0.1
@@ -38,32 +38,6 @@ SAVED_SECONDS = 0.1
 
 STARTED_AGAIN = {"max_restarts": -1, "max_task_retries": -1}
 """Options of actors that hold nothing that another would not make again."""
-
-
-class AudioPool:
-    """Decoding and encoding. A clip always goes to the same actor, which has it prepared once."""
-
-    def __init__(self, actors: Sequence[Any], config: Config) -> None:
-        self.actors = actors
-        self.answer_seconds = config.cluster.actor_timeout_seconds
-        self._ahead: dict[ClipSource, asyncio.Task[Clip | str]] = {}
-
-    def prefetch(self, source: ClipSource) -> None:
-        """Have a clip prepared that is asked for soon, so that its reference is here by then."""
-        if source not in self._ahead:
-            self._ahead[source] = asyncio.create_task(self._prepare(source))
-
-    async def prepare(self, source: ClipSource, silent: bool = False) -> Clip | str:
-        """The prepared clip, or why it cannot be used."""
-        if not silent and source in self._ahead:
-            return await self._ahead.pop(source)
-        return await self._prepare(source, silent)
-
-    async def _prepare(self, source: ClipSource, silent: bool = False) -> Clip | str:
-        home = zlib.crc32(str(source).encode()) % len(self.actors)
-        call: Awaitable[Clip | str] = self.actors[home].prepare.remote(source, silent)
-        what = f"audio actor {home} has not prepared {source}"
-        return await bounded(call, ANSWER_KEY, self.answer_seconds, what, "more data.encoders share the clips")
 
 
 class LearnerGroup:
@@ -195,7 +169,7 @@ class Workers:
     async def place(self) -> None:
         """Reserve what each role needs and start its actors."""
         config, path = self.config, self.model_path
-        encoders = await self._create("audio", AudioActor, lambda _: (config, path, 1))
+        encoders = await self._create("audio", AudioActor, lambda _: (config, path, 1), STARTED_AGAIN)
         rewards = await self._create("reward", RewardActor, lambda _: (config,), STARTED_AGAIN)
         if "engine" in self._roles:
             await self._places.reserve_engines(self._roles["engine"])
@@ -282,7 +256,8 @@ class Workers:
         """
         seconds, start = self.config.cluster.beat_timeout_seconds, self.config.cluster.actor_timeout_seconds
         again = _named("reward actor", self.rollout.rewards) | _named("rollout log", self.log.actors)
-        needed = _named("audio actor", self.audio.actors) | _named("learner rank", self.learner.actors)
+        again |= _named("audio actor", self.audio.actors)
+        needed = _named("learner rank", self.learner.actors)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch_control())
             # an engine has answered before it is among these

@@ -242,7 +242,7 @@ class Data(Section):
     encoders: PositiveInt = 1
     """Audio actors that decode and encode clips."""
     cache_bytes: PositiveInt = 2_000_000_000
-    """Features that the audio actors keep in the object store, in all."""
+    """Features of clips that are kept in the object store, in all."""
 
 
 class Rollout(Section):
@@ -596,8 +596,8 @@ class Cluster(Section):
     actor_timeout_seconds: PositiveFloat = 600.0
     """An actor that has not started, prepared a clip, scored a group or written a shard by then is an error."""
     beat_timeout_seconds: PositiveFloat = 60.0
-    """An actor that has not said for so long that it is there counts as dead: an engine is replaced, a reward actor and
-    the rollout log are started again, and without an audio actor or a learner rank the run ends."""
+    """An actor that has not said for so long that it is there counts as dead: an engine is replaced, an audio or reward
+    actor and the rollout log are started again, and without a learner rank the run ends."""
     max_losses_per_hour: PositiveInt = 20
     """Engines and other actors that may be lost within an hour; more of them end the run with what is known of them."""
     device: Literal["auto", "cpu", "gpu"] = "auto"

@@ -76,6 +76,11 @@ class ClipFeatures:
     pooled: Any = None
     """float32 (audio_tokens, d_model): output of the audio tower, before `multi_modal_projector`."""
 
+    @property
+    def nbytes(self) -> int:
+        """Of the arrays that are filled."""
+        return sum(array.nbytes for array in (self.waveform, self.mel, self.pooled) if array is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

@@ -22,11 +22,16 @@ BEAT_TIMEOUT_SECONDS = 20.0
 """Of an actor that is frozen; a busy machine answers within it."""
 FOUND_SECONDS = 150.0
 """Until one that is lost is told of, and steps are taken with another in its place."""
-REPLACED = {"RolloutActor": "engine-", "RewardActor": "reward actor 0", "RolloutLogActor": "rollout log 0"}
+REPLACED = {
+    "RolloutActor": "engine-",
+    "RewardActor": "reward actor 0",
+    "RolloutLogActor": "rollout log 0",
+    "AudioActor": "audio actor 0",
+}
 """How the loss of each actor is told of."""
 ROUNDS = [
     [("RolloutActor", signal.SIGSTOP), ("RewardActor", signal.SIGKILL), ("RolloutLogActor", signal.SIGKILL)],
-    [("RewardActor", signal.SIGSTOP)],
+    [("RewardActor", signal.SIGSTOP), ("AudioActor", signal.SIGKILL)],
 ]
 """Those of one round are lost at once."""
 LOSSES = [loss for at_once in ROUNDS for loss in at_once]

@@ -133,7 +133,7 @@ KINDS = (
     replaced("engine", "RolloutActor", "engine-"),
     replaced("reward actor", "RewardActor", "reward actor "),
     replaced("rollout log", "RolloutLogActor", "rollout log "),
-    fatal("audio actor", "AudioActor"),
+    replaced("audio actor", "AudioActor", "audio actor "),
     fatal("learner", "LearnerActor"),
     Kind("driver", _driver),
     Kind("node", _node),

@@ -20,7 +20,8 @@ from cluster.placement import Node, plan
 from cluster.rollout_pool import RolloutPool
 from cluster.session import workers
 from cluster.waiting import WorkerError
-from cluster.workers import AudioPool, LearnerGroup, RolloutLog
+from cluster.clips import AudioPool
+from cluster.workers import LearnerGroup, RolloutLog
 from configs.schema import Config
 from data.types import Clip, ClipSource, Completion, Example, Group, LoggedStep, Prompt, Sampling
 from tests.integration.commands import command

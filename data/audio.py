@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import WhisperFeatureExtractor
 
+    from configs.schema import Channels
     from data.types import ClipSource
-
-Channels = Literal["mean", "first"]
-"""What becomes of several channels: they are averaged, or the first is taken."""
 
 SAMPLE_RATE = 16_000
 HOP_SAMPLES = 160

@@ -39,7 +39,7 @@ MMAU_KEYS = frozenset({"audio_id", "sub-category", "other_attributes"})
 MMAU_CLIPS = ("audio_id", "audio", "context", "audio_url", "audio_path")
 """Where a row of MMAU or of a copy has its clip; the first that is there counts."""
 
-CLIPS = frozenset((*MMAU_CLIPS, "audio_path"))
+CLIPS = frozenset(MMAU_CLIPS)
 """Columns that have clips or their paths in one of the schemas."""
 
 _LETTERED = re.compile(r"\(([A-Z])\)\s*(?=\S)")
@@ -180,7 +180,7 @@ def _example(row: Mapping[str, Any], clip: ClipSource, choices: tuple[str, ...],
     if isinstance(row_id, int) and not isinstance(row_id, bool):
         row_id = str(row_id)
     return Example(
-        id=_text({"id": row_id}, "id"),
+        id=_checked_text(row_id, "id"),
         clip=clip,
         question=_text(row, "question"),
         choices=choices,

@@ -81,7 +81,6 @@ def read_clip(
     """
     with _encoded(source) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
         return decode(file, source, max_seconds, min_seconds, channels), digest
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from configs.schema import Reward
 from data.arguments import above_zero
 from data.command import command
+from data.teller import bar
 from rewards.logged import LogError, LoggedGroup, form_of, read_groups
 from rewards.process import RewardProcess
 from rewards.registry import RewardError
@@ -107,15 +107,7 @@ def parsed(texts: Sequence[str]) -> dict[str, Any]:
 async def outcomes(term: Term, groups: Sequence[LoggedGroup], console: Console) -> list[Outcome]:
     """What the reward makes of each group, as it would in a run."""
     process = RewardProcess(term, START_SECONDS)
-    with Progress(
-        TextColumn("[bold]groups"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    ) as progress:
+    with bar("groups", console) as progress:
         task = progress.add_task("groups", total=len(groups))
 
         async def judged(group: LoggedGroup) -> Outcome:

@@ -28,7 +28,7 @@ from rewards.process import RewardProcess
 from rewards.registry import RewardError
 from rewards.terms import Term, terms_of
 from rewards.trial import Scored, Trial
-from rewards.values import Outcome
+from rewards.values import Outcome, cut
 
 EXAMPLES = """examples:
   python -m rewards.check my_rewards:brevity --rollouts runs/tiny --args limit=30
@@ -177,8 +177,8 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def _described(name: str, one: Scored) -> str:
-    text = one.text if len(one.text) <= SHOWN_CHARACTERS else f"{one.text[:SHOWN_CHARACTERS]}..."
-    return f"{name} {_number(one.value)}, example {one.group.example.id}, answer {one.group.example.answer!r}: {text!r}"
+    told = f"{name} {_number(one.value)}, example {one.group.example.id}, answer {one.group.example.answer!r}"
+    return f"{told}: {cut(one.text, SHOWN_CHARACTERS)!r}"
 
 
 def _number(value: float | None) -> str:

@@ -94,13 +94,7 @@ def _prepared(min_seconds: float, licence: str, row: GoodRow | BadRow) -> dict[s
     return {
         "id": example.id,
         "audio": {"bytes": encoded, "path": found.clip_name},
-        "question": example.question,
-        "choices": list(example.choices),
-        "answer": example.answer,
-        "task": example.task,
-        "sub_category": example.sub_category,
-        "difficulty": example.difficulty,
-        "source": example.source,
+        **example.columns(),
         "licence": found.licence or licence,
         "sha256": digest,
     }

@@ -20,6 +20,7 @@ from data.remote import remove, sizes, written
 from data.step_files import shard_name, shard_step
 from data.types import Dropped, Example, Group, LoggedStep
 from data.whole_file import whole_file, writing
+from data.writing import QUESTION
 
 SCHEMA = pa.schema(
     [
@@ -28,13 +29,7 @@ SCHEMA = pa.schema(
         ("example_id", pa.string()),
         ("audio_sha256", pa.string()),
         ("audio_seconds", pa.float32()),
-        ("question", pa.string()),
-        ("choices", pa.list_(pa.string())),
-        ("answer", pa.string()),
-        ("task", pa.string()),
-        ("sub_category", pa.string()),
-        ("difficulty", pa.string()),
-        ("source", pa.string()),
+        *QUESTION,
         ("engine", pa.string()),
         ("context_version", pa.int64()),
         ("prompt_token_ids", pa.list_(pa.int32())),
@@ -155,15 +150,4 @@ def _fetched(drop: Dropped) -> Group | None:
 
 
 def _question(step: int, group_id: str, example: Example) -> dict[str, Any]:
-    return {
-        "group_id": group_id,
-        "step": step,
-        "example_id": example.id,
-        "question": example.question,
-        "choices": list(example.choices),
-        "answer": example.answer,
-        "task": example.task,
-        "sub_category": example.sub_category,
-        "difficulty": example.difficulty,
-        "source": example.source,
-    }
+    return {"group_id": group_id, "step": step, "example_id": example.id, **example.columns()}

@@ -17,6 +17,7 @@ from actors.report import EngineError, EngineReport
 from actors.weights.buckets import Bucket, Layout
 from actors.weights.incoming import Arrivals, Reception
 from configs.schema import Config
+from data.audio import SAMPLE_RATE, audio_tokens, mel_frames
 from data.types import Clip, ClipFeatures, ClipSource, Example, Group, Prompt, Sampling
 
 
@@ -118,8 +119,6 @@ class RolloutActor:
 
     async def _warm_up(self, prompt_token_ids: tuple[int, ...]) -> None:
         """Sample from one second of silence, outside of every count."""
-        from data.audio import SAMPLE_RATE, audio_tokens, mel_frames
-
         features = self._audio.silence(SAMPLE_RATE)
         clip = Clip("warm-up", 1.0, audio_tokens(mel_frames(SAMPLE_RATE)))
         example = Example("warm-up", ClipSource("warm-up"), "", (), "")

@@ -18,7 +18,8 @@ from cluster.errors import UsageError, report_errors
 from cluster.inference import ask, inference_config
 from cluster.progress import Reporter
 from configs.load import load_prompt
-from data.audio import Channels, read_clip
+from configs.schema import Channels
+from data.audio import read_clip
 from data.types import ClipSource, Example
 from rewards.answers import extract_answer
 

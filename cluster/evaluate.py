@@ -31,8 +31,8 @@ from cluster.progress import Reporter
 from cluster.scoring import score
 from cluster.tables import prediction_rows, share, show_evaluation
 from configs.load import load_prompt
+from configs.schema import Channels
 from data.arguments import FORMAT_HELP
-from data.audio import Channels
 from data.command import command
 from data.formats import Loaded, find_questions, load_examples
 from data.order import hash_seed, shuffle_choices

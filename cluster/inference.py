@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from cluster.placement import plan_asking
 from cluster.progress import Reporter
 from cluster.scoring import Answered
-from configs.schema import Algorithm, Cluster, Config, Data, Model, Prompt, Rollout
-from data.audio import Channels
-from data.prompts import Name
+from configs.schema import Algorithm, Channels, Cluster, Config, Data, Model, Prompt, Rollout
 from data.types import Example
 
 
 def inference_config(
     model: str,
-    prompt: Prompt | Name = "answer",
+    prompt: Prompt | str = "answer",
     engines: int | None = None,
     nodes: int | None = None,
     dtype: str = "float32",

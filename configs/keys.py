@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from configs.named import OrPlugIn
 from configs.schema import Config
@@ -96,8 +95,6 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[SectionKeys]:
 
 
 def _default(value: Any) -> Any:
-    if value is PydanticUndefined:
-        return None
     if isinstance(value, tuple):
         return [item.model_dump(exclude_defaults=True) if isinstance(item, BaseModel) else item for item in value]
     return value

@@ -13,8 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -39,6 +38,8 @@ _RESOLVERS = (
     ),
     ("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"]),
 )
+_FOLDER = Path(__file__).parent
+
 STUDY = "study.yaml"
 """Lies beside the presets and is none: `configs.study` reads it."""
 
@@ -81,12 +82,8 @@ for _tag, _pattern, _starts in _RESOLVERS:
 
 def presets() -> tuple[str, ...]:
     """Names of the presets that come with the package, such as `tiny` or `recipes/grpo`."""
-    root = resources.files("configs")
-    names = [entry.name[:-5] for entry in root.iterdir() if entry.name.endswith(".yaml") and entry.name != STUDY]
-    recipes = root / "recipes"
-    if recipes.is_dir():
-        names += [f"recipes/{entry.name[:-5]}" for entry in recipes.iterdir() if entry.name.endswith(".yaml")]
-    return tuple(sorted(names))
+    files = (file.relative_to(_FOLDER) for file in _FOLDER.rglob("*.yaml"))
+    return tuple(sorted(file.with_suffix("").as_posix() for file in files if file.name != STUDY))
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
@@ -193,10 +190,7 @@ def _sections_both(one: Any, other: Any) -> bool:
 
 def _read(name_or_path: str) -> tuple[str, str]:
     """Text and stem of the preset or file."""
-    if name_or_path in presets():
-        preset = resources.files("configs").joinpath(*PurePosixPath(name_or_path + ".yaml").parts)
-        return preset.read_text(encoding="utf-8"), PurePosixPath(name_or_path).name
-    path = Path(name_or_path)
+    path = _FOLDER / f"{name_or_path}.yaml" if name_or_path in presets() else Path(name_or_path)
     if not path.is_file():
         near = _nearest(name_or_path.removesuffix(".yaml").removesuffix(".yml"), presets())
         known = f"did you mean the preset {near}?" if near else f"presets: {', '.join(presets()) or 'none'}"

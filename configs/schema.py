@@ -42,6 +42,9 @@ SAMPLING_REFUSED = (
 FORMATS = ("auto", "auricle", "jsonl", "avqa", "mmau", "huggingface")
 """Of files of questions."""
 
+Channels = Literal["mean", "first"]
+"""What becomes of several channels: they are averaged, or the first is taken."""
+
 LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
 """What Ray takes as the name or the value of a node's label, without its operators such as `!` and `in()`."""
 
@@ -233,7 +236,7 @@ class Data(Section):
     """Shorter clips are dropped and counted."""
     max_seconds: PositiveFloat = Field(default=30.0, le=30.0)
     """Longer clips are cut to this length; the audio tower hears 30 seconds."""
-    channels: Literal["mean", "first"] = "mean"
+    channels: Channels = "mean"
     """What becomes of a clip's channels: their mean is heard, or the first alone, as in R1-AQA."""
     feature_cache: str | None = None
     """Directory that keeps a frozen tower's output between runs, by tower and clip; none when empty."""

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from configs.load import ConfigError, load_config, read_yaml
+from configs.load import STUDY, ConfigError, load_config, read_yaml
 from configs.schema import Config, Section
 
 BASE = "base"
 """The model before training, in comparisons."""
 
-PACKAGED = Path(__file__).with_name("study.yaml")
+PACKAGED = Path(__file__).with_name(STUDY)
 """What the name `study` stands for."""
 
 

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -27,16 +27,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import WhisperFeatureExtractor
 
+    from configs.schema import Channels
     from data.types import ClipSource
-
-Channels = Literal["mean", "first"]
-"""What becomes of several channels: they are averaged, or the first is taken."""
 
 SAMPLE_RATE = 16_000
 HOP_SAMPLES = 160
 MAX_SAMPLES = 30 * SAMPLE_RATE
 MAX_FRAMES = MAX_SAMPLES // HOP_SAMPLES
 """Frames that the audio tower hears."""
+
+MARGIN_FRAMES = 8
+"""Frames after the valid ones that a mel keeps; the tower's convolutions look at two."""
 
 RESAMPLING_TAIL_SECONDS = 0.1
 """Decoded beyond the cut, so that the last samples are resampled as in the middle of the recording."""
@@ -83,7 +84,6 @@ def read_clip(
     """
     with _encoded(source) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
         return decode(file, source, max_seconds, min_seconds, channels), digest
 
 
@@ -129,7 +129,7 @@ def audio_tokens(frames: int) -> int:
 
 
 def log_mel(
-    waveform: NDArray[np.float32], extractor: WhisperFeatureExtractor, margin_frames: int = 8
+    waveform: NDArray[np.float32], extractor: WhisperFeatureExtractor, margin_frames: int = MARGIN_FRAMES
 ) -> NDArray[np.float32]:
     """Log-mel features, float32 (bins, min(valid + margin_frames, 3000)) with valid = ceil(samples / 160).
 

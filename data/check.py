@@ -21,8 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from configs.schema import Channels
 from data.arguments import DEFAULTS, add_seconds, reading_parser
-from data.audio import Channels, check_clip
+from data.audio import check_clip
 from data.errors import ClipError, DataError
 from data.examples import repeated
 from data.formats import BadRow, GoodRow, Questions, count_rows, find_questions, read_questions

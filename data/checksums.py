@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
 
+from data.ordered import cpus, ordered
 from data.remote import WHOLE, Remote, is_url
 
 
@@ -27,8 +26,7 @@ Checksums = Mapping[str, Checksum]
 def checksums(folder: Path) -> dict[str, Checksum]:
     """Of every file in a directory of this machine, and in those in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets go of the interpreter
-        found = list(pool.map(_checksum, files))
+    found = ordered(_checksum, files, cpus())
     return {file.relative_to(folder).as_posix(): one for file, one in zip(files, found, strict=True)}
 
 
@@ -48,8 +46,7 @@ def differences(place: str, written: Checksums, contents: bool = True) -> list[s
     found = _of_sizes(sizes, written)
     if found or not contents:
         return found
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        now = list(pool.map(lambda name: _checksum(folder / name), written))
+    now = ordered(_checksum, (folder / name for name in written), cpus())
     return [f"{name} has other content" for name, one in zip(written, now, strict=True) if one != written[name]]
 
 

@@ -14,7 +14,7 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from data.arguments import DEFAULTS, reading_parser
 from data.audio import decode, read_encoded
 from data.errors import ClipError, DataError
 from data.examples import repeated
-from data.formats import BadRow, GoodRow, Questions, count_rows, find_questions, read_questions, refuse_broken_list
+from data.formats import BadRow, GoodRow, count_rows, find_questions, read_whole
 from data.ordered import cpus, ordered
 from data.problems import Problem, about, of_clip, of_hash, of_row
 from data.teller import Teller
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         prepare = partial(_prepared, options.min_seconds, options.licence)
         with write_questions(out) as file, Teller("rows", count_rows(questions)) as teller:
-            for made in ordered(prepare, _rows(questions), cpus()):
+            for made in ordered(prepare, read_whole(questions), cpus()):
                 if isinstance(made, Problem):
                     teller.row(made)
                 else:
@@ -73,12 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     teller.conclude(options.file)
     teller.say(f"{teller.rows - teller.bad} rows in {out}")
     return 1 if teller.bad and not options.skip_bad else 0
-
-
-def _rows(questions: Questions) -> Iterator[GoodRow | BadRow]:
-    for row in read_questions(questions):
-        refuse_broken_list(questions, row)
-        yield row
 
 
 def _prepared(min_seconds: float, licence: str, row: GoodRow | BadRow) -> dict[str, Any] | Problem:
@@ -100,13 +94,7 @@ def _prepared(min_seconds: float, licence: str, row: GoodRow | BadRow) -> dict[s
     return {
         "id": example.id,
         "audio": {"bytes": encoded, "path": found.clip_name},
-        "question": example.question,
-        "choices": list(example.choices),
-        "answer": example.answer,
-        "task": example.task,
-        "sub_category": example.sub_category,
-        "difficulty": example.difficulty,
-        "source": example.source,
+        **example.columns(),
         "licence": found.licence or licence,
         "sha256": digest,
     }

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from data.remote import is_url
 from data.rows import RowError
 from data.tables import StoredClip
 from data.types import ClipSource, Example
@@ -39,11 +40,10 @@ MMAU_KEYS = frozenset({"audio_id", "sub-category", "other_attributes"})
 MMAU_CLIPS = ("audio_id", "audio", "context", "audio_url", "audio_path")
 """Where a row of MMAU or of a copy has its clip; the first that is there counts."""
 
-CLIPS = frozenset((*MMAU_CLIPS, "audio_path"))
+CLIPS = frozenset(MMAU_CLIPS)
 """Columns that have clips or their paths in one of the schemas."""
 
 _LETTERED = re.compile(r"\(([A-Z])\)\s*(?=\S)")
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ def _example(row: Mapping[str, Any], clip: ClipSource, choices: tuple[str, ...],
     if isinstance(row_id, int) and not isinstance(row_id, bool):
         row_id = str(row_id)
     return Example(
-        id=_text({"id": row_id}, "id"),
+        id=_checked_text(row_id, "id"),
         clip=clip,
         question=_text(row, "question"),
         choices=choices,
@@ -218,7 +218,7 @@ def _clip(row: Mapping[str, Any], key: str, root: str) -> tuple[ClipSource, str]
         if not isinstance(value, str):
             raise RowError("wrong_type", f"{key} is an object without a path; give the path of the clip's file")
     name = _checked_text(value, key)
-    if _ADDRESS.match(name):
+    if is_url(name):
         raise RowError("remote_audio", f"{key} {name!r} is an address; fetch the clip and give the path of its file")
     return ClipSource(_inside(root, name, key)), name
 

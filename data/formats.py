@@ -113,8 +113,7 @@ def load_examples(
     questions = find_questions(path, audio_dir, format)
     examples: list[Example] = []
     bad: list[BadRow] = []
-    for row in read_questions(questions, unanswered):
-        refuse_broken_list(questions, row)
+    for row in read_whole(questions, unanswered):
         if isinstance(row, BadRow):
             bad.append(row)
         else:
@@ -124,12 +123,6 @@ def load_examples(
         shown = _shown_schema(questions)
         raise DataError(f"{questions.path} has no good row as {shown}; {found}. Mend the file or set data.format")
     return Loaded(tuple(examples), tuple(bad))
-
-
-def refuse_broken_list(questions: Questions, row: GoodRow | BadRow) -> None:
-    """Raise `DataError` where the rows from here on are not read."""
-    if isinstance(row, BadRow) and row.reason == "broken_list":
-        raise DataError(f"{questions.path}: {row.detail}, or list every row before it with python -m data.check")
 
 
 def find_questions(
@@ -172,6 +165,14 @@ def read_questions(questions: Questions, unanswered: bool = False) -> Iterator[G
         case "json":
             rows = read_json_rows(questions.path)
     return _judged(rows, questions, unanswered)
+
+
+def read_whole(questions: Questions, unanswered: bool = False) -> Iterator[GoodRow | BadRow]:
+    """What `read_questions` gives; raises `DataError` where the rows from there on are not read."""
+    for row in read_questions(questions, unanswered):
+        if isinstance(row, BadRow) and row.reason == "broken_list":
+            raise DataError(f"{questions.path}: {row.detail}, or list every row before it with python -m data.check")
+        yield row
 
 
 def count_rows(questions: Questions) -> int | None:

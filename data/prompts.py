@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from configs.schema import Prompt
 
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from data.types import Example
-
-Name = Literal["answer", "think", "letters"]
-"""A prompt that comes with Auricle."""
 
 SYSTEM = "You are a helpful assistant."
 AUDIO_TOKEN = "<|AUDIO|>"
@@ -41,16 +38,14 @@ _OPTIONS = re.compile(r"(?:(?<=\s)|\A)[^.?!\n{}]*\{choices\}[.?!]?\s*")
 """The sentence or the line of a prompt that names the choices."""
 
 
-def render_question(example: Example, prompt: Name | Prompt) -> str:
-    """The text of the user's turn, after the audio; an open question, without choices, names no options."""
-    wording = worded(prompt)
+def render_question(example: Example, prompt: Prompt | str) -> str:
+    """The text of the user's turn, after the audio; an open question, without choices, names no options.
+
+    `prompt` is a wording or the name of one; raises `ValueError` for an unknown one.
+    """
+    wording = Prompt.model_validate(prompt)
     text = wording.text if example.choices else _OPTIONS.sub("", wording.text)
     return text.format(question=example.question, choices=_SHOWN[wording.choices](example.choices))
-
-
-def worded(prompt: Name | Prompt) -> Prompt:
-    """The wording behind a name; raises `ValueError` for an unknown one."""
-    return Prompt.model_validate(prompt)
 
 
 def _with_letters(choices: Sequence[str]) -> str:
@@ -81,9 +76,9 @@ class PromptEncoder:
     render one audio placeholder and one question, or the tokenizer lacks a special token that the template uses.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None, prompt: Name | Prompt) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None, prompt: Prompt | str) -> None:
         self._tokenizer = tokenizer
-        self._prompt = worded(prompt)
+        self._prompt = Prompt.model_validate(prompt)
         before, after = _around_the_question(tokenizer, chat_template)
         used = sorted({*_SPECIAL.findall(before + after), AUDIO_TOKEN, END_OF_TURN})
         self._check_special(used)

@@ -64,7 +64,7 @@ class Remote:
     def files(self, directory: str = "") -> dict[str, str]:
         """Every file in a directory and those in it, with what the storage tells of it, times and hashes among it.
 
-        None where the directory is not there.
+        Empty where the directory is not there.
         """
         files = {
             name: repr(sorted(about.items(), key=lambda entry: str(entry[0])))
@@ -74,9 +74,9 @@ class Remote:
             raise RemoteError(f"{self.url} has a file that would be written elsewhere, {outside[0]!r}: remove it")
         return files
 
-    def sizes(self, directory: str = "") -> dict[str, int]:
-        """Bytes of every file in a directory and those in it."""
-        return {name: int(about["size"]) for name, about in self._found(directory).items()}
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file in the directory and those in it."""
+        return {name: int(about["size"]) for name, about in self._found("").items()}
 
     def read(self, name: str) -> bytes | None:
         """The content of a file, None where there is none."""

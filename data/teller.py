@@ -14,6 +14,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data.problems import Problem
 
 
+def bar(title: str, console: Console) -> Progress:
+    """A bar that goes when it is done; none where the output is no terminal."""
+    return Progress(
+        TextColumn(f"[bold]{title}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
 class Teller:
     """Prints what becomes of rows, and counts it; shows a bar where the output is a terminal."""
 
@@ -21,16 +35,7 @@ class Teller:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         self._console = Console(highlight=False)
-        self._progress = Progress(
-            TextColumn(f"[bold]{title}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-            transient=True,
-        )
+        self._progress = bar(title, self._console)
         self._task = self._progress.add_task(title, total=total)
         self._reasons: Counter[tuple[str, str]] = Counter()
         self.rows = self.bad = 0

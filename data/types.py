@@ -49,6 +49,18 @@ class Example:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Further columns of the row as they stand there, for reward functions; nothing else reads them."""
 
+    def columns(self) -> dict[str, Any]:
+        """What is asked, and what sorts it, as files of questions and the rollout log have it."""
+        return {
+            "question": self.question,
+            "choices": list(self.choices),
+            "answer": self.answer,
+            "task": self.task,
+            "sub_category": self.sub_category,
+            "difficulty": self.difficulty,
+            "source": self.source,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Clip:

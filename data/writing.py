@@ -18,17 +18,22 @@ ROW_GROUP_ROWS = 10
 ROW_GROUP_BYTES = 256 * 2**20
 """Of clips; a row group is closed before it would hold more, unless it is one clip."""
 
+QUESTION = (
+    ("question", pa.string()),
+    ("choices", pa.list_(pa.string())),
+    ("answer", pa.string()),
+    ("task", pa.string()),
+    ("sub_category", pa.string()),
+    ("difficulty", pa.string()),
+    ("source", pa.string()),
+)
+"""What `Example.columns` fills."""
+
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        ("question", pa.string()),
-        ("choices", pa.list_(pa.string())),
-        ("answer", pa.string()),
-        ("task", pa.string()),
-        ("sub_category", pa.string()),
-        ("difficulty", pa.string()),
-        ("source", pa.string()),
+        *QUESTION,
         ("licence", pa.string()),
         ("sha256", pa.string()),
     ]

@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from configs.schema import Reward
 from data.arguments import above_zero
 from data.command import command
+from data.teller import bar
 from rewards.logged import LogError, LoggedGroup, form_of, read_groups
 from rewards.process import RewardProcess
 from rewards.registry import RewardError
 from rewards.terms import Term, terms_of
 from rewards.trial import Scored, Trial
-from rewards.values import Outcome
+from rewards.values import Outcome, cut
 
 EXAMPLES = """examples:
   python -m rewards.check my_rewards:brevity --rollouts runs/tiny --args limit=30
@@ -107,15 +107,7 @@ def parsed(texts: Sequence[str]) -> dict[str, Any]:
 async def outcomes(term: Term, groups: Sequence[LoggedGroup], console: Console) -> list[Outcome]:
     """What the reward makes of each group, as it would in a run."""
     process = RewardProcess(term, START_SECONDS)
-    with Progress(
-        TextColumn("[bold]groups"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    ) as progress:
+    with bar("groups", console) as progress:
         task = progress.add_task("groups", total=len(groups))
 
         async def judged(group: LoggedGroup) -> Outcome:
@@ -185,8 +177,8 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def _described(name: str, one: Scored) -> str:
-    text = one.text if len(one.text) <= SHOWN_CHARACTERS else f"{one.text[:SHOWN_CHARACTERS]}..."
-    return f"{name} {_number(one.value)}, example {one.group.example.id}, answer {one.group.example.answer!r}: {text!r}"
+    told = f"{name} {_number(one.value)}, example {one.group.example.id}, answer {one.group.example.answer!r}"
+    return f"{told}: {cut(one.text, SHOWN_CHARACTERS)!r}"
 
 
 def _number(value: float | None) -> str:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from configs.schema import Prompt
+from data.order import spaced
 from data.step_files import shards
 from data.types import ClipSource, Example
 
@@ -41,8 +42,7 @@ def read_groups(run: Path, most: int) -> tuple[LoggedGroup, ...]:
     rows = pa.concat_tables(map(_trained, logged))
     if not rows.num_rows:
         raise LogError(f"{run} has trained no group: all that its rollouts/ hold were dropped")
-    taken = min(most, rows.num_rows)
-    chosen = rows.take([number * rows.num_rows // taken for number in range(taken)])
+    chosen = rows.take(list(spaced(range(rows.num_rows), most)))
     return tuple(_group(row) for row in chosen.to_pylist())
 
 

@@ -67,19 +67,11 @@ def _data_member(path: Path, handle: IO[bytes]) -> tuple[str, _Section]:
 
 def _open_tar(path: Path, name: str, section: _Section) -> tarfile.TarFile:
     suffix = name.removeprefix("data.tar").lstrip(".")
-    source = cast(IO[bytes], section)
-    match suffix:
-        case "":
-            return tarfile.open(fileobj=source, mode="r|")
-        case "gz":
-            return tarfile.open(fileobj=source, mode="r|gz")
-        case "bz2":
-            return tarfile.open(fileobj=source, mode="r|bz2")
-        case "xz":
-            return tarfile.open(fileobj=source, mode="r|xz")
-        case "zst":
-            plain = pa.CompressedInputStream(pa.py_buffer(section.read()), "zstd")
-            return tarfile.open(fileobj=plain, mode="r|")
+    if suffix == "zst":
+        plain = pa.CompressedInputStream(pa.py_buffer(section.read()), "zstd")
+        return tarfile.open(fileobj=plain, mode="r|")
+    if suffix in ("", "gz", "bz2", "xz"):
+        return tarfile.open(fileobj=cast(IO[bytes], section), mode="r|*")  # which of them, its first bytes tell
     raise ArchiveError(f"{path}: {name} is compressed as {suffix!r}; known are none, gz, bz2, xz and zst")
 
 

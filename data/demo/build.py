@@ -72,8 +72,8 @@ def build_from(
         "text_baseline": reports.text_baseline(rows["train"], rows["test"]),
         "confounds": list(reports.CONFOUNDS),
     }
-    _write_text(out / "report.json", reports.as_json(report))
-    _write_text(out / "report.md", reports.as_markdown(report))
+    (out / "report.json").write_text(reports.as_json(report), encoding="utf-8")
+    (out / "report.md").write_text(reports.as_markdown(report), encoding="utf-8")
     return report
 
 
@@ -99,14 +99,10 @@ def _row(
     }
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
 def _write_credits(paths: Mapping[str, Path], recordings: Sequence[Recording], out: Path) -> None:
     """`CREDITS.md`, and each package's copyright file as Debian has it."""
     used = Counter(recording.source for recording in recordings)
-    _write_text(out / "CREDITS.md", reports.credits(PACKAGES, used))
+    (out / "CREDITS.md").write_text(reports.credits(PACKAGES, used), encoding="utf-8")
     folder = out / "licences"
     folder.mkdir(exist_ok=True)
     for name, path in paths.items():

@@ -41,8 +41,8 @@ class Pair:
     correlation: float
 
 
-def find_pairs(recordings: Sequence[Recording], threshold: float = CORRELATION_THRESHOLD) -> list[Pair]:
-    """Pairs whose waveforms correlate at least at `threshold` at some lag."""
+def find_pairs(recordings: Sequence[Recording]) -> list[Pair]:
+    """Pairs whose waveforms correlate at least at `CORRELATION_THRESHOLD` at some lag."""
     waveforms = [recording.waveform for recording in recordings]
     spectra: dict[tuple[int, int], Spectrum] = {}
 
@@ -55,7 +55,7 @@ def find_pairs(recordings: Sequence[Recording], threshold: float = CORRELATION_T
     for first, second in propose_pairs(waveforms):
         length = _transform_length(waveforms[first], waveforms[second])
         value = _best_correlation(spectrum(first, length), spectrum(second, length), length)
-        if value >= threshold:
+        if value >= CORRELATION_THRESHOLD:
             pairs.append(Pair(first, second, value))
     return pairs
 
@@ -66,15 +66,15 @@ def correlation(first: Waveform, second: Waveform) -> float:
     return _best_correlation(_spectrum(first, length), _spectrum(second, length), length)
 
 
-def propose_pairs(waveforms: Sequence[Waveform], threshold: float = FINGERPRINT_THRESHOLD) -> list[tuple[int, int]]:
-    """Pairs whose fingerprints have a cosine of at least `threshold` at some shift."""
+def propose_pairs(waveforms: Sequence[Waveform]) -> list[tuple[int, int]]:
+    """Pairs whose fingerprints have a cosine of at least `FINGERPRINT_THRESHOLD` at some shift."""
     prints = np.stack([fingerprint(waveform) for waveform in waveforms])  # (N, FRAMES, BANDS)
     flat = prints.reshape(len(prints), -1)
     best = np.full((len(prints), len(prints)), -1, dtype=np.float32)
     for shift in SHIFTS:
         moved = np.roll(prints, shift, axis=1)
         np.maximum(best, flat @ moved.reshape(len(prints), -1).T, out=best)
-    first, second = np.nonzero(np.triu(np.maximum(best, best.T) >= threshold, 1))
+    first, second = np.nonzero(np.triu(np.maximum(best, best.T) >= FINGERPRINT_THRESHOLD, 1))
     return list(zip(first.tolist(), second.tolist(), strict=True))
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.cache import cache_directory
+from data.whole_file import whole_file
 
 DIRECTORY_VARIABLE = "AURICLE_DEBS"
 MIRROR_VARIABLE = "AURICLE_DEBIAN_MIRROR"
@@ -213,23 +214,20 @@ def _download(package: Package, path: Path) -> None:
     mirror = os.environ.get(MIRROR_VARIABLE, DEFAULT_MIRROR).rstrip("/")
     address = f"{mirror}/{package.pool_path}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as reply, partial.open("wb") as handle:
-            received_bytes = 0
-            while block := reply.read(BLOCK_BYTES):
-                handle.write(block)
-                received_bytes += len(block)
-                _progress(package, received_bytes)
-        verify(package, partial)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as reply, partial.open("wb") as handle:
+                received_bytes = 0
+                while block := reply.read(BLOCK_BYTES):
+                    handle.write(block)
+                    received_bytes += len(block)
+                    _progress(package, received_bytes)
+            verify(package, partial)
     except urllib.error.HTTPError as error:
         gone = error.code in (404, 410)
         raise PackageError(_missing(package, address, f"answers {error.code} {error.reason}", gone)) from error
     except OSError as error:
         raise PackageError(_missing(package, address, str(error), gone=False)) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _missing(package: Package, address: str, reason: str, gone: bool) -> str:

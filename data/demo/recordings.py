@@ -10,7 +10,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -149,9 +149,7 @@ def _without_cut_words(recording: Recording) -> Recording | None:
     kept = {kind: answer for kind, answer in recording.labels.items() if kind == labels.LANGUAGE}
     if not kept:
         return None
-    return Recording(
-        recording.source, recording.path, recording.task, kept, recording.prompt, recording.waveform, recording.whole
-    )
+    return replace(recording, labels=kept)
 
 
 def raw_files(paths: Mapping[str, Path]) -> Iterator[RawFile]:

@@ -16,8 +16,9 @@ import soundfile
 from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
+from configs.schema import Channels
 from data import parquet
-from data.audio import MAX_SAMPLES, SAMPLE_RATE, Channels, audio_tokens, check_clip, log_mel, mel_frames, read_clip
+from data.audio import MAX_SAMPLES, SAMPLE_RATE, audio_tokens, check_clip, log_mel, mel_frames, read_clip
 from data.errors import ClipError
 from data.mp3 import lacks_count
 from data.types import ClipSource

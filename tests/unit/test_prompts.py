@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_audio.processing_qwen2_audio import Qwen2AudioProcessor
 
 from configs.schema import Prompt
-from data.prompts import Name, PromptEncoder, render_question
+from data.prompts import PromptEncoder, render_question
 from data.types import ClipSource, Example
 from rewards.answers import is_correct
 
@@ -71,7 +71,7 @@ def test_the_question_is_worded_as_in_the_paper() -> None:
 
 
 @pytest.mark.parametrize("template", ["answer", "think"])
-def test_an_open_question_speaks_of_no_options(template: Name) -> None:
+def test_an_open_question_speaks_of_no_options(template: str) -> None:
     rendered = render_question(example("Which animal?", ()), template)
     assert rendered.startswith("Which animal? Output the ")
     assert rendered.endswith("final answer in <answer> </answer>.")

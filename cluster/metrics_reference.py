@@ -11,6 +11,7 @@ import yaml
 
 from actors.exporter import Named
 from actors.metrics import ENGINE_COUNTERS, ENGINE_GAUGES, RANK_GAUGES, RANK_PHASES, RANK_STEPS, RANK_TOKENS
+from cluster.fingerprint import HOME
 from cluster.metrics import (
     BEST_REWARD,
     COMPLETIONS_DROPPED,
@@ -27,9 +28,8 @@ from cluster.metrics import (
     STALENESS,
 )
 
-CHECKOUT = Path(__file__).resolve().parent.parent
-PAGE = CHECKOUT / "docs" / "metrics.md"
-ALERTS = CHECKOUT / "deploy" / "prometheus" / "alerts.rules.yml"
+PAGE = HOME / "docs" / "metrics.md"
+ALERTS = HOME / "deploy" / "prometheus" / "alerts.rules.yml"
 
 _HEAD = """# Metrics
 

@@ -13,9 +13,6 @@ from typing import Any
 from cluster.errors import UsageError
 from data.whole_file import whole_file
 
-PROMPT_HELP = "answer, think, letters, or a YAML file with the keys of data.prompt (default answer)"
-CHANNELS_HELP = "what a clip of several channels is heard as: data.channels of the training run (default mean)"
-
 
 def count(least: int) -> Callable[[str], int]:
     """The type of an argument that is an integer of at least `least`."""

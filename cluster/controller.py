@@ -191,7 +191,7 @@ class Controller(TrainingLoop):
         await self._delivery.over()
         return await self._verification.difference(self.version, self.questions.train[draw.index], draw.epoch)
 
-    async def _group(self, group_id: str, draw: Draw, issue: int = 0) -> None:
+    async def _group(self, group_id: str, draw: Draw, issue: int) -> None:
         """One question asked and scored, or dropped and counted."""
         if draw.index in self._quarantined:
             self._preparing -= 1
@@ -201,9 +201,7 @@ class Controller(TrainingLoop):
         sampling = Sampling(
             self.config.algorithm.group_size, rollout.temperature, rollout.max_completion_tokens, rollout.ignore_stop
         )
-        prompt = await self.asker.prompt(
-            self.questions.train[draw.index], group_id, draw.epoch, issue, silent=self.config.data.silent
-        )
+        prompt = await self._prompt(draw, issue)
         self._preparing -= 1
         encoded = time.perf_counter()
         if isinstance(prompt, Unusable):

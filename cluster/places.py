@@ -117,7 +117,7 @@ class Places:
         self.engines = [Place(role, nodes[number]) for number in range(role.count)]
         await self._ready(role, *(place.group for place in self.engines))
 
-    async def look(self, role: Role, count: int = 1) -> View:
+    async def look(self, role: Role, count: int) -> View:
         """Where engines have their places, and which nodes could hold so many."""
         nodes = await in_thread(alive_nodes)
         able = {node["NodeID"] for node in nodes if room(planned_on(node), role) >= count}

@@ -15,7 +15,7 @@ from cluster.asking import Unusable
 from cluster.errors import first_of
 from cluster.training_loop import NothingToTrain, TrainingLoop, group_name
 from data.order import Draw
-from data.types import Lesson, Prompt
+from data.types import Lesson
 from learner.result import LessonResult
 
 
@@ -88,10 +88,6 @@ class SupervisedLoop(TrainingLoop):
             if fruitless.total() >= self.order.count:
                 raise NothingToTrain(fruitless, self._dropped[-1].why)
         return draws, lessons
-
-    async def _prompt(self, draw: Draw) -> Prompt | Unusable:
-        example, silent = self.questions.train[draw.index], self.config.data.silent
-        return await self.asker.prompt(example, group_name(draw), draw.epoch, silent=silent)
 
     async def _engines_are_current(self) -> None:
         if self.workers.rollout.version < self.version:

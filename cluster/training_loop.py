@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.advice import Adviser
-from cluster.asking import Asker
+from cluster.asking import Asker, Unusable
 from cluster.delivery import Delivery
 from cluster.errors import first_of
 from cluster.evaluation import ask_all
@@ -27,7 +27,7 @@ from cluster.verification import MOST_DIFFERENCE
 from cluster.workers import Workers
 from configs.schema import Config
 from data.order import DataOrder, Draw
-from data.types import Example
+from data.types import Example, Prompt
 from learner.result import LessonResult, UpdateResult
 
 MENDS = {
@@ -290,6 +290,11 @@ class TrainingLoop:
     def _next_draw(self) -> Draw:
         """The next question's turn."""
         return self._again.popleft() if self._again else self.order.take()
+
+    async def _prompt(self, draw: Draw, issue: int = 0) -> Prompt | Unusable:
+        """The prompt of a question's turn; `issue` tells how often its group was lost."""
+        example, silent = self.questions.train[draw.index], self.config.data.silent
+        return await self.asker.prompt(example, group_name(draw), draw.epoch, issue, silent=silent)
 
     def _prefetch(self, needed: int) -> None:
         """Have the clips of up to a step's questions prepared that are drawn next.

@@ -111,12 +111,11 @@ def hardware(named: str | None, on_gpu: bool) -> Hardware:
 
     A file is YAML with the keys of `Hardware`, and `base`, which names what it starts from.
     """
-    first, *changes = (named or (DEFAULT_GPU if on_gpu else "cpu")).split(",")
-    values: dict[str, Any] = {}
+    default = DEFAULT_GPU if on_gpu else "cpu"
+    first, *changes = (named or default).split(",")
     if "=" in first:
-        changes.insert(0, first)
-        first = DEFAULT_GPU if on_gpu else "cpu"
-    values |= _known(first) if not _is_file(first) else _read(Path(first))
+        first, changes = default, [first, *changes]
+    values = _read(Path(first)) if Path(first).is_file() else _known(first)
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
@@ -162,10 +161,6 @@ def _measured() -> dict[str, Any]:
         "memory_gigabytes_per_second": copied,
         "host_memory_gigabytes_per_second": copied,
     }
-
-
-def _is_file(name: str) -> bool:
-    return Path(name).is_file()
 
 
 def _read(file: Path) -> dict[str, Any]:

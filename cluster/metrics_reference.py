@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import yaml
 
@@ -27,6 +25,7 @@ from cluster.metrics import (
     REWARDS,
     STALENESS,
 )
+from configs.reference import keep_page
 
 PAGE = HOME / "docs" / "metrics.md"
 ALERTS = HOME / "deploy" / "prometheus" / "alerts.rules.yml"
@@ -164,17 +163,7 @@ def _alerts() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.metrics_reference", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when the page is stale")
-    parser.add_argument("--page", type=Path, default=PAGE, help="file to write or check (default: %(default)s)")
-    options = parser.parse_args(argv)
-    if not options.check:
-        options.page.write_text(render(), encoding="utf-8")
-        return 0
-    if options.page.is_file() and options.page.read_text(encoding="utf-8") == render():
-        return 0
-    print(f"{options.page} is stale; run `python -m cluster.metrics_reference`", file=sys.stderr)
-    return 1
+    return keep_page("cluster.metrics_reference", __doc__, PAGE, render, argv)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from configs.algorithms import ALGORITHMS, GRPO, SOURCES
@@ -37,17 +38,25 @@ def render() -> str:
     return "\n".join(parts)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m configs.reference", description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return keep_page("configs.reference", __doc__, PAGE, render, arguments)
+
+
+def keep_page(
+    module: str, description: str | None, page: Path, render: Callable[[], str], arguments: Sequence[str] | None
+) -> int:
+    """The command `python -m MODULE` that writes a page, or with `--check` tells by its status whether it is stale."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when the page is stale")
-    parser.add_argument("--page", type=Path, default=PAGE, help="file to write or check (default: %(default)s)")
+    parser.add_argument("--page", type=Path, default=page, help="file to write or check (default: %(default)s)")
     options = parser.parse_args(arguments)
     if not options.check:
         options.page.write_text(render(), encoding="utf-8")
         return 0
     if options.page.is_file() and options.page.read_text(encoding="utf-8") == render():
         return 0
-    print(f"{options.page} is stale; run `python -m configs.reference`", file=sys.stderr)
+    print(f"{options.page} is stale; run `python -m {module}`", file=sys.stderr)
     return 1
 
 

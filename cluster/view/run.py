@@ -17,7 +17,7 @@ from cluster.errors import UsageError
 from cluster.run_directory import flat
 from cluster.run_lock import FILE as LOCK
 from cluster.scoring import without_rows
-from data.step_files import checkpoint_step
+from data.step_files import checkpoints
 
 Found = TypeVar("Found")
 Mark = tuple[int, int]
@@ -146,9 +146,7 @@ class ViewedRun:
 
     def tokenizer_file(self) -> Path | None:
         """The run's tokenizer: of its newest checkpoint, of the engines' model, or of the model that it began with."""
-        checkpoints = self.path / "checkpoints"
-        steps = {step: path for path in checkpoints.glob("*") if (step := checkpoint_step(path.name)) is not None}
-        newest = [steps[step] / "hf" for step in sorted(steps, reverse=True)]
+        newest = [checkpoint / "hf" for checkpoint in reversed(checkpoints(self.path / "checkpoints"))]
         folders = [*newest, self.path / "engine_model", Path(self.config["model"]["path"]).expanduser()]
         return next((file for folder in folders if (file := folder / "tokenizer.json").is_file()), None)
 

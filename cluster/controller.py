@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.admission import Admission
-from cluster.asking import Unusable, as_asked
+from cluster.asking import Unusable
 from cluster.phases import StepClock
 from cluster.rollout_pool import EngineLost
 from cluster.step_line import Lengths, Ready, step_line
 from cluster.training_loop import NothingToTrain, RewardFails, TrainingLoop, group_name
 from cluster.verification import Verification
 from data.order import Draw
-from data.types import Dropped, LoggedStep, Sampling
+from data.types import LoggedStep, Sampling
 from learner.result import UpdateResult
 from rewards.failing import Failing
 
@@ -251,21 +251,12 @@ class Controller(TrainingLoop):
         self._fruitless[reason] += 1
         oldest = next(iter(self._in_flight.values()), None)  # it may still bear fruit, if it is from before
         if self._fruitless.total() >= self.order.count and (oldest is None or oldest.number > self._fruitless_since):
-            raise NothingToTrain(self._fruitless, self._dropped[-1].why)
+            raise NothingToTrain(self._fruitless, [*self._dropped.values()][-1].why)
 
     async def _write_log(self, references: Sequence[Any], result: UpdateResult, logprobs: Sequence[Any]) -> None:
         """Have the step's groups written while the next step samples."""
-        dropped = [
-            Dropped(
-                group_name(drop.draw),
-                as_asked(self.config, self.questions.train[drop.draw.index], drop.draw.epoch),
-                drop.why,
-                drop.group,
-            )
-            for drop in self._dropped
-        ]
-        self._dropped = []
-        step = LoggedStep(self.version, references, result.advantages, logprobs, dropped)
+        step = LoggedStep(self.version, references, result.advantages, logprobs, [*self._dropped.values()])
+        self._dropped = {}
         await self.workers.log.write(self.run_directory.place("rollouts"), self.run_directory.place("clips"), step)
 
     async def _evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:

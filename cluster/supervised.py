@@ -28,9 +28,9 @@ class SupervisedLoop(TrainingLoop):
         self.ledger.train(group_name(draw) for draw in draws)
         self.version += 1
         self.run_directory.append_dropped(
-            self.version, [(self.questions.train[drop.draw.index].id, drop.why) for drop in self._dropped]
+            self.version, [(drop.example.id, drop.why) for drop in self._dropped.values()]
         )
-        self._dropped = []
+        self._dropped = {}
         ended = time.perf_counter()
         self._ended_at = time.time()
         learner_seconds = sum(result.seconds.values())
@@ -86,7 +86,7 @@ class SupervisedLoop(TrainingLoop):
                     lessons.append(Lesson(prompt, self.asker.encoder.answer(prompt.example)))
                     fruitless.clear()
             if fruitless.total() >= self.order.count:
-                raise NothingToTrain(fruitless, self._dropped[-1].why)
+                raise NothingToTrain(fruitless, [*self._dropped.values()][-1].why)
         return draws, lessons
 
     async def _engines_are_current(self) -> None:

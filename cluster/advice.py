@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from configs.schema import Config
@@ -40,13 +41,12 @@ class Adviser:
 def alike(config: Config, lines: Sequence[Line]) -> str | None:
     """Groups whose completions score alike teach nothing."""
     dynamic = config.algorithm.dynamic_sampling
-    share = (
-        _dropped_alike(lines) if dynamic else _mean(lines, "zero_variance_groups") / config.algorithm.prompts_per_step
-    )
+    prompts = config.algorithm.prompts_per_step
+    share = _dropped_alike(lines) if dynamic else fmean(line["zero_variance_groups"] for line in lines) / prompts
     if share <= MOST_ALIKE:
         return None
     known = [line["accuracy"] for line in lines if line["accuracy"] is not None]
-    accuracy = sum(known) / len(known) if known else None
+    accuracy = fmean(known) if known else None
     if accuracy is not None and accuracy > NEARLY_ALL:
         mend = f"nearly all completions are right ({accuracy:.0%}): train on harder questions"
     elif accuracy is not None and accuracy < 1 - NEARLY_ALL:
@@ -64,7 +64,7 @@ def without_format(config: Config, lines: Sequence[Line]) -> str | None:
     name = next((term.name or term.use for term in config.rewards if term.use in ("format", "think_format")), None)
     if name is None:
         return None
-    rate = sum(line["rewards"][name] for line in lines) / len(lines)
+    rate = fmean(line["rewards"][name] for line in lines)
     if rate >= LEAST_FORMAT:
         return None
     mend = (
@@ -77,7 +77,7 @@ def without_format(config: Config, lines: Sequence[Line]) -> str | None:
 def truncated(config: Config, lines: Sequence[Line]) -> str | None:
     """Completions that are cut at their longest."""
     asked = config.algorithm.prompts_per_step * config.algorithm.group_size
-    share = _mean(lines, "truncated") / asked
+    share = fmean(line["truncated"] for line in lines) / asked
     longest = config.rollout.max_completion_tokens
     if share <= MOST_TRUNCATED or config.rollout.ignore_stop:
         return None
@@ -92,10 +92,6 @@ def _dropped_alike(lines: Sequence[Line]) -> float:
     )
     dropped, trained = last - first, trained_last - trained_first
     return float(dropped / (dropped + trained))
-
-
-def _mean(lines: Sequence[Line], key: str) -> float:
-    return float(sum(line[key] for line in lines) / len(lines))
 
 
 def _told(what: str, mend: str) -> str:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import UsageError
 from data.whole_file import whole_file
-
-PROMPT_HELP = "answer, think, letters, or a YAML file with the keys of data.prompt (default answer)"
-CHANNELS_HELP = "what a clip of several channels is heard as: data.channels of the training run (default mean)"
 
 
 def count(least: int) -> Callable[[str], int]:
@@ -59,13 +56,13 @@ def _unwritable(path: Path, argument: str, error: OSError) -> UsageError:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON that every reader takes: a number that is none, as Python reads and writes it, becomes null."""
-    path.write_text(json.dumps(_finite(value), indent=1, allow_nan=False, default=str) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(finite(value), indent=1, allow_nan=False, default=str) + "\n", encoding="utf-8")
 
 
-def _finite(value: Any) -> Any:
-    """The value with None for NaN and infinities, at any depth."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+def finite(value: Any) -> Any:
+    """The value with None in place of every number that JSON does not know, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

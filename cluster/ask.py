@@ -1,7 +1,4 @@
-"""`python -m cluster.ask`: put one question about one clip to a model, the first thing to try.
-
-python -m cluster.ask --model runs/tiny/checkpoints/step_450 dog.wav "Which animal is heard?" --choice dog --choice cat
-"""
+"""`python -m cluster.ask`: put one question about one clip to a model, the first thing to try."""
 
 from __future__ import annotations
 
@@ -10,25 +7,25 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
-from cluster.arguments import CHANNELS_HELP, PROMPT_HELP, count
+from cluster.arguments import count
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
-from cluster.inference import ask, inference_config
+from cluster.inference import add_options, ask, inference_config
 from cluster.progress import Reporter
-from configs.load import load_prompt
-from configs.schema import Channels
 from data.audio import read_clip
+from data.command import command
 from data.types import ClipSource, Example
 from rewards.answers import extract_answer
+
+EXAMPLES = """examples:
+  python -m cluster.ask --model runs/tiny/checkpoints/step_450 dog.wav "What is heard?" --choice dog --choice cat
+"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m cluster.ask", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = command("cluster.ask", __doc__, EXAMPLES)
     arguments.add_argument("--model", required=True, metavar="DIR", help="checkpoint, model directory or hub id")
     arguments.add_argument("clip", help="audio file")
     arguments.add_argument("question")
@@ -36,12 +33,7 @@ def parser() -> argparse.ArgumentParser:
         "--choice", action="append", default=[], metavar="TEXT", help="a choice; repeat for more, leave out for none"
     )
     arguments.add_argument("--samples", type=count(0), default=0, metavar="G", help="also sample G completions")
-    arguments.add_argument("--channels", default="mean", choices=get_args(Channels), help=CHANNELS_HELP)
-    arguments.add_argument("--prompt", default="answer", metavar="PROMPT", help=PROMPT_HELP)
-    arguments.add_argument(
-        "--max-tokens", type=count(1), default=256, metavar="N", help="longest completion (default 256)"
-    )
-    arguments.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    add_options(arguments)
     return arguments
 
 
@@ -54,14 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     example = Example(
         "question", ClipSource(str(Path(options.clip).absolute())), options.question, tuple(options.choice), ""
     )
-    config = inference_config(
-        options.model,
-        load_prompt(options.prompt),
-        engines=1,
-        dtype=options.dtype,
-        max_tokens=options.max_tokens,
-        channels=options.channels,
-    )
+    config = inference_config(options, engines=1)
     data = config.data
     read_clip(example.clip, data.max_seconds, data.min_seconds, data.channels)  # refused before anything is started
     [answered] = ask(config, [example], reporter, options.samples)

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -159,12 +160,12 @@ def timings_of(paths: Sequence[Path]) -> Timings:
         if other["algorithm"]["group_size"] != config["algorithm"]["group_size"]:
             raise CalibrationError(f"{path} has another algorithm.group_size than {paths[0]}")
     pooled = [record for _, own in read for record in own]
-    score = _mean([record.line["seconds"]["score"] for record in pooled])
-    between = _mean([record.between_seconds for record in pooled])
-    control = between / _mean([len(record.groups) for record in pooled])
+    score = fmean([record.line["seconds"]["score"] for record in pooled])
+    between = fmean([record.between_seconds for record in pooled])
+    control = between / fmean([len(record.groups) for record in pooled])
     beside = GATHER_SECONDS + score + control - between  # of the phases, what is no engine's
     decoded = [
-        _mean([sum(sum(group) - len(group) for group in record.groups) / len(record.groups) for record in own])
+        fmean([sum(sum(group) - len(group) for group in record.groups) / len(record.groups) for record in own])
         for _, own in read
     ]
     told_apart = max(decoded) > LEAST_APART * min(decoded)
@@ -203,13 +204,13 @@ def timings_of(paths: Sequence[Path]) -> Timings:
         request_seconds=min(request, group_seconds),
         prompt_seconds=max(group_seconds - request, 0.0),
         gather_seconds=GATHER_SECONDS,
-        load_seconds=_mean([record.load_seconds for record in pooled]),
+        load_seconds=fmean([record.load_seconds for record in pooled]),
         token_seconds=ranks * sum(_phases(record, PASSES) for record in first) / tokens,
-        update_seconds=_mean([_phases(record, BESIDE) for record in first]),
-        publish_seconds=_mean([record.line["publish_seconds"] for record in pooled]),
+        update_seconds=fmean([_phases(record, BESIDE) for record in first]),
+        publish_seconds=fmean([record.line["publish_seconds"] for record in pooled]),
         control_seconds=control,
         score_seconds=score,
-        wait_seconds=_mean([record.line["seconds"]["wait"] for record in first]),
+        wait_seconds=fmean([record.line["seconds"]["wait"] for record in first]),
         weights_bytes=float(first[0].line["sync_bytes"]),
         prompt_tokens=sum(record.prompt_tokens for record in first) / prompts,
         groups=tuple(groups[:: -(-len(groups) // MOST_GROUPS)]),
@@ -249,7 +250,3 @@ def _dropped_share(line: Mapping[str, Any]) -> float:
 
 def _phases(record: StepRecord, names: Sequence[str]) -> float:
     return sum(float(record.line["seconds"].get(name, 0.0)) for name in names)
-
-
-def _mean(values: Sequence[Any]) -> float:
-    return float(sum(map(float, values)) / len(values))

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.admission import Admission
-from cluster.asking import Unusable, as_asked
+from cluster.asking import Unusable
 from cluster.phases import StepClock
 from cluster.rollout_pool import EngineLost
 from cluster.step_line import Lengths, Ready, step_line
 from cluster.training_loop import NothingToTrain, RewardFails, TrainingLoop, group_name
 from cluster.verification import Verification
 from data.order import Draw
-from data.types import Dropped, LoggedStep, Sampling
+from data.types import LoggedStep, Sampling
 from learner.result import UpdateResult
 from rewards.failing import Failing
 
@@ -191,7 +191,7 @@ class Controller(TrainingLoop):
         await self._delivery.over()
         return await self._verification.difference(self.version, self.questions.train[draw.index], draw.epoch)
 
-    async def _group(self, group_id: str, draw: Draw, issue: int = 0) -> None:
+    async def _group(self, group_id: str, draw: Draw, issue: int) -> None:
         """One question asked and scored, or dropped and counted."""
         if draw.index in self._quarantined:
             self._preparing -= 1
@@ -201,9 +201,7 @@ class Controller(TrainingLoop):
         sampling = Sampling(
             self.config.algorithm.group_size, rollout.temperature, rollout.max_completion_tokens, rollout.ignore_stop
         )
-        prompt = await self.asker.prompt(
-            self.questions.train[draw.index], group_id, draw.epoch, issue, silent=self.config.data.silent
-        )
+        prompt = await self._prompt(draw, issue)
         self._preparing -= 1
         encoded = time.perf_counter()
         if isinstance(prompt, Unusable):
@@ -253,21 +251,12 @@ class Controller(TrainingLoop):
         self._fruitless[reason] += 1
         oldest = next(iter(self._in_flight.values()), None)  # it may still bear fruit, if it is from before
         if self._fruitless.total() >= self.order.count and (oldest is None or oldest.number > self._fruitless_since):
-            raise NothingToTrain(self._fruitless, self._dropped[-1].why)
+            raise NothingToTrain(self._fruitless, [*self._dropped.values()][-1].why)
 
     async def _write_log(self, references: Sequence[Any], result: UpdateResult, logprobs: Sequence[Any]) -> None:
         """Have the step's groups written while the next step samples."""
-        dropped = [
-            Dropped(
-                group_name(drop.draw),
-                as_asked(self.config, self.questions.train[drop.draw.index], drop.draw.epoch),
-                drop.why,
-                drop.group,
-            )
-            for drop in self._dropped
-        ]
-        self._dropped = []
-        step = LoggedStep(self.version, references, result.advantages, logprobs, dropped)
+        step = LoggedStep(self.version, references, result.advantages, logprobs, [*self._dropped.values()])
+        self._dropped = {}
         await self.workers.log.write(self.run_directory.place("rollouts"), self.run_directory.place("clips"), step)
 
     async def _evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cluster.fingerprint import HOME, ROOMS
+
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "librosa", "pyarrow", "prometheus-client", "pydantic", "numpy")
-ROOMS = ("configs", "data", "rewards", "learner", "actors", "cluster")
 
 
 class InstallationError(RuntimeError):
@@ -21,12 +22,11 @@ class InstallationError(RuntimeError):
 
 def check_rooms() -> None:
     """Raise unless `data`, `configs` and the others are the ones beside this file, not a user's folder."""
-    home = Path(__file__).resolve().parent.parent
     for room in ROOMS:
         found = importlib.import_module(room).__file__
-        if found is None or Path(found).resolve().parent.parent != home:
+        if found is None or Path(found).resolve().parent.parent != HOME:
             raise InstallationError(
-                f"`import {room}` finds {found or 'a folder without __init__.py'} instead of {home / room}: run from "
+                f"`import {room}` finds {found or 'a folder without __init__.py'} instead of {HOME / room}: run from "
                 f"another directory, or rename that folder"
             )
 
@@ -56,9 +56,7 @@ def _version(name: str) -> str | None:
 def _git(*arguments: str) -> str | None:
     """Output of git in this checkout; None for an installation without one."""
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
+        done = subprocess.run(["git", *arguments], cwd=HOME, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cluster import interrupt
+from cluster.fingerprint import ROOMS
 
-OURS = ("configs", "data", "rewards", "learner", "actors", "cluster")
-RAISED_BY_US = re.compile(rf"^(?:{'|'.join(OURS)})(?:\.\w+)+: (.+)", re.MULTILINE | re.DOTALL)
+RAISED_BY_US = re.compile(rf"^(?:{'|'.join(ROOMS)})(?:\.\w+)+: (.+)", re.MULTILINE | re.DOTALL)
 """The last part of a traceback of one of our errors, and its message."""
 
 LOST = (
@@ -76,5 +76,5 @@ def for_the_user(error: BaseException) -> str | None:
     if type(error).__module__ == "ray.exceptions" and type(error).__name__ in LOST:
         why = str(error).strip().splitlines()[-1]
         return f"an actor or a node is lost ({why}); a run goes on from its last checkpoint with --resume"
-    ours = type(error).__module__.split(".")[0] in OURS and isinstance(error, ValueError | RuntimeError)
+    ours = type(error).__module__.split(".")[0] in ROOMS and isinstance(error, ValueError | RuntimeError)
     return str(error) if ours or isinstance(error, OSError) else None

@@ -19,19 +19,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from cluster import bad_rows, prediction_file
-from cluster.arguments import CHANNELS_HELP, PROMPT_HELP, count, replacing, write_json
+from cluster.arguments import count, replacing, write_json
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
-from cluster.inference import ask, inference_config
+from cluster.inference import add_options, ask, inference_config
 from cluster.predictions import score_rows
 from cluster.progress import Reporter
 from cluster.scoring import score
 from cluster.tables import prediction_rows, share, show_evaluation
-from configs.load import load_prompt
-from configs.schema import Channels
 from data.arguments import FORMAT_HELP
 from data.command import command
 from data.formats import Loaded, find_questions, load_examples
@@ -75,8 +73,7 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--audio-dir", metavar="DIR", help="where relative clip paths start (default: beside FILE)")
     arguments.add_argument("--format", default="auto", metavar="FORMAT", help=FORMAT_HELP)
-    arguments.add_argument("--channels", default="mean", choices=get_args(Channels), help=CHANNELS_HELP)
-    arguments.add_argument("--prompt", default="answer", metavar="PROMPT", help=PROMPT_HELP)
+    add_options(arguments)
     arguments.add_argument(
         "--samples", type=count(0), default=0, metavar="N", help="completions at temperature 1 a question"
     )
@@ -88,15 +85,11 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--shuffle-choices", action="store_true", help="control: ask with the choices in an order drawn by --seed"
     )
-    arguments.add_argument(
-        "--max-tokens", type=count(1), default=256, metavar="N", help="longest completion (default 256)"
-    )
     arguments.add_argument("--limit", type=count(1), metavar="N", help="only the first N rows of FILE, bad ones too")
     arguments.add_argument(
         "--engines", type=count(1), metavar="N", help="vLLM engines, which share the questions (default one a node)"
     )
     arguments.add_argument("--nodes", type=count(1), metavar="N", help="Ray nodes, joined or started")
-    arguments.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     arguments.add_argument("--seed", type=count(0), default=0, help="draws samples and the controls' order (default 0)")
     return arguments
 
@@ -117,23 +110,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.predictions is not None and Path(options.predictions).absolute() == Path(options.out).absolute():
         arguments.error("--predictions and --out name one file: give each its own")
     check_rooms()
-    prompt = load_prompt(options.prompt)
+    config = inference_config(options, options.engines, options.nodes, options.seed)
     loaded = load_examples(options.data, options.audio_dir, options.format, unanswered=True)
     if options.limit is not None:
         loaded = loaded.first(options.limit)
     left_out = bad_rows.report(options.data, loaded.bad, reporter)
     if not loaded.examples:
         raise UsageError(f"--limit {options.limit}: none of the first rows of {options.data} is a question; raise it")
-    config = inference_config(
-        options.model,
-        prompt=prompt,
-        engines=options.engines,
-        nodes=options.nodes,
-        dtype=options.dtype,
-        seed=options.seed,
-        max_tokens=options.max_tokens,
-        channels=options.channels,
-    )
     with replacing(Path(options.predictions), "--predictions") if options.predictions else nullcontext() as predictions:
         with replacing(Path(options.out), "--out") as out:
             answers = ask(config, _asked(loaded, options), reporter, options.samples, options.silent, options.shuffled)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
 
 from cluster.estimate import disk, store
 from cluster.forecast import GIGABYTE, Forecast, gb
+from configs.load import merged
 from configs.schema import Config
 from learner.figure import total
 from learner.memory import rank_memory
@@ -113,7 +114,7 @@ def _rank_mends(told: Forecast) -> str:
     return "; ".join(told_mends) or "more learner.ranks do not help; take a larger device"
 
 
-def _candidates(told: Forecast) -> Iterator[tuple[str, Mapping[str, Mapping[str, Any]]]]:
+def _candidates(told: Forecast) -> Iterator[tuple[str, dict[str, Any]]]:
     learner, work = told.config.learner, told.work
     yield "learner.activation_checkpointing: true", {"learner": {"activation_checkpointing": True}}
     if learner.zero_stage < 3 and learner.ranks > 1:
@@ -138,13 +139,10 @@ def _candidates(told: Forecast) -> Iterator[tuple[str, Mapping[str, Mapping[str,
             yield "algorithm.beta: 0 (no reference)", {"algorithm": {"beta": 0.0}}
 
 
-def _peak(told: Forecast, changes: Mapping[str, Mapping[str, Any]]) -> float | None:
+def _peak(told: Forecast, changes: dict[str, Any]) -> float | None:
     """Most bytes of a rank with these settings changed; None where they do not go together."""
-    values = told.config.model_dump()
-    for section, keys in changes.items():
-        values[section] = {**values[section], **keys}
     try:
-        config = Config.model_validate(values)
+        config = Config.model_validate(merged(told.config.model_dump(), changes))
     except ValidationError:
         return None
     return rank_memory(config, told.sizes, work_of(config, told.work.lengths), told.on_gpu).peak

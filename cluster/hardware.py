@@ -68,24 +68,20 @@ class Hardware(Section):
         return self.memory_gigabytes_per_second * 1e9 * self.memory_share
 
 
-KNOWN: dict[str, dict[str, Any]] = {
-    "a100": {
-        "memory_gigabytes": 80, "bfloat16_teraflops": 312, "float32_teraflops": 19.5,
-        "memory_gigabytes_per_second": 2039, "link_gigabytes_per_second": 300, "host_gigabytes_per_second": 25,
-    },
-    "h100": {
-        "memory_gigabytes": 80, "bfloat16_teraflops": 989, "float32_teraflops": 67,
-        "memory_gigabytes_per_second": 3350, "link_gigabytes_per_second": 450, "host_gigabytes_per_second": 50,
-    },
-    "h800": {
-        "memory_gigabytes": 80, "bfloat16_teraflops": 989, "float32_teraflops": 67,
-        "memory_gigabytes_per_second": 3350, "link_gigabytes_per_second": 200, "host_gigabytes_per_second": 50,
-    },
-    "h200": {
-        "memory_gigabytes": 141, "bfloat16_teraflops": 989, "float32_teraflops": 67,
-        "memory_gigabytes_per_second": 4800, "link_gigabytes_per_second": 450, "host_gigabytes_per_second": 50,
-    },
+A100: dict[str, Any] = {
+    "memory_gigabytes": 80, "bfloat16_teraflops": 312, "float32_teraflops": 19.5,
+    "memory_gigabytes_per_second": 2039, "link_gigabytes_per_second": 300, "host_gigabytes_per_second": 25,
 }  # fmt: skip
+H100: dict[str, Any] = {
+    "memory_gigabytes": 80, "bfloat16_teraflops": 989, "float32_teraflops": 67,
+    "memory_gigabytes_per_second": 3350, "link_gigabytes_per_second": 450, "host_gigabytes_per_second": 50,
+}  # fmt: skip
+KNOWN = {
+    "a100": A100,
+    "h100": H100,
+    "h800": H100 | {"link_gigabytes_per_second": 200},
+    "h200": H100 | {"memory_gigabytes": 141, "memory_gigabytes_per_second": 4800},
+}
 """SXM modules; the paper's H800 is an H100 with slower links."""
 
 CPU: dict[str, Any] = {
@@ -111,12 +107,11 @@ def hardware(named: str | None, on_gpu: bool) -> Hardware:
 
     A file is YAML with the keys of `Hardware`, and `base`, which names what it starts from.
     """
-    first, *changes = (named or (DEFAULT_GPU if on_gpu else "cpu")).split(",")
-    values: dict[str, Any] = {}
+    default = DEFAULT_GPU if on_gpu else "cpu"
+    first, *changes = (named or default).split(",")
     if "=" in first:
-        changes.insert(0, first)
-        first = DEFAULT_GPU if on_gpu else "cpu"
-    values |= _known(first) if not _is_file(first) else _read(Path(first))
+        first, changes = default, [first, *changes]
+    values = _read(Path(first)) if Path(first).is_file() else _known(first)
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
@@ -162,10 +157,6 @@ def _measured() -> dict[str, Any]:
         "memory_gigabytes_per_second": copied,
         "host_memory_gigabytes_per_second": copied,
     }
-
-
-def _is_file(name: str) -> bool:
-    return Path(name).is_file()
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -2,37 +2,57 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 from collections.abc import Sequence
+from typing import get_args
 
+from cluster.arguments import count
 from cluster.placement import plan_asking
 from cluster.progress import Reporter
 from cluster.scoring import Answered
-from configs.schema import Algorithm, Channels, Cluster, Config, Data, Model, Prompt, Rollout
+from configs.load import load_prompt
+from configs.schema import Channels, Config
 from data.types import Example
 
 
+def add_options(arguments: argparse.ArgumentParser) -> None:
+    """Add to a command line how a model is asked."""
+    arguments.add_argument(
+        "--prompt",
+        default="answer",
+        metavar="PROMPT",
+        help="answer, think, letters, or a YAML file with the keys of data.prompt (default answer)",
+    )
+    arguments.add_argument(
+        "--channels",
+        default="mean",
+        choices=get_args(Channels),
+        help="what a clip of several channels is heard as: data.channels of the training run (default mean)",
+    )
+    arguments.add_argument(
+        "--max-tokens", type=count(1), default=256, metavar="N", help="longest completion (default 256)"
+    )
+    arguments.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+
+
 def inference_config(
-    model: str,
-    prompt: Prompt | str = "answer",
-    engines: int | None = None,
-    nodes: int | None = None,
-    dtype: str = "float32",
-    seed: int = 0,
-    max_tokens: int = 256,
-    channels: Channels = "mean",
+    options: argparse.Namespace, engines: int | None, nodes: int | None = None, seed: int = 0
 ) -> Config:
-    """The configuration of a session that only asks."""
+    """The configuration of a session that only asks; `options` are those of `add_options`, and `model`."""
     return Config.model_validate(
         {
             "run": {"seed": seed},
-            "model": Model(path=model, audio_tower="frozen", projector="frozen", dtype=dtype).model_dump(),  # type: ignore[arg-type]
-            "data": Data(train="", prompt=prompt, channels=channels).model_dump(),  # type: ignore[arg-type]
-            "rollout": Rollout(
-                engines=engines, max_completion_tokens=max_tokens, max_model_tokens=1500 + max_tokens, max_running=128
-            ).model_dump(),
-            "algorithm": Algorithm(beta=0.0).model_dump(),
-            "cluster": Cluster(nodes=nodes).model_dump(),
+            "model": {"path": options.model, "audio_tower": "frozen", "projector": "frozen", "dtype": options.dtype},
+            "data": {"train": "", "prompt": load_prompt(options.prompt), "channels": options.channels},
+            "rollout": {
+                "engines": engines,
+                "max_completion_tokens": options.max_tokens,
+                "max_model_tokens": 1500 + options.max_tokens,
+                "max_running": 128,
+            },
+            "algorithm": {"beta": 0.0},
+            "cluster": {"nodes": nodes},
         }
     )
 

@@ -37,9 +37,8 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(directory), purge_step=step + 1)
-        self._writer.add_text(
-            "config", "\n".join(f"    {key}: {value}" for key, value in flat(_settings(config)).items())
-        )
+        settings = flat(config.model_dump(mode="json"))
+        self._writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in settings.items()))
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         for name, value in figures.items():
@@ -65,7 +64,7 @@ class WeightsAndBiases:
             id=_identity(directory / "wandb" / "run_id"),
             resume="allow",
             dir=str(directory),
-            config=_settings(config),
+            config=config.model_dump(mode="json"),
             settings=wandb.Settings(silent=True, finish_timeout=FINISH_SECONDS),
         )
         self._run.define_metric("*", step_metric="step")  # a resume takes steps again, which wandb's own refuses
@@ -138,7 +137,3 @@ def _identity(file: Path) -> str:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(secrets.token_hex(8))
     return file.read_text()
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    return config.model_dump(mode="json")

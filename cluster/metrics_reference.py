@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import yaml
 
 from actors.exporter import Named
 from actors.metrics import ENGINE_COUNTERS, ENGINE_GAUGES, RANK_GAUGES, RANK_PHASES, RANK_STEPS, RANK_TOKENS
+from cluster.fingerprint import HOME
 from cluster.metrics import (
     BEST_REWARD,
     COMPLETIONS_DROPPED,
@@ -27,9 +27,8 @@ from cluster.metrics import (
 )
 from configs.reference import write_page
 
-CHECKOUT = Path(__file__).resolve().parent.parent
-PAGE = CHECKOUT / "docs" / "metrics.md"
-ALERTS = CHECKOUT / "deploy" / "prometheus" / "alerts.rules.yml"
+PAGE = HOME / "docs" / "metrics.md"
+ALERTS = HOME / "deploy" / "prometheus" / "alerts.rules.yml"
 
 _HEAD = """# Metrics
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Collection
 from typing import Any
 
@@ -50,7 +49,7 @@ class Place:
 
     async def lost(self, avoid: Collection[str] = ()) -> bool:
         """Whether its node is, or is one to `avoid`; not where it waits for one that has room."""
-        table = await in_thread(lambda: placement_group_table(self.group))
+        table = await self.table()
         alive = {node["NodeID"] for node in await in_thread(alive_nodes)}
         return table["state"] != "PENDING" and not (alive - set(avoid)).intersection(
             table["bundles_to_node_id"].values()
@@ -58,8 +57,11 @@ class Place:
 
     async def node(self) -> str | None:
         """Where it is, as far as it has been placed."""
-        table = await in_thread(lambda: placement_group_table(self.group))
-        return next(iter(table["bundles_to_node_id"].values()), None)
+        return next(iter((await self.table())["bundles_to_node_id"].values()), None)
+
+    async def table(self) -> dict[str, Any]:
+        """What Ray tells of it."""
+        return await in_thread(lambda: placement_group_table(self.group))
 
     async def until_lost(self) -> None:
         """Wait until its node is lost. Ray learns of it seconds after what ran there has been missed."""
@@ -115,12 +117,11 @@ class Places:
         self.engines = [Place(role, nodes[number]) for number in range(role.count)]
         await self._ready(role, *(place.group for place in self.engines))
 
-    async def look(self, role: Role, count: int = 1) -> View:
+    async def look(self, role: Role, count: int) -> View:
         """Where engines have their places, and which nodes could hold so many."""
         nodes = await in_thread(alive_nodes)
         able = {node["NodeID"] for node in nodes if room(planned_on(node), role) >= count}
-        tables = [await in_thread(functools.partial(placement_group_table, place.group)) for place in self.engines]
-        where = [node for table in tables for node in table["bundles_to_node_id"].values()]
+        where = [node for place in self.engines for node in (await place.table())["bundles_to_node_id"].values()]
         alive = {node["NodeID"] for node in nodes}
         return View(frozenset(able), frozenset(alive.intersection(where)), sum(node not in alive for node in where))
 

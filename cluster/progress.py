@@ -36,13 +36,7 @@ class Reporter:
     @contextmanager
     def steps(self, first: int, total: int) -> Iterator[StepLines]:
         """Show the steps from `first` to `total`."""
-        bar = Progress(
-            TextColumn("[bold]train"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self.console,
-        )
+        bar = self._bar("train")
         bar.add_task("train", total=total, completed=first)
         if not self.console.is_terminal:
             yield StepLines(self, bar, total)
@@ -53,14 +47,7 @@ class Reporter:
     @contextmanager
     def questions(self, name: str, total: int) -> Iterator[Any]:
         """Show an evaluation; yields what is called once a question."""
-        with Progress(
-            TextColumn(f"[bold]{name}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        ) as progress:
+        with self._bar(name) as progress:
             task = progress.add_task(name, total=total)
             yield lambda: progress.advance(task)
 
@@ -72,6 +59,10 @@ class Reporter:
         for row in rows:
             table.add_row(*row)
         self.console.print(table)
+
+    def _bar(self, name: str) -> Progress:
+        columns = (TextColumn(f"[bold]{name}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+        return Progress(*columns, console=self.console, disable=not self.console.is_terminal)
 
 
 class StepLines:

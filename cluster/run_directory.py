@@ -23,7 +23,7 @@ import yaml
 
 from cluster.checkpoints import FOLDER, Checkpoints
 from cluster.run_storage import storage_of
-from configs.load import dump_config
+from configs.load import dump_config, merged
 from configs.schema import Config, Reward
 from data.remote import Remote, is_url
 from data.step_files import shard_step
@@ -162,7 +162,7 @@ class RunDirectory:
             raise RunError(f"{self} holds no run to resume: start it without --resume")
         stored = yaml.safe_load(text)
         terms = [REWARD_DEFAULTS | term for term in stored.pop("rewards", DEFAULTS["rewards"])]
-        before = flat(_over(DEFAULTS | {"rewards": terms}, stored))
+        before = flat(merged(DEFAULTS | {"rewards": terms}, stored))
         now = flat(config.model_dump(mode="json"))
         return {
             key: (before.get(key), now.get(key)) for key in sorted({*before, *now}) if before.get(key) != now.get(key)
@@ -307,16 +307,6 @@ def model_directory(path: str) -> str:
 def resumable(key: str) -> bool:
     """Whether a key may differ between a run and its resume: it is no matter of what is learned."""
     return key.startswith(RESUMABLE_SECTIONS) or key in RESUMABLE_KEYS or key.endswith(RESUMABLE_ENDINGS)
-
-
-def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, and the defaults of what they lack; a section and a plain value replace each other whole."""
-    sections = {
-        key: _over(defaults[key], value)
-        for key, value in values.items()
-        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
-    }
-    return {**defaults, **values, **sections}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "", separator: str = ".") -> dict[str, Any]:

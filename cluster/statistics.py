@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2_000
+ENDS = (0.025, 0.975)
+"""Of a 95% interval."""
 CHANCE_SEED = 0
 
 MOST_DRAWS = 4_000_000
@@ -25,7 +27,7 @@ def estimated(columns: Mapping[str, Sequence[float]], clusters: Sequence[str]) -
     if not clusters:
         return {key: None for name in columns for key in (name, f"{name}_interval")}
     values = np.column_stack([np.asarray(column, float) for column in columns.values()])  # (questions, columns)
-    bounds = _intervals(values, clusters, 0.95, RESAMPLES)
+    bounds = _intervals(values, clusters)
     return {
         key: value
         for name, mean, (low, high) in zip(columns, values.mean(0), bounds, strict=True)
@@ -33,24 +35,18 @@ def estimated(columns: Mapping[str, Sequence[float]], clusters: Sequence[str]) -
     }
 
 
-def cluster_bootstrap(
-    values: Sequence[float], clusters: Sequence[str], level: float = 0.95, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """Percentile interval of the mean of `values`, resampling whole clusters with replacement.
+def cluster_bootstrap(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float]:
+    """95% percentile interval of the mean of `values`, resampling whole clusters with replacement.
 
     Args:
         values: one a question, at least one.
         clusters: the recording that each question is about.
-        level: coverage.
-        resamples: bootstrap draws, from a fixed seed.
     """
-    [(low, high)] = _intervals(np.asarray(values, float)[:, None], clusters, level, resamples)
+    [(low, high)] = _intervals(np.asarray(values, float)[:, None], clusters)
     return float(low), float(high)
 
 
-def _intervals(
-    values: NDArray[np.float64], clusters: Sequence[str], level: float, resamples: int
-) -> NDArray[np.float64]:
+def _intervals(values: NDArray[np.float64], clusters: Sequence[str]) -> NDArray[np.float64]:
     """Percentile intervals, (columns, 2), of the means of values (questions, columns) from the same resamples."""
     numbers = {name: number for number, name in enumerate(sorted(set(clusters)))}
     member = np.array([numbers[name] for name in clusters])
@@ -59,12 +55,11 @@ def _intervals(
     generator = np.random.default_rng(CHANCE_SEED)
     at_once = max(MOST_DRAWS // len(counts), 1)
     parts = [
-        _times_drawn(generator, min(at_once, resamples - start), len(counts)) @ sums
-        for start in range(0, resamples, at_once)
+        _times_drawn(generator, min(at_once, RESAMPLES - start), len(counts)) @ sums
+        for start in range(0, RESAMPLES, at_once)
     ]
     totals = np.concatenate(parts)  # (resamples, columns + 1), the number of questions last
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    bounds: NDArray[np.float64] = np.quantile(totals[:, :-1] / totals[:, -1:], ends, axis=0)
+    bounds: NDArray[np.float64] = np.quantile(totals[:, :-1] / totals[:, -1:], ENDS, axis=0)
     return bounds.T
 
 

@@ -116,7 +116,7 @@ def trained(config: Config, fresh: bool, reporter: Reporter) -> None:
         RunError: the run that is there has another configuration, and it is not to begin anew.
     """
     run = RunDirectory.of(config)
-    begun = (run.path / "config.yaml").exists()
+    begun = run.is_there()
     others = differing(run, config) if begun else []
     if fresh and begun and (others or load(run.path).commit != describe()["git"]):
         begun = False

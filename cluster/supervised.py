@@ -15,7 +15,7 @@ from cluster.asking import Unusable
 from cluster.errors import first_of
 from cluster.training_loop import NothingToTrain, TrainingLoop, group_name
 from data.order import Draw
-from data.types import Lesson, Prompt
+from data.types import Lesson
 from learner.result import LessonResult
 
 
@@ -28,9 +28,9 @@ class SupervisedLoop(TrainingLoop):
         self.ledger.train(group_name(draw) for draw in draws)
         self.version += 1
         self.run_directory.append_dropped(
-            self.version, [(self.questions.train[drop.draw.index].id, drop.why) for drop in self._dropped]
+            self.version, [(drop.example.id, drop.why) for drop in self._dropped.values()]
         )
-        self._dropped = []
+        self._dropped = {}
         ended = time.perf_counter()
         self._ended_at = time.time()
         learner_seconds = sum(result.seconds.values())
@@ -86,12 +86,8 @@ class SupervisedLoop(TrainingLoop):
                     lessons.append(Lesson(prompt, self.asker.encoder.answer(prompt.example)))
                     fruitless.clear()
             if fruitless.total() >= self.order.count:
-                raise NothingToTrain(fruitless, self._dropped[-1].why)
+                raise NothingToTrain(fruitless, [*self._dropped.values()][-1].why)
         return draws, lessons
-
-    async def _prompt(self, draw: Draw) -> Prompt | Unusable:
-        example, silent = self.questions.train[draw.index], self.config.data.silent
-        return await self.asker.prompt(example, group_name(draw), draw.epoch, silent=silent)
 
     async def _engines_are_current(self) -> None:
         if self.workers.rollout.version < self.version:

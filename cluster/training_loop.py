@@ -6,11 +6,10 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from cluster.advice import Adviser
-from cluster.asking import Asker
+from cluster.asking import Asker, Unusable, as_asked
 from cluster.delivery import Delivery
 from cluster.errors import first_of
 from cluster.evaluation import ask_all
@@ -27,7 +26,7 @@ from cluster.verification import MOST_DIFFERENCE
 from cluster.workers import Workers
 from configs.schema import Config
 from data.order import DataOrder, Draw
-from data.types import Example
+from data.types import Dropped, Example, Prompt
 from learner.result import LessonResult, UpdateResult
 
 MENDS = {
@@ -91,17 +90,6 @@ def group_name(draw: Draw) -> str:
     return f"{draw.epoch}-{draw.index}"
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """A question that was dropped."""
-
-    draw: Draw
-    why: str
-    """`reason: detail`."""
-    group: Any = None
-    """Reference to the group, where it had been scored by then; of as many as a step trains, for the rollout log."""
-
-
 class TrainingLoop:
     """One run, from its state at a step to `run.max_steps`."""
 
@@ -137,8 +125,10 @@ class TrainingLoop:
         """Draws that were begun before a resume; they come first."""
         self._prefetched = self.order.position
         self._delivery = Delivery(workers, self._delivered)
-        self._dropped = [Drop(Draw(epoch, index), why) for epoch, index, why in state["dropped_since"]]
-        """Since the last step."""
+        self._dropped: dict[Draw, Dropped] = {}
+        """Since the last step, in their order."""
+        for epoch, index, why in state["dropped_since"]:
+            self._note_drop(Draw(epoch, index), why)
         self._quarantined = set(state.get("quarantined", ()))
         """Questions, by index, whose engines were lost again and again: nobody is asked them any more."""
         self._steps_skipped = 0
@@ -280,7 +270,7 @@ class TrainingLoop:
             "step": self.version,
             "position": self.order.position,
             "outstanding": [(draw.epoch, draw.index) for draw in self._outstanding()],
-            "dropped_since": [(drop.draw.epoch, drop.draw.index, drop.why) for drop in self._dropped],
+            "dropped_since": [(draw.epoch, draw.index, drop.why) for draw, drop in self._dropped.items()],
             "ledger": self.ledger.to_json(),
             "quarantined": sorted(self._quarantined),
             "train_seconds": self.train_seconds,
@@ -290,6 +280,11 @@ class TrainingLoop:
     def _next_draw(self) -> Draw:
         """The next question's turn."""
         return self._again.popleft() if self._again else self.order.take()
+
+    async def _prompt(self, draw: Draw, issue: int = 0) -> Prompt | Unusable:
+        """The prompt of a question's turn; `issue` tells how often its group was lost."""
+        example, silent = self.questions.train[draw.index], self.config.data.silent
+        return await self.asker.prompt(example, group_name(draw), draw.epoch, issue, silent=silent)
 
     def _prefetch(self, needed: int) -> None:
         """Have the clips of up to a step's questions prepared that are drawn next.
@@ -308,13 +303,17 @@ class TrainingLoop:
     def _count_drop(self, draw: Draw, reason: str, detail: str, group: Any = None) -> None:
         """A question is dropped: for the ledger, the rollout log, and the first of a reason for the user."""
         self.ledger.drop(group_name(draw), reason)
-        held = sum(drop.group is not None for drop in self._dropped)
+        held = sum(drop.group is not None for drop in self._dropped.values())
         if held >= self.config.algorithm.prompts_per_step:
             group = None  # groups hold what they heard, and there may be any number between two steps
-        self._dropped.append(Drop(draw, f"{reason}: {detail}", group))
+        self._note_drop(draw, f"{reason}: {detail}", group)
         if self.ledger.dropped[reason] == 1:
             example = self.questions.train[draw.index]
             self.reporter.say(f"dropped {example.id} ({reason}): {detail} [further ones are counted in metrics.jsonl]")
+
+    def _note_drop(self, draw: Draw, why: str, group: Any = None) -> None:
+        example = as_asked(self.config, self.questions.train[draw.index], draw.epoch)
+        self._dropped[draw] = Dropped(group_name(draw), example, why, group)
 
     def _skip(self, draws: Iterable[tuple[Draw, Any]], result: UpdateResult | LessonResult) -> None:
         """The learner has taken no step, since its loss or gradient was not finite.

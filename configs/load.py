@@ -149,7 +149,7 @@ def _tree(name_or_path: str, above: tuple[str, ...] = ()) -> tuple[dict[Any, Any
         base = str(Path(name_or_path).parent / base)
     if _is_any_of(base, (*above, name_or_path)):
         raise ConfigError(name_or_path, [f"base: {' -> '.join((*above, name_or_path, base))} comes back to itself"])
-    return _merged(_under(_tree(base, (*above, name_or_path))[0], tree), tree), stem
+    return merged(_under(_tree(base, (*above, name_or_path))[0], tree), tree), stem
 
 
 def _is_any_of(base: str, names: Sequence[str]) -> bool:
@@ -167,9 +167,9 @@ def _mapping(text: str, origin: str) -> dict[Any, Any]:
     return tree
 
 
-def _merged(base: dict[Any, Any], tree: dict[Any, Any]) -> dict[Any, Any]:
+def merged(base: dict[Any, Any], tree: dict[Any, Any]) -> dict[Any, Any]:
     """The base with the keys of the tree in place of its own, section by section."""
-    both = {key: _merged(base[key], value) for key, value in tree.items() if _sections_both(base.get(key), value)}
+    both = {key: merged(base[key], value) for key, value in tree.items() if _sections_both(base.get(key), value)}
     return base | tree | both
 
 

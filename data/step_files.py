@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 _SHARD_END = ".parquet"
@@ -29,8 +30,7 @@ def shard_step(name: str) -> int | None:
 
 def shards(folder: Path) -> list[Path]:
     """The shards in a folder, in the order of their steps; none where it is not there."""
-    found = {step: file for file in folder.glob("*.parquet") if (step := shard_step(file.name)) is not None}
-    return [found[step] for step in sorted(found)]
+    return _by_step(folder, shard_step)
 
 
 def checkpoint_name(step: int) -> str:
@@ -46,3 +46,13 @@ def checkpoint_step(name: str) -> int | None:
     """
     found = _STEP.fullmatch(name)
     return int(found[1]) if found else None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, in the order of their steps; none where it is not there."""
+    return _by_step(folder, checkpoint_step)
+
+
+def _by_step(folder: Path, step_of: Callable[[str], int | None]) -> list[Path]:
+    found = {step: path for path in folder.glob("*") if (step := step_of(path.name)) is not None}
+    return [found[step] for step in sorted(found)]

@@ -25,7 +25,7 @@ from torch import Tensor
 from data.checksums import changed_part
 from data.command import command
 from data.remote import WHOLE, Remote, RemoteError, copied, is_url
-from data.step_files import checkpoint_name, checkpoint_step
+from data.step_files import checkpoint_name, checkpoint_step, checkpoints
 from learner.hf import DTYPES, PROCESSOR_FILES, check_model, export_checkpoint, load_config, load_tensors
 from learner.hf_files import ModelError, load_processor, read_json, stored_tensors, weight_files
 from learner.memory import SHARD_BYTES
@@ -227,16 +227,12 @@ def _verify(out: Path, written: Mapping[str, str], read: Iterable[tuple[str, Ten
         )
 
 
-def _newest(checkpoints: Path) -> Path:
+def _newest(folder: Path) -> Path:
     """The newest complete checkpoint."""
-    complete = {
-        step: path
-        for path in checkpoints.iterdir()
-        if (step := checkpoint_step(path.name)) is not None and (path / "hf" / "config.json").is_file()
-    }
+    complete = [path for path in checkpoints(folder) if (path / "hf" / "config.json").is_file()]
     if not complete:
-        raise ModelError(f"{checkpoints} holds no complete checkpoint yet")
-    return complete[max(complete)]
+        raise ModelError(f"{folder} holds no complete checkpoint yet")
+    return complete[-1]
 
 
 def _bytes(text: str) -> int:

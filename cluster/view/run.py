@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from cluster.arguments import finite
 from cluster.errors import UsageError
 from cluster.run_directory import flat
 from cluster.run_lock import FILE as LOCK
-from data.step_files import checkpoint_step
+from cluster.scoring import without_rows
+from data.step_files import checkpoints
 
 Found = TypeVar("Found")
 Mark = tuple[int, int]
@@ -121,7 +122,10 @@ class ViewedRun:
 
     def evaluations(self) -> dict[str, dict[str, Any]]:
         """Figures of every evaluation by name, without rows, in the order of their steps."""
-        found = {file.stem: self._of(file, _without_rows) for file in self._evaluation_files()}
+        found = {
+            file.stem: self._of(file, lambda text: finite(without_rows(json.loads(text))))
+            for file in self._evaluation_files()
+        }
         there = {name: figures for name, figures in found.items() if figures is not None}
         return dict(sorted(there.items(), key=lambda item: (item[1].get("step", 0), item[0] == "silent", item[0])))
 
@@ -142,9 +146,7 @@ class ViewedRun:
 
     def tokenizer_file(self) -> Path | None:
         """The run's tokenizer: of its newest checkpoint, of the engines' model, or of the model that it began with."""
-        checkpoints = self.path / "checkpoints"
-        steps = {step: path for path in checkpoints.glob("*") if (step := checkpoint_step(path.name)) is not None}
-        newest = [steps[step] / "hf" for step in sorted(steps, reverse=True)]
+        newest = [checkpoint / "hf" for checkpoint in reversed(checkpoints(self.path / "checkpoints"))]
         folders = [*newest, self.path / "engine_model", Path(self.config["model"]["path"]).expanduser()]
         return next((file for folder in folders if (file := folder / "tokenizer.json").is_file()), None)
 
@@ -195,23 +197,6 @@ class Library:
             parts += 1
         self._known.update(new)
         self.runs = self.runs | {_name(path, parts): ViewedRun(path, _name(path, parts)) for path in new}
-
-
-def finite(value: Any) -> Any:
-    """The value with None in place of every number that JSON does not know."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
-    return value
-
-
-def _without_rows(text: str) -> dict[str, Any]:
-    figures = json.loads(text)
-    figures.pop("rows", None)
-    return finite(figures)  # type: ignore[no-any-return]
 
 
 def _runs_at(place: Path) -> list[Path]:

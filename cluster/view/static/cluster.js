@@ -1,5 +1,5 @@
 import { get } from './api.js'
-import { h, loader, number, replace, share, table } from './dom.js'
+import { form, h, lineColour, loader, number, replace, share, table } from './dom.js'
 import { curve, figure } from './plot.js'
 import { go } from './router.js'
 import { runChoice, theRun, view } from './state.js'
@@ -7,7 +7,6 @@ import { runChoice, theRun, view } from './state.js'
 const KEYS = [
   'rollout_busy', 'learner_busy', 'engines', 'engines_lost', 'publish_seconds', 'sync_seconds', 'buffered', 'staleness_max', 'dropped'
 ]
-const LINES = name => getComputedStyle(document.documentElement).getPropertyValue(`--line-${name}`).trim()
 
 export function render (box, parameters) {
   const run = theRun(parameters)
@@ -21,7 +20,7 @@ export function render (box, parameters) {
   }
   const tables = h('div', { class: 'tables' })
   replace(box, h('h1', {}, 'Cluster'),
-    h('form', { class: 'controls' }, runChoice(run, value => go('cluster', { run: value }))),
+    form(runChoice(run, value => go('cluster', { run: value }))),
     tables, h('div', { class: 'figures' }, Object.values(charts).map(chart => chart.element)))
 
   let told = null
@@ -42,17 +41,16 @@ export function render (box, parameters) {
           one.engine, number(one.engine_count), number(one.completions_sum), number(one.step_min), number(one.step_max), number(one.staleness_mean, 2)])))
     const x = curves[view.axis]
     const line = (name, called, place, weight = view.smoothing) =>
-      curves.values[name] ? curve(called, LINES(place), x, curves.values[name], weight) : []
-    const axis = { xaxis: { title: { text: view.axis === 'step' ? 'step' : 'hours' } } }
+      curves.values[name] ? curve(called, lineColour(place), x, curves.values[name], weight) : []
     charts.busy.draw([...line('rollout_busy', 'engines', 0), ...line('learner_busy', 'learner', 1)],
-      { ...axis, yaxis: { tickformat: '.0%', rangemode: 'tozero' } },
+      { yaxis: { tickformat: '.0%', rangemode: 'tozero' } },
       `engines ${share(last(curves, 'rollout_busy'))}, learner ${share(last(curves, 'learner_busy'))}`)
     charts.engines.draw([...line('engines', 'at work', 0, 0), ...line('engines_lost', 'lost so far', 3, 0)],
-      { ...axis, yaxis: { rangemode: 'tozero' } }, `${number(last(curves, 'engines'))} at work, ${number(last(curves, 'engines_lost'))} lost`)
-    charts.updates.draw(updates(curves, x), { ...axis, barmode: 'stack', bargap: 0.1, yaxis: { rangemode: 'tozero' } },
+      { yaxis: { rangemode: 'tozero' } }, `${number(last(curves, 'engines'))} at work, ${number(last(curves, 'engines_lost'))} lost`)
+    charts.updates.draw(updates(curves, x), { barmode: 'stack', bargap: 0.1, yaxis: { rangemode: 'tozero' } },
       `the newest took ${number(last(curves, 'sync_seconds'))} s`)
     charts.waiting.draw([...line('buffered', 'finished groups', 0), ...line('staleness_max', 'staleness', 1, 0)],
-      { ...axis, yaxis: { rangemode: 'tozero' } }, `${number(last(curves, 'buffered'))} finished groups wait`)
+      { yaxis: { rangemode: 'tozero' } }, `${number(last(curves, 'buffered'))} finished groups wait`)
   }
 
   return { ready: load(), update: load, watches: ['steps', 'groups'], redraw: () => told !== null && draw(), leave: () => Object.values(charts).forEach(chart => chart.clear()) }
@@ -65,7 +63,7 @@ function last (curves, name) {
 // What the learner takes to hand the weights over, and what passes until all engines have them.
 function updates (curves, x) {
   const bars = (name, called, place) => curves.values[name]
-    ? [{ type: 'bar', x, y: curves.values[name], name: called, marker: { color: LINES(place) } }]
+    ? [{ type: 'bar', x, y: curves.values[name], name: called, marker: { color: lineColour(place) } }]
     : []
   return [...bars('publish_seconds', 'handing over', 1), ...bars('sync_seconds', 'on their way', 0)]
 }

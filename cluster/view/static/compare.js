@@ -1,6 +1,6 @@
 import { get } from './api.js'
-import { h, interval, loader, number, replace, select, share, table } from './dom.js'
-import { called, questions } from './evaluation.js'
+import { form, h, interval, loader, number, replace, select, share, table } from './dom.js'
+import { called, questions, stop } from './evaluation.js'
 import { go } from './router.js'
 import { runs } from './state.js'
 
@@ -8,8 +8,6 @@ const MEASURES = { accuracy: 'greedy', accuracy_mmau: "greedy, by MMAU's rule", 
 const SHOWN = 50
 
 export function render (box, parameters) {
-  let playing = []
-  const stop = () => { playing.forEach(one => one.stop()); playing = [] }
   const heading = [h('h1', {}, 'Compare'), h('p', {}, 'Two evaluations of the same questions, question by question.')]
 
   const load = loader(box, async () => {
@@ -34,7 +32,7 @@ export function render (box, parameters) {
       replace(box, heading, h('p', {}, 'There are no two evaluations to compare yet.'))
       return
     }
-    const controls = h('form', { class: 'controls', onsubmit: event => event.preventDefault() },
+    const controls = form(
       select('First', all, first, value => go('compare', { first: value, second })),
       select('Second', all, second, value => go('compare', { first, second: value })))
     if (refused !== undefined) {
@@ -56,7 +54,7 @@ export function render (box, parameters) {
     function part (title, what, rows) {
       return h('section', { 'aria-label': title }, h('h2', {}, `${title}: ${number(rows.length)} ${what}`),
         rows.length > SHOWN && h('p', { class: 'note' }, `the first ${SHOWN}`),
-        questions(rows.slice(0, SHOWN), secondRun, one => { playing.push(one) }))
+        questions(rows.slice(0, SHOWN), secondRun))
     }
   })
 

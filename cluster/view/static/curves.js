@@ -1,5 +1,5 @@
 import { get } from './api.js'
-import { h, loader, number, replace, select, share, table } from './dom.js'
+import { form, h, lineColour, loader, number, replace, select, share, table } from './dom.js'
 import { curve, figure } from './plot.js'
 import { chosenRuns, colour, keep, view } from './state.js'
 
@@ -35,7 +35,7 @@ export function render (box) {
   })
   replace(box,
     h('h1', {}, 'Curves'),
-    h('form', { class: 'controls', onsubmit: event => event.preventDefault() },
+    form(
       select('Over', [['step', 'steps'], ['hours', 'hours']], view.axis, value => { keep({ axis: value }); draw() }),
       h('label', {}, 'Smoothing', slider)),
     newest,
@@ -47,7 +47,6 @@ export function render (box) {
     for (const panel of panels) {
       const traces = panel.evaluations ? heldOut(told) : panel.phases && told.length === 1 ? phases(told[0]) : lines(panel, told)
       panel.draw(traces, {
-        xaxis: { title: { text: view.axis === 'step' ? 'step' : 'hours' } },
         yaxis: { tickformat: panel.share || panel.evaluations ? '.0%' : undefined, type: panel.log ? 'log' : 'linear' }
       }, says(panel, told))
     }
@@ -90,7 +89,7 @@ function phases ({ curves }) {
   const names = Object.keys(curves.values).filter(name => name.startsWith('seconds.'))
   return names.map((name, place) => ({
     x: curves[view.axis], y: curves.values[name], name: name.slice('seconds.'.length), stackgroup: 'one', mode: 'lines',
-    line: { width: 0.5, color: getComputedStyle(document.documentElement).getPropertyValue(`--line-${place % 8}`).trim() }
+    line: { width: 0.5, color: lineColour(place) }
   }))
 }
 

@@ -1,6 +1,8 @@
 // Elements are made by these functions alone, and text only ever becomes a text node: nothing that a run holds is read
 // as markup.
 
+import { address } from './router.js'
+
 export function h (tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children)
 }
@@ -43,8 +45,31 @@ export function select (label, options, value, changed) {
       options.map(([name, text]) => h('option', { value: name, selected: name === value }, text))))
 }
 
-export function share (value, digits = 1) {
-  return value === null || value === undefined ? '–' : `${(100 * value).toFixed(digits)}%`
+export function form (...children) {
+  return h('form', { class: 'controls', onsubmit: event => event.preventDefault() }, children)
+}
+
+// What leads through a list that is shown in parts.
+export function parts (page, asked, total, count) {
+  const offset = Number(asked.offset)
+  const link = (text, rel, to) => h('a', { href: address(page, { ...asked, offset: to }), rel }, text)
+  return h('nav', { class: 'pages', 'aria-label': 'Parts of the list' },
+    offset > 0 && link('Previous', 'prev', Math.max(offset - count, 0)),
+    total > 0 && h('span', {}, `${number(offset + 1)} to ${number(Math.min(offset + count, total))}`),
+    offset + count < total && link('Next', 'next', offset + count))
+}
+
+// A property of the theme that is chosen.
+export function style (name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim()
+}
+
+export function lineColour (place) {
+  return style(`--line-${place % 8}`)
+}
+
+export function share (value) {
+  return value === null || value === undefined ? '–' : `${(100 * value).toFixed(1)}%`
 }
 
 export function interval (pair) {
@@ -59,8 +84,8 @@ export function number (value, digits = 3) {
   return size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(1) : value.toFixed(digits)
 }
 
-export function signed (value, digits = 2) {
-  return value === null || value === undefined ? '–' : `${value >= 0 ? '+' : '−'}${Math.abs(value).toFixed(digits)}`
+export function signed (value) {
+  return value === null || value === undefined ? '–' : `${value >= 0 ? '+' : '−'}${Math.abs(value).toFixed(2)}`
 }
 
 export function later (call, milliseconds = 250) {

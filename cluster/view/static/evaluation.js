@@ -1,5 +1,5 @@
 import { get } from './api.js'
-import { h, interval, later, loader, number, replace, select, share, table } from './dom.js'
+import { form, h, interval, later, loader, number, parts, replace, select, share, table } from './dom.js'
 import { player } from './player.js'
 import { address, go } from './router.js'
 import { runChoice, theRun } from './state.js'
@@ -10,6 +10,8 @@ const KINDS = [
 const GROUPS = [['by_task', 'task'], ['by_difficulty', 'difficulty'], ['by_sub_category', 'sub-category']]
 const COUNT = 25
 
+let playing = [] // of the page's recordings, those that were listened to
+
 export function render (box, parameters) {
   const run = theRun(parameters)
   replace(box, h('h1', {}, 'Evaluation'))
@@ -17,8 +19,6 @@ export function render (box, parameters) {
     box.append(h('p', {}, 'There is no run.'))
     return {}
   }
-  let playing = []
-  const stop = () => { playing.forEach(one => one.stop()); playing = [] }
 
   const load = loader(box, async () => {
     const all = await get('evaluations', { run: run.name })
@@ -29,7 +29,7 @@ export function render (box, parameters) {
   }, ({ all, names, asked, told }) => {
     const choice = runChoice(run, value => go('evaluation', { run: value }))
     if (told === null) {
-      replace(box, h('h1', {}, 'Evaluation'), h('form', { class: 'controls' }, choice), h('p', {}, 'Nothing has been evaluated yet.'))
+      replace(box, h('h1', {}, 'Evaluation'), form(choice), h('p', {}, 'Nothing has been evaluated yet.'))
       return
     }
     stop()
@@ -38,7 +38,7 @@ export function render (box, parameters) {
     const tasks = Object.keys(figures.by_task ?? {}).filter(Boolean)
     replace(box,
       h('h1', {}, 'Evaluation'),
-      h('form', { class: 'controls', onsubmit: event => event.preventDefault() }, choice,
+      form(choice,
         select('Evaluation', names.map(name => [name, called(name)]), asked.name, value => change({ name: value }))),
       table('All evaluations of the run', ['evaluation', 'step', 'questions', 'greedy', 'sampled', 'format', 'a choice named'],
         Object.entries(all).map(([name, one]) => [
@@ -52,15 +52,15 @@ export function render (box, parameters) {
       h('h2', {}, 'What is taken for what'),
       confusion(told.confusion),
       h('h2', {}, 'Questions'),
-      h('form', { class: 'controls', onsubmit: event => event.preventDefault() },
+      form(
         select('Show', KINDS, asked.kind, value => change({ kind: value })),
         tasks.length > 1 && select('Task', [['', 'every task'], ...tasks.map(one => [one, one])], asked.task, value => change({ task: value })),
         h('label', {}, 'Search', h('input', {
           type: 'search', id: 'search', value: asked.search, onchange: later(event => change({ search: event.target.value }), 0)
         }))),
       h('p', { class: 'note', role: 'status' }, `${number(told.page.total)} questions`),
-      questions(told.page.rows, run.name, one => { playing.push(one) }),
-      pages(asked, told.page.total))
+      questions(told.page.rows, run.name),
+      parts('evaluation', asked, told.page.total, COUNT))
   })
 
   return {
@@ -71,6 +71,11 @@ export function render (box, parameters) {
     leave: stop,
     keys: { '/': () => document.getElementById('search')?.focus() }
   }
+}
+
+export function stop () {
+  playing.forEach(one => one.stop())
+  playing = []
 }
 
 export function called (name) {
@@ -124,34 +129,30 @@ function confusion ({ answers, predictions, counts }) {
     counts.map((row, place) => [answers[place], ...row.map((count, column) => cell(count, place, column))]), { class: 'confusion' })
 }
 
-export function questions (rows, run, playing) {
+export function choices ({ choices, answer, predicted }) {
+  return h('ul', { class: 'choices' }, (choices ?? []).map(choice =>
+    h('li', { class: choice === answer ? 'gold' : null }, choice,
+      choice === answer && h('span', {}, ' (the answer)'), choice === predicted && h('span', {}, ' (predicted)'))))
+}
+
+export function questions (rows, run) {
   return h('ul', { class: 'asked' }, rows.map(row => {
     const place = h('div')
     const button = h('button', {
       type: 'button',
       onclick: () => {
         const sound = player({ run, sha256: row.recording ?? '', example: row.id })
-        playing(sound)
+        playing.push(sound)
         replace(place, sound.element)
         sound.toggle()
       }
     }, 'Listen')
     return h('li', { class: row.correct === null ? null : row.correct ? 'is-right' : 'is-wrong' },
       h('p', { class: 'asks' }, row.question),
-      h('ul', { class: 'choices' }, (row.choices ?? []).map(choice =>
-        h('li', { class: choice === row.answer ? 'gold' : null }, choice,
-          choice === row.answer && h('span', {}, ' (the answer)'), choice === row.predicted && h('span', {}, ' (predicted)')))),
+      choices(row),
       h('p', { class: 'text' }, row.problem || (row.completion ?? '')),
       row.before !== undefined && h('p', { class: 'text note' }, `Before: ${row.before ?? ''}`),
       h('p', { class: 'note' }, [row.task, row.difficulty, row.id].filter(Boolean).join(', ')),
       button, place)
   }))
-}
-
-function pages (asked, total) {
-  const offset = Number(asked.offset)
-  return h('nav', { class: 'pages', 'aria-label': 'Parts of the list' },
-    offset > 0 && h('a', { href: address('evaluation', { ...asked, offset: Math.max(offset - COUNT, 0) }), rel: 'prev' }, 'Previous'),
-    total > 0 && h('span', {}, `${number(offset + 1)} to ${number(Math.min(offset + COUNT, total))}`),
-    offset + COUNT < total && h('a', { href: address('evaluation', { ...asked, offset: offset + COUNT }), rel: 'next' }, 'Next'))
 }

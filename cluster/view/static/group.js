@@ -1,5 +1,6 @@
 import { get } from './api.js'
-import { h, loader, number, replace, select, signed } from './dom.js'
+import { form, h, loader, number, replace, select, signed } from './dom.js'
+import { choices } from './evaluation.js'
 import { listed } from './groups.js'
 import { player } from './player.js'
 import { address, go } from './router.js'
@@ -33,13 +34,11 @@ export function render (box, parameters) {
       group.drop_reason && h('p', { class: 'drop' }, `Dropped: ${group.drop_reason}`),
       h('div', { class: 'question' },
         h('section', { 'aria-label': 'Choices' },
-          h('ul', { class: 'choices' }, group.choices.map(choice =>
-            h('li', { class: choice === group.answer ? 'gold' : null }, choice, choice === group.answer && h('span', {}, ' (the answer)')))),
-          facts(group)),
+          choices(group), facts(group)),
         h('section', { 'aria-label': 'Recording' },
           group.silent && h('p', { class: 'note' }, 'The model heard silence in place of it.'), sound.element)),
       group.prompt && h('details', {}, h('summary', {}, 'The prompt'), h('pre', { tabindex: '0' }, group.prompt)),
-      group.completions.length > 0 && h('form', { class: 'controls', onsubmit: event => event.preventDefault() },
+      group.completions.length > 0 && form(
         select('Colour tokens by', STRIPS, view.strip ?? 'logprob', value => { keep({ strip: value }); show() })),
       strips)
     show()

@@ -1,5 +1,5 @@
 import { get } from './api.js'
-import { h, later, loader, number, replace, select, signed, table } from './dom.js'
+import { form, h, later, loader, number, parts, replace, select, signed, table } from './dom.js'
 import { address, go } from './router.js'
 import { runChoice, runs, theRun } from './state.js'
 
@@ -34,14 +34,12 @@ export function render (box, parameters) {
   const controls = h('span', { class: 'controls' })
   const found = h('p', { class: 'note', role: 'status' })
   const list = h('div')
-  const pages = h('nav', { class: 'pages', 'aria-label': 'Parts of the list' })
+  const pages = h('div')
   replace(box, h('h1', {}, 'Groups'),
-    h('form', { class: 'controls', onsubmit: event => event.preventDefault() },
-      runChoice(run, value => go('groups', { run: value })), controls, h('label', {}, 'Search', search)),
+    form(runChoice(run, value => go('groups', { run: value })), controls, h('label', {}, 'Search', search)),
     found, list, pages)
 
   const load = loader(box, () => get('groups', { ...asked, count: String(COUNT) }), told => {
-    const offset = Number(asked.offset)
     listed = { parameters: asked, rows: told.rows }
     replace(controls,
       select('Show', KINDS, asked.kind, value => change({ kind: value })),
@@ -57,10 +55,7 @@ export function render (box, parameters) {
     replace(list, told.rows.length === 0
       ? h('p', {}, 'No group is as wanted.')
       : table('Groups', COLUMNS, told.rows.map(row => cells(row, asked.run)), { hidden: true, class: 'cards' }))
-    replace(pages,
-      offset > 0 && h('a', { href: address('groups', { ...asked, offset: Math.max(offset - COUNT, 0) }), rel: 'prev' }, 'Previous'),
-      told.total > 0 && h('span', {}, `${number(offset + 1)} to ${number(Math.min(offset + COUNT, told.total))}`),
-      offset + COUNT < told.total && h('a', { href: address('groups', { ...asked, offset: offset + COUNT }), rel: 'next' }, 'Next'))
+    replace(pages, parts('groups', asked, told.total, COUNT))
   })
 
   function move (by) {

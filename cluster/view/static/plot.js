@@ -1,18 +1,15 @@
-import { h } from './dom.js'
+import { h, style } from './dom.js'
+import { view } from './state.js'
 
 /* global Plotly */
 
 const CONFIG = { responsive: true, displayModeBar: false, doubleClick: 'reset' }
 
-function style (name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim()
-}
-
 // A figure whose chart is drawn by `draw`; people who cannot see it are told what `draw` was last told to say.
-export function figure (title, attributes = {}) {
+export function figure (title) {
   const chart = h('div', { class: 'chart', role: 'img', 'aria-label': title })
   const note = h('p', { class: 'note' })
-  const element = h('figure', attributes, h('figcaption', {}, title), chart, note)
+  const element = h('figure', {}, h('figcaption', {}, title), chart, note)
   return {
     element,
     draw (traces, layout = {}, says = '') {
@@ -31,9 +28,9 @@ export function figure (title, attributes = {}) {
         legend: { orientation: 'h', y: 1.02, yanchor: 'bottom', font: { size: 11 } },
         hovermode: 'x unified',
         hoverlabel: { bgcolor: style('--card'), font: { color: style('--text') } },
-        uirevision: layout.xaxis?.title?.text ?? '', // a zoom stays while new steps come in
+        uirevision: view.axis, // a zoom stays while new steps come in
         ...layout,
-        xaxis: { ...line, ...layout.xaxis },
+        xaxis: { ...line, title: { text: view.axis } },
         yaxis: { ...line, ...layout.yaxis }
       }, CONFIG)
     },

@@ -1,6 +1,6 @@
 // What is looked at: the runs, which of them are chosen, and how curves are drawn. Kept by the browser between visits.
 
-import { select } from './dom.js'
+import { lineColour, select } from './dom.js'
 
 export const runs = [] // as the server tells of them
 const KEY = 'auricle'
@@ -63,6 +63,5 @@ export function runChoice (run, changed) {
 }
 
 export function colour (name) {
-  const place = runs.findIndex(run => run.name === name)
-  return getComputedStyle(document.documentElement).getPropertyValue(`--line-${place % 8}`).trim()
+  return lineColour(runs.findIndex(run => run.name === name))
 }

@@ -7,7 +7,6 @@ this process and answer after a random time, so that nothing but the control loo
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any
 
 from actors.report import EngineReport
 from actors.weights.buckets import Layout, Slot
+from bench.command import finish, parser
 from cluster.asking import Unusable
 from cluster.controller import Controller
 from cluster.metrics import OFF_POLICY, Metrics
@@ -48,13 +48,10 @@ FLAT = 1.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m bench.control", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Run the command; exit status 1 where the loop is slow or its memory grows."""
+    arguments = parser("control", __doc__)
     arguments.add_argument("--engines", type=int, default=ENGINES, help=f"simulated engines ({ENGINES})")
     arguments.add_argument("--groups", type=int, default=GROUPS, help=f"groups to train ({GROUPS})")
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     options = arguments.parse_args(argv)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     reporter = Reporter()
@@ -65,10 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{figures['groups_per_second']:.0f} groups a second on one core ({figures['cpu_seconds']:.1f} s of it); "
         f"memory {figures['memory_ratio']:.3f} times what it was after a fifth of them"
     )
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
     fast, flat = figures["groups_per_second"] >= LEAST_GROUPS_PER_SECOND, figures["memory_ratio"] <= FLAT
-    return 0 if fast and flat else 1
+    promised = {
+        f"at least {LEAST_GROUPS_PER_SECOND:g} groups a second": fast,
+        f"at most {FLAT:g} times the memory": flat,
+    }
+    return finish(figures, promised, options, reporter)
 
 
 async def measure(directory: Path, engines: int, groups: int, reporter: Reporter) -> dict[str, Any]:

@@ -8,9 +8,7 @@ own: they count as that. What only a GPU holds (FlexAttention, NCCL, contexts) i
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import os
 import sys
 import tempfile
@@ -26,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bench import models
-from bench.claims import broken
+from bench.command import finish, parser
 from bench.parity import GroupMaker, features
 from cluster.progress import Reporter
 from configs.schema import Config
@@ -109,11 +107,8 @@ SHARDED = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit status 1 where a forecast is off by more than it claims."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m bench.forecast", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = parser("forecast", __doc__)
     arguments.add_argument("--only", default="", metavar="NAME", help="the cases with NAME in their name")
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     options = arguments.parse_args(argv)
     reporter = Reporter()
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
@@ -130,11 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 figures[f"{kind}_megabytes_{case.name}"] = found[kind] / 1e6
                 figures[f"{kind}_ratio_{case.name}"] = forecast[kind] / found[kind]
     show(figures, reporter)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
     ratios = {name: value for name, value in figures.items() if "_ratio_" in name}
-    held = {f"{name} is within a factor of {TOLERANCE}": fits(value) for name, value in ratios.items()}
-    return 1 if broken(held, reporter) else 0
+    promised = {f"{name} is within a factor of {TOLERANCE}": fits(value) for name, value in ratios.items()}
+    return finish(figures, promised, options, reporter)
 
 
 def fits(ratio: float) -> bool:

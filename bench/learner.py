@@ -8,8 +8,6 @@ have to give the same gradient. Random weights, clips and completions; no KL; re
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import sys
@@ -24,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import models
+from bench.command import finish, parser
 from bench.parity import join_alone
 from cluster.progress import Reporter
 from configs.schema import Config
@@ -63,9 +62,8 @@ class Part:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit status 1 where the two layouts have different gradients."""
-    arguments = argparse.ArgumentParser(prog="python -m bench.learner", description=__doc__)
+    arguments = parser("learner", __doc__)
     arguments.add_argument("--repetitions", type=int, default=7, help="measured repetitions of each side (7)")
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     options = arguments.parse_args(argv)
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     torch.set_num_threads(THREADS)
@@ -79,10 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 figures |= update_figures(model, tower, options.repetitions)
     figures["ratio"] = min(figures[f"ratio_{tower}_{seconds}s"] for tower in TOWERS for seconds in CLIP_SECONDS)
     figures["gradient_difference"] = max(figures[f"gradient_difference_{seconds}s"] for seconds in CLIP_SECONDS)
-    show(figures, Reporter())
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0 if figures["gradient_difference"] <= GRADIENT_TOLERANCE else 1
+    reporter = Reporter()
+    show(figures, reporter)
+    same = figures["gradient_difference"] <= GRADIENT_TOLERANCE
+    return finish(figures, {f"gradients differ by at most {GRADIENT_TOLERANCE:g}": same}, options, reporter)
 
 
 def update_figures(model: str, tower: str, repetitions: int) -> dict[str, float]:

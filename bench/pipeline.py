@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import sys
@@ -27,7 +26,7 @@ from typing import Any
 import yaml
 
 from bench import models
-from bench.claims import broken
+from bench.command import finish, parser
 from bench.machine import machine
 from cluster.asking import Asker
 from cluster.controller import Controller
@@ -54,23 +53,17 @@ LEAST_TO_IDEAL, MOST_APART, MOST_OVERHEAD = 0.85, 0.25, 0.10
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m bench.pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = parser("pipeline", __doc__)
     arguments.add_argument("--steps", type=int, default=STEPS, help=f"steps with each bound ({STEPS})")
     arguments.add_argument(
         "--tokens", type=int, default=COMPLETION_TOKENS, help=f"tokens of every completion ({COMPLETION_TOKENS})"
     )
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys")
     options = arguments.parse_intermixed_args(argv)
     reporter = Reporter()
     with tempfile.TemporaryDirectory(prefix="auricle-bench-") as temporary:
         figures = measure(Path(temporary), options, reporter)
-    failed = show(figures, reporter)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 1 if failed else 0
+    return finish(figures, show(figures, reporter), options, reporter)
 
 
 def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -210,8 +203,8 @@ def work(lines: Sequence[dict[str, Any]]) -> tuple[float, float]:
     return statistics.mean(rollout), statistics.mean(learner)
 
 
-def show(figures: dict[str, Any], reporter: Reporter) -> list[str]:
-    """Print the figures; gives what does not hold."""
+def show(figures: dict[str, Any], reporter: Reporter) -> dict[str, bool]:
+    """Print the figures; gives what is promised, and whether they bear it out."""
     rows = [
         ("max_staleness 0", f"{figures['synchronous_step_seconds']:.3f}", "1.00"),
         ("max_staleness 1", f"{figures['asynchronous_step_seconds']:.3f}", f"{figures['speedup']:.2f}"),
@@ -224,12 +217,11 @@ def show(figures: dict[str, Any], reporter: Reporter) -> list[str]:
         f"{figures['ratio_to_ideal']:.3f}; engine busy {figures['rollout_busy']:.0%}, learner "
         f"{figures['learner_busy']:.0%}"
     )
-    held = {
+    return {
         f"speed-up at least {LEAST_TO_IDEAL:.0%} of the ideal": figures["ratio_to_ideal"] >= LEAST_TO_IDEAL,
         f"R and L at most {MOST_APART:.0%} apart": figures["apart"] <= MOST_APART,
         f"synchronous steps at most {MOST_OVERHEAD:.0%} over R + L": figures["overhead"] <= MOST_OVERHEAD,
     }
-    return broken(held, reporter)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ own, with the best split of a number of devices. Finished runs under --out are t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -19,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.claims import broken
+from bench import command
 from bench.scale_plots import plot
 from cluster import demo
 from cluster.calibration import WARM_UP_STEPS, timings_of
@@ -65,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("KEY=VALUE changes the configuration of a forecast: name one with --config")
     reporter = Reporter()
     figures: dict[str, Any] = {}
-    held: dict[str, bool] = {}
+    promised: dict[str, bool] = {}
     if options.config:
         cases = forecast_cases(options)
     else:
-        timings, figures, held = measured(options, reporter)
+        timings, figures, promised = measured(options, reporter)
         cases = timed_cases(timings, options.prompts_per_step)
     begun = time.process_time()
     outcomes = sweep(cases)
@@ -78,14 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     show(outcomes, splits, figures["sweep_cpu_seconds"], reporter)
     if options.figure:
         plot(outcomes, splits, options.figure)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 1 if broken(held, reporter) else 0
+    return command.finish(figures, promised, options, reporter)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
+    arguments = command.parser("scale", __doc__)
     arguments.add_argument("--out", type=Path, default=Path("runs/scale"), help="directory of the runs (runs/scale)")
     arguments.add_argument(
         "--runs", type=Path, nargs="+", metavar="DIR", help="take the timings of these runs; no check"
@@ -102,13 +99,12 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--save", type=Path, metavar="FILE", help="file for the timings")
     arguments.add_argument("--figure", type=Path, metavar="FILE", help="PNG file for the curves")
-    arguments.add_argument("--json", type=Path, metavar="FILE", help="file for the figures, one flat object")
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys of that forecast")
     return arguments
 
 
 def measured(options: argparse.Namespace, reporter: Reporter) -> tuple[Timings, dict[str, Any], dict[str, bool]]:
-    """Timings of a file or of runs; where the runs are this command's own, the check's figures and what they hold."""
+    """Timings of a file or of runs; where the runs are this command's own, the check's figures and what it promises."""
     if options.timings:
         return read_timings(options.timings), {}, {}
     if options.runs:

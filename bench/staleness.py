@@ -8,8 +8,6 @@ their own give the speed that such a machine has without pinning.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import sys
@@ -21,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from bench.claims import broken
+from bench.command import finish, parser
 from cluster import demo
 from cluster.environment import describe
 from cluster.launch import train
@@ -46,10 +44,9 @@ REWARD_PROCESS = "-m rewards.worker"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit status 1 where asynchronous training may be worse by more than the margin."""
-    arguments = argparse.ArgumentParser(prog="python -m bench.staleness", description=__doc__)
+    arguments = parser("staleness", __doc__)
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("--out", type=Path, default=Path("runs/staleness"), help="directory of the runs")
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys of the runs")
     options = arguments.parse_intermixed_args(argv)
     reporter = Reporter()
@@ -64,10 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for staleness in (0, STALENESS)
     }
     figures = compare(runs, timed, options.seeds)
-    failed = show(figures, options.seeds, reporter)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 1 if failed else 0
+    return finish(figures, show(figures, options.seeds, reporter), options, reporter)
 
 
 def trained(
@@ -172,8 +166,8 @@ def _step_seconds(run: Run) -> float:
     return float(run.metrics["step_seconds"].iloc[1:].mean())
 
 
-def show(figures: dict[str, Any], seeds: Sequence[int], reporter: Reporter) -> list[str]:
-    """Print the table; gives what does not hold."""
+def show(figures: dict[str, Any], seeds: Sequence[int], reporter: Reporter) -> dict[str, bool]:
+    """Print the table; gives what is promised, and whether the figures bear it out."""
     rows = []
     for measure in MEASURES:
         for seed in seeds:
@@ -187,11 +181,11 @@ def show(figures: dict[str, Any], seeds: Sequence[int], reporter: Reporter) -> l
         rows.append((f"seconds a step, {label}", f"{before:.2f}", f"{after:.2f}", f"{before / after:.2f} times"))
     header = ("", "max_staleness 0", f"max_staleness {STALENESS}", "difference [95%]")
     reporter.table(f"held-out accuracy on {figures['questions']} questions", rows, header)
-    held = {
+    promised = {
         f"{measure} accuracy at most {MARGIN:.0%} lower": figures[f"{measure}_low"] >= -MARGIN for measure in MEASURES
     }
-    held["as many groups trained"] = figures["groups_0"] == figures[f"groups_{STALENESS}"]
-    return broken(held, reporter)
+    promised["as many groups trained"] = figures["groups_0"] == figures[f"groups_{STALENESS}"]
+    return promised
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
@@ -30,6 +29,7 @@ import torch
 import yaml
 
 from bench import bound, models
+from bench.command import finish, parser
 from bench.machine import PAUSE_SECONDS, machine
 from bench.parity import gradient_difference
 from bench.reference import Reference
@@ -63,26 +63,20 @@ ALIKE_SHARE = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m bench.step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Run the command; exit status 1 where the two sides have different gradients."""
+    arguments = parser("step", __doc__)
     arguments.add_argument("--clip-seconds", type=float, default=3.0, help="length of every clip (3)")
     arguments.add_argument("--repetitions", type=int, default=3, help="timed steps of each side (3)")
     arguments.add_argument("--threads", type=int, default=2, help="threads of engine, learner and reference (2)")
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys of Auricle's side")
     options = arguments.parse_intermixed_args(argv)
     reporter = Reporter()
     with tempfile.TemporaryDirectory(prefix="auricle-bench-") as temporary:
         figures = measure(Path(temporary), options, reporter)
     show(figures, reporter)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    if figures["gradient_difference"] > SAME_GRADIENT:
-        reporter.say(f"the two sides do other work: their gradients differ by more than {SAME_GRADIENT:g}")
-        return 1
-    return 0
+    same = figures["gradient_difference"] <= SAME_GRADIENT
+    promised = {f"the two sides do the same work: their gradients differ by at most {SAME_GRADIENT:g}": same}
+    return finish(figures, promised, options, reporter)
 
 
 def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:

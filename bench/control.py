@@ -11,7 +11,6 @@ import asyncio
 import json
 import os
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -19,6 +18,8 @@ from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from actors.report import EngineReport
 from actors.weights.buckets import Layout, Slot
@@ -93,16 +94,16 @@ async def measure(directory: Path, engines: int, groups: int, reporter: Reporter
 
     def note(line: dict[str, Any]) -> None:
         if line["step"] % max(steps // 5, 1) == 0:
-            memory.append(resident_bytes())
+            memory.append(psutil.Process().memory_info().rss)
 
     with closing(RunDirectory.create(config, fresh=False)) as run:
         workers: Any = Simulated(config, engines)
         controller = Controller(
             config, run, workers, workers, Questions(train=examples), reporter, Metrics("control"), None
         )
-        begun, used = time.perf_counter(), cpu_seconds()
+        begun, used = time.perf_counter(), time.process_time()
         await controller.train(steps, note)
-        elapsed, used = time.perf_counter() - begun, cpu_seconds() - used
+        elapsed, used = time.perf_counter() - begun, time.process_time() - used
     trained = controller.ledger.trained
     return {
         "engines": engines,
@@ -115,18 +116,6 @@ async def measure(directory: Path, engines: int, groups: int, reporter: Reporter
         "memory_bytes": memory[-1],
         "memory_ratio": memory[-1] / memory[0],
     }
-
-
-def cpu_seconds() -> float:
-    """Time that this process has computed."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def resident_bytes() -> int:
-    """Memory of this process now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 class Simulated:

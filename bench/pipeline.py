@@ -23,9 +23,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bench import models
+from bench import models, runs
 from bench.command import finish, parser
 from bench.machine import machine
 from cluster.asking import Asker
@@ -39,7 +37,6 @@ from cluster.run_directory import RunDirectory
 from cluster.session import workers
 from cluster.training_loop import state_at
 from cluster.workers import Workers
-from configs.load import load_config
 from configs.schema import Config
 from data.formats import load_examples
 
@@ -77,7 +74,6 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
 
 def configured(directory: Path, model: Path, questions: Path, overrides: Sequence[str]) -> Config:
     """One engine and one learner rank, of one thread each."""
-    file = directory / "pipeline.yaml"
     settings = {
         "run": {"dir": str(directory / "runs")},
         "model": {"path": str(model), "audio_tower": "frozen"},
@@ -94,8 +90,7 @@ def configured(directory: Path, model: Path, questions: Path, overrides: Sequenc
         "learner": {"threads": 1, "schedule": "constant"},
         "algorithm": {"beta": 0.0, "group_size": GROUP_SIZE, "prompts_per_step": PROMPTS, "max_staleness": 1},
     }
-    file.write_text(yaml.safe_dump(settings))
-    return load_config(str(file), overrides)
+    return runs.configured(directory, settings, overrides)
 
 
 class Pipeline:
@@ -113,11 +108,7 @@ class Pipeline:
 
     async def compare(self, steps: int, tokens: int) -> dict[str, Any]:
         """The same work with each bound; the synchronous half of it before, half of it after the other."""
-
-        async def join(waiting: Workers) -> None:
-            await waiting.learner.join(waiting.model_path, self.config.model.path, None)
-
-        session = workers(self.config, plan(self.config, self.nodes), self.config.model.path, meanwhile=join)
+        session = workers(self.config, plan(self.config, self.nodes), self.config.model.path, meanwhile=runs.join)
         async with session as (self.workers, self.asker, _):
             self.pin()
             await self.run(0, WARM_UP_STEPS, tokens)

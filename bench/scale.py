@@ -3,7 +3,7 @@
 Short runs of the demo with one engine, one of them with completions of full length, give the timings
 (`cluster.calibration`). The simulation (`cluster.simulation`) is then checked against runs with 1, 2 and 4 engines on
 this machine, whose cores engines and learner share, and swept over engines and learner ranks that have devices of their
-own, with the best split of a number of devices. Finished runs under --out are taken as they are.
+own, with the best split of a number of devices. What of it this commit has run already is taken as it is.
 """
 
 from __future__ import annotations
@@ -19,22 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from bench import command
+from bench.runs import run_of_demo
 from bench.scale_plots import plot
-from cluster import demo
 from cluster.calibration import WARM_UP_STEPS, timings_of
 from cluster.errors import UsageError, report_errors
 from cluster.forecast import forecast, lengths_of
 from cluster.hardware import hardware
-from cluster.launch import train
 from cluster.placement import Node, plan
 from cluster.progress import Reporter
 from cluster.recommendation import case_of, with_split
-from cluster.run_directory import RunDirectory
-from cluster.runs import Run, load
+from cluster.runs import Run
 from cluster.simulation import Outcome, Setting, simulate
 from cluster.splits import Case, Split, best_splits
 from cluster.timings import Timings, read_timings, write_timings
-from configs.load import dump_config, load_config
+from configs.load import load_config
 from learner.sizes import find_sizes
 
 STEPS, SWEPT_STEPS = 32, 12
@@ -130,7 +128,7 @@ def measured(options: argparse.Namespace, reporter: Reporter) -> tuple[Timings, 
 def trained(
     engines: int, staleness: int, out: Path, reporter: Reporter, name: str = "", further: Sequence[str] = ()
 ) -> Run:
-    """A short run of the demo on this machine; a finished one of the same configuration is taken as it is."""
+    """A short run of the demo on this machine."""
     keys = [
         f"run.max_steps={STEPS}",
         f"run.dir={out}",
@@ -147,12 +145,7 @@ def trained(
         *further,
     ]
     reporter.say(f"{engines} engine{'s' * (engines > 1)}, max_staleness {staleness}{f', {name}' if name else ''}")
-    config = demo.resolved(load_config("tiny", keys), reporter.say)
-    path = RunDirectory.of(config).path
-    finished = (path / "summary.json").exists() and (path / "config.yaml").read_text() == dump_config(config)
-    if not finished:
-        train(config, reporter, fresh=path.exists())
-    return load(path)
+    return run_of_demo(keys, reporter)
 
 
 def check(timings: Timings, runs: Mapping[tuple[int, int], Run], cores: float) -> dict[str, Any]:

@@ -13,22 +13,17 @@ import statistics
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from bench.command import finish, parser
-from cluster import demo
-from cluster.environment import describe
-from cluster.launch import train
+from bench.runs import run_of_demo
 from cluster.progress import Reporter
-from cluster.run_directory import RunDirectory
-from cluster.runs import Run, load
+from cluster.runs import Run
 from cluster.statistics import cluster_bootstrap
-from configs.load import dump_config, load_config
-from configs.schema import Config
 
 MEASURES = {"greedy": "correct", "sampled": "correct_sampled"}
 STALENESS = 2
@@ -67,23 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def trained(
     seed: int, staleness: int, out: Path, overrides: Sequence[str], reporter: Reporter, pinned: bool = True
 ) -> Run:
-    """A run of the demo; a finished one of the same configuration and commit is taken as it is."""
+    """A run of the demo."""
     keys = ["rollout.engines=1", f"algorithm.max_staleness={staleness}", "evaluate.silent=false", *overrides]
     reporter.say(f"seed {seed}, max_staleness {staleness}{', on a core each' if pinned else ''}")
     keys += [f"run.seed={seed}", f"run.dir={out / f'staleness{staleness}'}", f"run.name=seed{seed}"]
-    config = demo.resolved(load_config("tiny", keys), reporter.say)
-    path = RunDirectory.of(config).path
-    if not _finished(path, config):
-        with on_a_core_each() if pinned else nullcontext():
-            train(config, reporter, fresh=path.exists())
-    return load(path)
-
-
-def _finished(path: Path, config: Config) -> bool:
-    """Whether the run at `path` has ended, was configured so, and ran this commit."""
-    if not (path / "summary.json").exists():
-        return False
-    return (path / "config.yaml").read_text() == dump_config(config) and load(path).commit == describe()["git"]
+    return run_of_demo(keys, reporter, around=on_a_core_each() if pinned else None)
 
 
 @contextmanager

@@ -26,9 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from bench import bound, models
+from bench import bound, models, runs
 from bench.command import finish, parser
 from bench.machine import PAUSE_SECONDS, machine
 from bench.parity import gradient_difference
@@ -42,8 +41,6 @@ from cluster.progress import Reporter
 from cluster.questions import Questions
 from cluster.run_directory import RunDirectory
 from cluster.session import workers
-from cluster.workers import Workers
-from configs.load import load_config
 from configs.schema import Config
 from data.formats import load_examples
 from data.types import Example
@@ -122,7 +119,6 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
 
 def configured(directory: Path, model: Path, questions: Path, threads: int, overrides: Sequence[str]) -> Config:
     """Auricle's side as a run is configured."""
-    file = directory / "step.yaml"
     settings = {
         "run": {"dir": str(directory / "runs"), "max_steps": 1000},
         "model": {"path": str(model), "audio_tower": "trained"},
@@ -138,8 +134,7 @@ def configured(directory: Path, model: Path, questions: Path, threads: int, over
         "learner": {"threads": threads, "learning_rate": LEARNING_RATE, "schedule": "constant"},
         "algorithm": {"beta": BETA, "group_size": GROUP_SIZE, "prompts_per_step": PROMPTS},
     }
-    file.write_text(yaml.safe_dump(settings))
-    return load_config(str(file), overrides)
+    return runs.configured(directory, settings, overrides)
 
 
 class Auricle:
@@ -171,13 +166,8 @@ class Auricle:
 @contextmanager
 def started(config: Config, nodes: list[Node], examples: Sequence[Example], reporter: Reporter) -> Iterator[Auricle]:
     """The actors of a run and its control loop."""
-    model = config.model.path
-
-    async def join(waiting: Workers) -> None:
-        await waiting.learner.join(waiting.model_path, model, None)
-
     with asyncio.Runner() as runner:
-        session = workers(config, plan(config, nodes), model, meanwhile=join)
+        session = workers(config, plan(config, nodes), config.model.path, meanwhile=runs.join)
         actors, asker, _ = runner.run(session.__aenter__())
         try:
             questions, metrics = Questions(train=tuple(examples)), Metrics(config.run.name)

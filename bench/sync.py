@@ -21,21 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from bench import models, sync_calls
+from bench import models, runs, sync_calls
 from bench.command import finish, parser
 from bench.machine import PAUSE_SECONDS, machine
-from cluster import demo
-from cluster.launch import train
 from cluster.nodes import connected
 from cluster.placement import Node, plan
 from cluster.progress import Reporter
 from cluster.rollout_pool import RolloutPool
-from cluster.runs import load
 from cluster.session import workers
-from cluster.workers import LearnerGroup, Workers
-from configs.load import load_config
+from cluster.workers import LearnerGroup
 from configs.schema import Config
 from learner.demo_model import LanguageSizes
 
@@ -84,7 +79,6 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
 
 def configured(directory: Path, model: Path, overrides: Sequence[str]) -> Config:
     """A learner that trains everything, and engines that load everything into vLLM."""
-    file = directory / "sync.yaml"
     settings = {
         "model": {"path": str(model)},
         "data": {"train": str(directory / "none.jsonl")},
@@ -93,19 +87,15 @@ def configured(directory: Path, model: Path, overrides: Sequence[str]) -> Config
         "algorithm": {"beta": 0.0},
         "cluster": {"cpus_per_node": 8},
     }
-    file.write_text(yaml.safe_dump(settings))
-    return load_config(str(file), overrides)
+    return runs.configured(directory, settings, overrides)
 
 
 async def compare(config: Config, nodes: list[Node], repetitions: int, reporter: Reporter) -> dict[str, Any]:
     """Every way in turn, and what they come to."""
     roles = [role for role in plan(config, nodes) if role.name in ("learner", "engine", "audio")]
 
-    async def join(waiting: Workers) -> None:
-        await waiting.learner.join(waiting.model_path, config.model.path, None)
-
     reporter.say(f"starting a learner and {ENGINES} engines")
-    async with workers(config, roles, config.model.path, meanwhile=join) as (started, _, _):
+    async with workers(config, roles, config.model.path, meanwhile=runs.join) as (started, _, _):
         await _everywhere(started.rollout.actors.values(), sync_calls.keep_own)
         layout = (await started.learner.weights.begin(0, {})).layout
         size, tensors = sum(layout.sizes_bytes), sum(map(len, layout.buckets))
@@ -215,9 +205,7 @@ async def _everywhere(actors: Iterable[Any], function: Callable[..., Any], *argu
 def share_of_demo(directory: Path, reporter: Reporter) -> float:
     """The share of the demo's steps in which the learner waits for the weights' way; the first step warms up."""
     keys = [f"run.dir={directory}", f"run.max_steps={DEMO_STEPS}", "data.test=null", "data.validation=null"]
-    config = demo.resolved(load_config("tiny", [*keys, "evaluate.silent=false"]), reporter.say)
-    train(config, reporter)
-    steps = load(directory / config.run.name).metrics.iloc[1:]
+    steps = runs.run_of_demo([*keys, "evaluate.silent=false"], reporter).metrics.iloc[1:]
     return float(steps["seconds.sync"].sum() / steps["step_seconds"].sum())
 
 

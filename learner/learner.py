@@ -21,7 +21,7 @@ from learner import attention
 from learner.checkpoint import Contents
 from learner.engine import MOMENTS, Engine, join_ranks
 from learner.hf import DTYPES, export_checkpoint, load_model
-from learner.packing import Sequences, expand_audio, pack
+from learner.packing import Sequences, pack
 from learner.policy import MicroBatch, Policy
 from learner.result import LessonResult, UpdateResult
 from learner.sft import SupervisedUpdate
@@ -97,9 +97,8 @@ class Learner:
     @torch.no_grad()
     def logprobs(self, group: Group, features: ClipFeatures) -> list[list[float]]:
         """What the policy gives each token of each of the group's completions, as it is now; in nats."""
-        policy = self.engine.policy
-        prompt = expand_audio(group.prompt.token_ids, policy.audio_token_id, group.prompt.clip.audio_tokens)
-        packed = pack([Sequences(prompt, [completion.token_ids for completion in group.completions])])
+        sampled = [completion.token_ids for completion in group.completions]
+        packed = pack([Sequences.of(group.prompt, sampled, self.engine.policy.audio_token_id)])
         batch = MicroBatch(packed, [features], len(packed.targets))
         found, _ = self.engine.forward(batch, "none")  # (N,)
         owners = torch.from_numpy(packed.owners)  # (N,)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from configs.schema import Learner
 from data.order import DataOrder
-from data.types import ClipFeatures, Lesson
+from data.types import ClipFeatures, Group, Lesson
 from learner.clock import PhaseClock
 from learner.engine import Engine
 from learner.micro_batches import shares
-from learner.packing import Sequences, expand_audio, pack, plan_micro_batches, with_prompt_targets
+from learner.packing import Sequences, pack, plan_micro_batches, with_prompt_targets
 from learner.policy import MicroBatch, Policy
 from learner.result import LessonResult
 from learner.schedule import learning_rate
@@ -89,12 +89,7 @@ class SupervisedUpdate:
 
 def sequences_of(lessons: Sequence[Lesson], audio_token_id: int) -> list[Sequences]:
     """Each lesson's token ids, with its clip expanded."""
-    return [
-        Sequences(
-            expand_audio(lesson.prompt.token_ids, audio_token_id, lesson.prompt.clip.audio_tokens), [lesson.answer]
-        )
-        for lesson in lessons
-    ]
+    return [Sequences.of(lesson.prompt, [lesson.answer], audio_token_id) for lesson in lessons]
 
 
 def loss_weights(owners: Tensor, answer_tokens: int, prompt_tokens: int, prompt_weight: float) -> Tensor:
@@ -110,9 +105,9 @@ def loss_weights(owners: Tensor, answer_tokens: int, prompt_tokens: int, prompt_
     return torch.where(owners >= 0, answer.to(owners.device), prompt.to(owners.device))
 
 
-def features_of(lesson: Lesson) -> ClipFeatures:
-    """The features of a lesson that holds them itself."""
-    features: ClipFeatures = lesson.prompt.clip.features
+def features_of(asked: Lesson | Group) -> ClipFeatures:
+    """The features of the clip, where the lesson or group holds them itself."""
+    features: ClipFeatures = asked.prompt.clip.features
     return features
 
 

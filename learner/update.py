@@ -27,7 +27,7 @@ from learner.head import Entropy
 from learner.kl_reward import less_kl
 from learner.micro_batches import Share, shares
 from learner.off_policy import Importance, importance, older_policy, policy_loss
-from learner.packing import Packed, Sequences, expand_audio
+from learner.packing import Packed, Sequences
 from learner.policy import MicroBatch
 from learner.result import UpdateResult
 from learner.schedule import learning_rate
@@ -163,8 +163,7 @@ class Update:
             completion.token_ids if value is not None else ()
             for completion, value in zip(group.completions, values, strict=True)
         ]
-        audio = self.engine.policy.audio_token_id
-        return Sequences(expand_audio(group.prompt.token_ids, audio, group.prompt.clip.audio_tokens), completions)
+        return Sequences.of(group.prompt, completions, self.engine.policy.audio_token_id)
 
     def _tokens(
         self, share: Share, groups: Sequence[Group], trained: Sequence[Values], counts: _Counts, step: int

@@ -26,13 +26,14 @@ import torch
 
 from bench import models
 from bench.command import finish, parser
-from bench.parity import GroupMaker, features, join_alone
+from bench.parity import GroupMaker, join_alone
 from bench.reference import Reference
 from cluster.progress import Reporter
 from configs.schema import Config
 from configs.schema import Learner as LearnerSettings
 from data.formats import load_examples
 from learner.engine import leaving_ranks
+from learner.sft import features_of
 
 GROUP_SIZE, COMPLETION_TOKENS = 8, 32
 MEGABYTE = 1e6
@@ -86,7 +87,7 @@ def learner_update(model: str, questions: str, options: argparse.Namespace, **se
     maker = GroupMaker(model)
     groups = [maker.group(example, sampled(number, options)) for number, example in enumerate(examples)]
     with leaving_ranks():
-        return measured(lambda: learner.update(groups, features, step=0))
+        return measured(lambda: learner.update(groups, features_of, step=0))
 
 
 def reference_update(model: str, questions: str, options: argparse.Namespace) -> dict[str, float]:

@@ -32,7 +32,7 @@ from learner.demo_model import build
 from learner.engine import Engine, join_ranks, leaving_ranks
 from learner.feature_cache import FrozenTower
 from learner.hf import export_checkpoint, load_model, load_tower
-from learner.hf_files import load_processor
+from learner.hf_files import is_taken, load_processor
 from learner.policy import Policy
 from learner.sft import fine_tune, greedy_accuracy
 
@@ -86,7 +86,7 @@ def parser(module: str, description: str | None, steps: int) -> argparse.Argumen
 def _new_directory(text: str) -> Path:
     """A path at which nothing would be lost, so that a run of minutes is not refused at its end."""
     path = Path(text)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if is_taken(path):
         raise argparse.ArgumentTypeError(f"{text} exists already; name a new directory or move it away")
     return path
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from configs.schema import Learner
-from data.order import DataOrder
 from data.types import ClipFeatures, Group, Lesson
 from learner.clock import PhaseClock
 from learner.engine import Engine
@@ -109,45 +108,6 @@ def features_of(asked: Lesson | Group) -> ClipFeatures:
     """The features of the clip, where the lesson or group holds them itself."""
     features: ClipFeatures = asked.prompt.clip.features
     return features
-
-
-def fine_tune(
-    engine: Engine,
-    lessons: Sequence[Lesson],
-    steps: int,
-    batch_size: int,
-    settings: Learner,
-    seed: int,
-    prompt_weight: float = 0.0,
-    advance: Callable[[int, float], None] = lambda step, loss: None,
-) -> float:
-    """Take `steps` optimizer steps on batches drawn epoch by epoch; returns the mean loss of the last tenth.
-
-    Args:
-        engine: one rank; its policy is trained.
-        lessons: questions with their answers, which hold the features of their clips.
-        steps: optimizer steps; the learning-rate schedule ends with them.
-        batch_size: questions of a step.
-        settings: learning rate, schedule and `micro_batch_tokens`.
-        seed: of the order.
-        prompt_weight: see `SupervisedUpdate`.
-        advance: called with the step (from 1) and its loss.
-
-    Raises:
-        FloatingPointError: loss or gradient of a step is NaN or infinite.
-    """
-    order = DataOrder(len(lessons), seed)
-    update = SupervisedUpdate(engine, settings, steps, prompt_weight)
-    losses: list[float] = []
-    for step in range(steps):
-        batch = [lessons[order.take().index] for _ in range(batch_size)]
-        result = update(batch, features_of, step)
-        if result.skipped:
-            raise FloatingPointError(f"loss or gradient of step {step + 1} is not finite: a loss of {result.loss}")
-        losses.append(result.loss)
-        advance(step + 1, losses[-1])
-    tail = losses[-max(steps // 10, 1) :]
-    return sum(tail) / len(tail)
 
 
 def greedy_accuracy(policy: Policy, lessons: Sequence[Lesson], micro_batch_tokens: int) -> float:

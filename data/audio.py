@@ -123,9 +123,14 @@ def mel_frames(samples: int) -> int:
     return -(-samples // HOP_SAMPLES)
 
 
+def tower_positions(frames: int) -> int:
+    """Positions that `frames` mel frames take in the audio tower, whose second convolution has stride 2."""
+    return (frames - 1) // 2 + 1
+
+
 def audio_tokens(frames: int) -> int:
-    """Positions that `frames` mel frames take in the language model: a stride-2 convolution, then a pooling by 2."""
-    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
+    """Positions that `frames` mel frames take in the language model: those of the tower, pooled by 2."""
+    return (tower_positions(frames) - 2) // 2 + 1
 
 
 def log_mel(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from configs.schema import LANGUAGE_LAYERS, TOWER_LAYERS, Config, Model
+from data.audio import tower_positions
 from learner.figure import Figure, figure, total
 from learner.sizes import HEAD, POSITIONS, PROJECTOR, TOWER, Sizes, engine_layer
 from learner.work import CHUNK_LOGITS, Work
@@ -180,7 +181,7 @@ def activations(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> tuple
         "keys": keys,
     }
     hidden = {"tokens": work.tokens, "bytes": width, "hidden": language.hidden, "layers": language.layers}
-    positions = work.groups_of_a_micro_batch * ((work.lengths.frames - 1) // 2 + 1)
+    positions = work.groups_of_a_micro_batch * tower_positions(work.lengths.frames)
     of_tower = {"positions": positions, "bytes": width, "width": tower.width}
     again = config.learner.activation_checkpointing
     if again:

@@ -18,9 +18,9 @@ from torch.nn.functional import linear
 
 from actors.weights.buckets import Bucket, Slot, unpack
 from configs.schema import Config
-from data.audio import SAMPLE_RATE, audio_tokens, mel_frames
+from data.audio import MARGIN_FRAMES, SAMPLE_RATE, audio_tokens, mel_frames
 from data.types import Clip, ClipFeatures
-from learner.audio_tower import MARGIN_FRAMES, encode
+from learner.audio_tower import encode
 from learner.hf import load_tensors, load_tower
 from learner.sizes import PROJECTOR, TOWER
 

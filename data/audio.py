@@ -37,6 +37,8 @@ HOP_SAMPLES = 160
 MAX_SAMPLES = 30 * SAMPLE_RATE
 MAX_FRAMES = MAX_SAMPLES // HOP_SAMPLES
 """Frames that the audio tower hears."""
+MARGIN_FRAMES = 8
+"""Frames after the valid ones that a mel keeps; the tower's convolutions look at two."""
 
 RESAMPLING_TAIL_SECONDS = 0.1
 """Decoded beyond the cut, so that the last samples are resampled as in the middle of the recording."""
@@ -134,7 +136,7 @@ def audio_tokens(frames: int) -> int:
 
 
 def log_mel(
-    waveform: NDArray[np.float32], extractor: WhisperFeatureExtractor, margin_frames: int = 8
+    waveform: NDArray[np.float32], extractor: WhisperFeatureExtractor, margin_frames: int = MARGIN_FRAMES
 ) -> NDArray[np.float32]:
     """Log-mel features, float32 (bins, min(valid + margin_frames, 3000)) with valid = ceil(samples / 160).
 

@@ -16,10 +16,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, pad
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
-from data.audio import audio_tokens, tower_positions
-
-MARGIN_FRAMES = 8
-"""Frames after the valid ones that a mel keeps; the convolutions look at two."""
+from data.audio import MARGIN_FRAMES, audio_tokens, tower_positions
 
 PADDING_SHARE = 0.25
 """Padding that a batch may hold, as a share of its frames: more batches against more wasted work."""

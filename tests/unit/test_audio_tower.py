@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import Qwen2AudioEncoderConfig
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
-from data.audio import audio_tokens
-from learner.audio_tower import MARGIN_FRAMES, encode
+from data.audio import MARGIN_FRAMES, audio_tokens
+from learner.audio_tower import encode
 
 FRAMES = (3, 4, 5, 120, 121, 299, 1000, 2995, 3000)
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from bench import models, runs
 from bench.command import finish, parser
-from bench.machine import machine
+from bench.machine import machine, two_cores
 from cluster.asking import Asker
 from cluster.controller import Controller
 from cluster.metrics import Metrics
@@ -144,11 +144,9 @@ class Pipeline:
         """Give rollout, clips and rewards the first core and the learner the second."""
         import ray
 
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) < 2:
-            raise SystemExit("bench.pipeline needs two cores: one for the rollout, one for the learner")
+        of_rollout, of_learner = two_cores()
         sampling = [*self.workers.rollout.actors.values(), *self.workers.rollout.rewards, *self.workers.audio.actors]
-        for core, actors in ((cores[0], sampling), (cores[1], self.workers.learner.actors)):
+        for core, actors in ((of_rollout, sampling), (of_learner, self.workers.learner.actors)):
             ray.get([actor.__ray_call__.remote(pin_process, core) for actor in actors])
 
     async def run(self, staleness: int, steps: int, tokens: int) -> tuple[float, list[dict[str, Any]]]:

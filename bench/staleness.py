@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from bench.command import finish, parser
+from bench.machine import two_cores
 from bench.runs import run_of_demo
 from cluster.progress import Reporter
 from cluster.runs import Run
@@ -72,9 +73,7 @@ def trained(
 @contextmanager
 def on_a_core_each() -> Iterator[None]:
     """Keep rollout and learner actors, as they start, on a core each."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        raise SystemExit("bench.staleness needs two cores: one for the rollout, one for the learner")
+    cores = two_cores()
     over = threading.Event()
     pinned: set[int] = set()
 
@@ -99,7 +98,7 @@ def pin(process: psutil.Process, cores: Sequence[int]) -> bool:
     """Put every thread of an actor's process on its core, and with them those that they start."""
     try:
         title = " ".join(process.cmdline())
-        for core, actors in zip(cores, (ROLLOUT, LEARNER), strict=False):
+        for core, actors in zip(cores, (ROLLOUT, LEARNER), strict=True):
             rewards = actors is ROLLOUT and REWARD_PROCESS in title
             if rewards or title.startswith(tuple(f"ray::{actor}" for actor in actors)):
                 for thread in process.threads():

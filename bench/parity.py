@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.reference import MAX_SECONDS, MIN_SECONDS, Reference
+from bench.reference import Reference
 from bench.rewards import drawn
 from configs.schema import Config
+from data.arguments import DEFAULTS
 from data.audio import SAMPLE_RATE, audio_tokens, log_mel, mel_frames, read_clip
 from data.prompts import PromptEncoder
 from data.types import Clip, ClipFeatures, Completion, Example, Group, Prompt
@@ -87,7 +88,7 @@ class GroupMaker:
 
     def group(self, example: Example, completions: Tensor) -> Group:
         """The group of completions (G, C), with rewards drawn; their log-probs are not known."""
-        waveform, sha256 = read_clip(example.clip, MAX_SECONDS, MIN_SECONDS)
+        waveform, sha256 = read_clip(example.clip, DEFAULTS.max_seconds, DEFAULTS.min_seconds)
         frames = mel_frames(len(waveform))
         if self._frozen is None:
             kept = ClipFeatures(mel=log_mel(waveform, self._extractor), valid_frames=frames)

@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from multiprocessing import get_context
@@ -152,14 +152,13 @@ class Auricle:
 
     def step(self) -> tuple[float, dict[str, Any]]:
         """Seconds of a whole step, its rollout log included, and its line of `metrics.jsonl`."""
-
         lines: list[dict[str, Any]] = []
 
         async def logged() -> None:
             await self.controller.train(self.controller.version + 1, lines.append)
             await self.controller.workers.log.written()
 
-        seconds, _ = timed(lambda: self._runner.run(logged()))
+        seconds = timed(lambda: self._runner.run(logged()))
         return seconds, lines[0]
 
 
@@ -192,7 +191,7 @@ def alternate(
             asked = auricle.next_examples()
             sides = [
                 lambda: ours.append(auricle.step()),
-                lambda asked=asked: theirs.append(timed(lambda: method.step(asked, drawn))[0]),
+                lambda asked=asked: theirs.append(timed(lambda: method.step(asked, drawn))),
             ]
             for side in sides if repetition % 2 == 0 else sides[::-1]:
                 time.sleep(PAUSE_SECONDS)
@@ -221,11 +220,11 @@ def besides(
         return rates(name, [auricle.step()[0] for _ in range(repetitions)])
 
 
-def timed(work: Any) -> tuple[float, Any]:
-    """Seconds that the call took, and what it gave."""
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that the call took."""
     begun = time.perf_counter()
-    given = work()
-    return time.perf_counter() - begun, given
+    work()
+    return time.perf_counter() - begun
 
 
 def rates(name: str, seconds: Sequence[float]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from rich.progress import Progress, track
 from transformers import Qwen2AudioForConditionalGeneration
 
 from configs.schema import Learner
-from data.arguments import above_zero
+from data.arguments import DEFAULTS, above_zero
 from data.audio import read_clip
 from data.command import command
 from data.formats import load_examples
@@ -57,9 +57,6 @@ TIMES = {"sound": 5, "music": 4, "speech": 5}
 
 REPORTS = 4
 """How often a warm-up tells of its accuracy, and once at its end."""
-
-MAX_SECONDS = 30.0
-MIN_SECONDS = 0.05
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -199,7 +196,7 @@ def _start_encoder(model: str, features: str) -> None:
 
 def _encode(examples: Sequence[Example]) -> list[tuple[str, np.ndarray]]:
     """Hash and tower output of each example's clip."""
-    clips = (read_clip(example.clip, MAX_SECONDS, MIN_SECONDS) for example in examples)
+    clips = (read_clip(example.clip, DEFAULTS.max_seconds, DEFAULTS.min_seconds) for example in examples)
     pooled = [(sha256, _frozen.pooled(waveform, sha256)) for waveform, sha256 in clips]
     _frozen.save()
     return pooled

@@ -122,7 +122,6 @@ class Update:
             logprob_difference_mean=totals["difference"] / current if current else None,
             off_policy=_off_policy(totals, tokens_seen),
             zero_variance_groups=sum(map(_alike, found)),
-            completions=counts.completions,
             packed_tokens=int(totals["packed"]),
             rank_tokens=rank_tokens,
             seconds=clock.seconds,

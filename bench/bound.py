@@ -34,12 +34,9 @@ def work(config: Config, examples: Sequence[Example], completion_tokens: int) ->
     if config.model.audio_tower != "trained" or config.model.projector != "trained" or config.model.lora is not None:
         raise ValueError("the bound is that of a step that trains the whole model")
     policy = Policy(load_model(config.model.path, torch.float32), temperature=1.0)
-    maker, size = GroupMaker(config.model.path), config.algorithm.group_size
-    shape, vocabulary = (size, completion_tokens), policy.model.lm_head.out_features
-    generator = torch.Generator().manual_seed(0)
-    groups = [maker.group(example, torch.randint(vocabulary, shape, generator=generator)) for example in examples]
-    features = {group.prompt.clip.sha256: group.prompt.clip.features for group in groups}
-    parts = parts_of(groups, features, policy.audio_token_id)
+    shape, vocabulary = (config.algorithm.group_size, completion_tokens), policy.model.lm_head.out_features
+    groups = GroupMaker(config.model.path).random(examples, shape, vocabulary)
+    parts = parts_of(groups, policy.audio_token_id)
     losses: list[Tensor] = []
     forward = backward = 0.0
     for batch, _ in lay_out(parts, config.learner.micro_batch_tokens):

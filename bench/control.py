@@ -7,12 +7,10 @@ this process and answer after a random time, so that nothing but the control loo
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -21,8 +19,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from actors.report import EngineReport
 from actors.weights.buckets import Layout, Slot
+from bench.command import finish, parser
 from cluster.asking import Unusable
 from cluster.controller import Controller
 from cluster.metrics import OFF_POLICY, Metrics
@@ -48,13 +49,10 @@ FLAT = 1.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m bench.control", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Run the command; exit status 1 where the loop is slow or its memory grows."""
+    arguments = parser("control", __doc__)
     arguments.add_argument("--engines", type=int, default=ENGINES, help=f"simulated engines ({ENGINES})")
     arguments.add_argument("--groups", type=int, default=GROUPS, help=f"groups to train ({GROUPS})")
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     options = arguments.parse_args(argv)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     reporter = Reporter()
@@ -65,10 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{figures['groups_per_second']:.0f} groups a second on one core ({figures['cpu_seconds']:.1f} s of it); "
         f"memory {figures['memory_ratio']:.3f} times what it was after a fifth of them"
     )
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
     fast, flat = figures["groups_per_second"] >= LEAST_GROUPS_PER_SECOND, figures["memory_ratio"] <= FLAT
-    return 0 if fast and flat else 1
+    promised = {
+        f"at least {LEAST_GROUPS_PER_SECOND:g} groups a second": fast,
+        f"at most {FLAT:g} times the memory": flat,
+    }
+    return finish(figures, promised, options, reporter)
 
 
 async def measure(directory: Path, engines: int, groups: int, reporter: Reporter) -> dict[str, Any]:
@@ -94,16 +94,16 @@ async def measure(directory: Path, engines: int, groups: int, reporter: Reporter
 
     def note(line: dict[str, Any]) -> None:
         if line["step"] % max(steps // 5, 1) == 0:
-            memory.append(resident_bytes())
+            memory.append(psutil.Process().memory_info().rss)
 
     with closing(RunDirectory.create(config, fresh=False)) as run:
         workers: Any = Simulated(config, engines)
         controller = Controller(
             config, run, workers, workers, Questions(train=examples), reporter, Metrics("control"), None
         )
-        begun, used = time.perf_counter(), cpu_seconds()
+        begun, used = time.perf_counter(), time.process_time()
         await controller.train(steps, note)
-        elapsed, used = time.perf_counter() - begun, cpu_seconds() - used
+        elapsed, used = time.perf_counter() - begun, time.process_time() - used
     trained = controller.ledger.trained
     return {
         "engines": engines,
@@ -116,18 +116,6 @@ async def measure(directory: Path, engines: int, groups: int, reporter: Reporter
         "memory_bytes": memory[-1],
         "memory_ratio": memory[-1] / memory[0],
     }
-
-
-def cpu_seconds() -> float:
-    """Time that this process has computed."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def resident_bytes() -> int:
-    """Memory of this process now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 class Simulated:
@@ -148,7 +136,7 @@ class Simulated:
         advantages = ((0.0,) * GROUP_SIZE,) * len(groups)
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
         zeros = (0.0,) * 5
-        result = UpdateResult(advantages, *zeros, 1, 0, None, None, 0, 1, 1, 1, {"forward": 0.0}, off_policy)
+        result = UpdateResult(advantages, *zeros, 1, 0, None, None, 0, 1, 1, {"forward": 0.0}, off_policy)
         return result, ["a reference"]
 
     async def begin(self, version: int, engines: Mapping[str, Any]) -> Buckets:

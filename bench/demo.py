@@ -6,14 +6,13 @@ resampling recordings; a difference is paired, the same question before and afte
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.claims import broken
+from bench.command import finish, parser
 from cluster import study
 from cluster.progress import Reporter
 from cluster.runs import Run, load
@@ -29,10 +28,9 @@ LEAST_QUESTIONS, LEAST_FORMAT_RATE, MOST_LOGPROB_DIFFERENCE = 800, 0.99, 1e-3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit status 1 where the demo does not hold what it promises."""
-    arguments = argparse.ArgumentParser(prog="python -m bench.demo", description=__doc__)
+    arguments = parser("demo", __doc__)
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("--out", type=Path, default=Path("runs/bench"), help="directory of the runs (runs/bench)")
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     arguments.add_argument("--figure", type=Path, help="PNG file for the curves")
     options = arguments.parse_args(argv)
     seeds = list(map(str, options.seeds))
@@ -42,11 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = json.loads((options.out / "study.json").read_text())
     runs = [load(options.out / f"grpo-seed{seed}") for seed in seeds]
     figures = summed_up(found, [run.summary or {} for run in runs])
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
     if options.figure:
         plot(runs, found["arms"]["sft"]["accuracy_sampled"], options.figure)
-    return 1 if broken(promises(figures, seeds), Reporter()) else 0
+    return finish(figures, promises(figures, seeds), options, Reporter())
 
 
 def summed_up(found: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

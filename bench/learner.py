@@ -8,8 +8,6 @@ have to give the same gradient. Random weights, clips and completions; no KL; re
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import sys
@@ -24,19 +22,19 @@ import torch
 from torch import Tensor, nn
 
 from bench import models
-from bench.parity import join_alone
+from bench.command import finish, parser
+from bench.parity import GroupMaker, join_alone
 from cluster.progress import Reporter
 from configs.schema import Config
-from data.audio import audio_tokens, log_mel, mel_frames
-from data.prompts import PromptEncoder
-from data.types import Clip, ClipFeatures, ClipSource, Completion, Example, Group, Prompt
+from data.formats import load_examples
+from data.types import ClipFeatures, Group
 from learner import attention, audio_tower, losses
 from learner.advantage import standardised
 from learner.engine import leaving_ranks
 from learner.hf import load_model
-from learner.hf_files import load_processor
-from learner.packing import Sequences, expand_audio, pack, plan_micro_batches
+from learner.packing import Sequences, pack, plan_micro_batches
 from learner.policy import MicroBatch, Policy
+from learner.sft import features_of
 
 THREADS = 2
 GROUP_SIZE = 8
@@ -63,9 +61,8 @@ class Part:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit status 1 where the two layouts have different gradients."""
-    arguments = argparse.ArgumentParser(prog="python -m bench.learner", description=__doc__)
+    arguments = parser("learner", __doc__)
     arguments.add_argument("--repetitions", type=int, default=7, help="measured repetitions of each side (7)")
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     options = arguments.parse_args(argv)
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     torch.set_num_threads(THREADS)
@@ -79,10 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 figures |= update_figures(model, tower, options.repetitions)
     figures["ratio"] = min(figures[f"ratio_{tower}_{seconds}s"] for tower in TOWERS for seconds in CLIP_SECONDS)
     figures["gradient_difference"] = max(figures[f"gradient_difference_{seconds}s"] for seconds in CLIP_SECONDS)
-    show(figures, Reporter())
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0 if figures["gradient_difference"] <= GRADIENT_TOLERANCE else 1
+    reporter = Reporter()
+    show(figures, reporter)
+    same = figures["gradient_difference"] <= GRADIENT_TOLERANCE
+    return finish(figures, {f"gradients differ by at most {GRADIENT_TOLERANCE:g}": same}, options, reporter)
 
 
 def update_figures(model: str, tower: str, repetitions: int) -> dict[str, float]:
@@ -93,14 +90,14 @@ def update_figures(model: str, tower: str, repetitions: int) -> dict[str, float]
         bare.model.model.audio_tower.requires_grad_(False)
     figures: dict[str, float] = {}
     for seconds in CLIP_SECONDS:
-        groups, features = fabricate(model, seconds, UPDATE_PROMPTS, tower)
+        groups = fabricate(model, seconds, UPDATE_PROMPTS, tower)
         budget = learner.config.learner.micro_batch_tokens
-        batches = lay_out(parts_of(groups, features, bare.audio_token_id), budget)
+        batches = lay_out(parts_of(groups, bare.audio_token_id), budget)
         work = [bare_work(bare, batch) for batch, _ in batches]
         phases: list[dict[str, float]] = []
 
-        def update(groups: Sequence[Group] = groups, phases: list = phases, features: dict = features) -> None:
-            result = learner.update(groups, lambda group: features[group.prompt.clip.sha256], learner.updates)
+        def update(groups: Sequence[Group] = groups, phases: list = phases) -> None:
+            result = learner.update(groups, features_of, learner.updates)
             phases.append(result.seconds)
 
         def direct(work: Sequence[Callable[[], Tensor]] = work) -> None:
@@ -120,7 +117,7 @@ def prefix_figures(model: str, seconds: float, repetitions: int) -> dict[str, fl
     """Forward and backward with the prompt once a group, and with the prompt once a completion."""
     policy = Policy(load_model(model, torch.float32), temperature=1.0)
     policy.model.model.audio_tower.requires_grad_(False)
-    shared = parts_of(*fabricate(model, seconds, PREFIX_PROMPTS, "frozen"), policy.audio_token_id)
+    shared = parts_of(fabricate(model, seconds, PREFIX_PROMPTS, "frozen"), policy.audio_token_id)
     repeated = [
         Part(Sequences(part.sequences.prompt, [completion]), part.clip, (advantage,))
         for part in shared
@@ -184,42 +181,19 @@ def bare_work(policy: Policy, batch: MicroBatch) -> Callable[[], Tensor]:
     return forward
 
 
-def fabricate(
-    model: str, seconds: float, prompts: int, tower: str, seed: int = 0
-) -> tuple[list[Group], dict[str, ClipFeatures]]:
-    """Groups of random completions with random rewards, and the features of their clips by hash."""
-    random = np.random.default_rng(seed)
-    processor = load_processor(model)
-    encoder = PromptEncoder(processor.tokenizer, processor.chat_template, "answer")
-    ear = load_model(model, torch.float32).model.audio_tower
-    groups, features = [], {}
-    asked = zip(models.clips(seconds, prompts, seed), models.questions(prompts, seed), strict=True)
-    for number, (waveform, (question, choices)) in enumerate(asked):
-        mel, frames = log_mel(waveform, processor.feature_extractor), mel_frames(len(waveform))
-        if tower == "frozen":
-            with torch.inference_mode():
-                features[f"{number}"] = ClipFeatures(pooled=audio_tower.encode(ear, [mel], [frames])[0].numpy())
-        else:
-            features[f"{number}"] = ClipFeatures(mel=mel, valid_frames=frames)
-        example = Example(f"{number}", ClipSource(f"{number}"), question, choices, choices[0])
-        clip = Clip(f"{number}", seconds, audio_tokens(frames))
-        prompt = Prompt(f"{number}", example, encoder.encode(example), clip, seed=number)
-        sampled = random.integers(0, models.VOCABULARY, (GROUP_SIZE, COMPLETION_TOKENS)).tolist()
-        known = (-7.0,) * COMPLETION_TOKENS, (0,) * COMPLETION_TOKENS
-        completions = tuple(Completion(tuple(token_ids), "", *known, "length") for token_ids in sampled)
-        groups.append(Group(prompt, completions, total=tuple(random.standard_normal(GROUP_SIZE).tolist())))
-    return groups, features
+def fabricate(model: str, seconds: float, prompts: int, tower: str) -> list[Group]:
+    """Groups of random completions about clips of that length."""
+    with tempfile.TemporaryDirectory() as folder:
+        examples = load_examples(str(models.write_questions(Path(folder), seconds, prompts))).examples
+        return GroupMaker(model, tower).random(examples, (GROUP_SIZE, COMPLETION_TOKENS), models.VOCABULARY)
 
 
-def parts_of(groups: Sequence[Group], features: dict[str, ClipFeatures], audio_token_id: int) -> list[Part]:
+def parts_of(groups: Sequence[Group], audio_token_id: int) -> list[Part]:
     """The groups as an update lays them out: a prompt and all of its completions."""
     return [
         Part(
-            Sequences(
-                expand_audio(group.prompt.token_ids, audio_token_id, group.prompt.clip.audio_tokens),
-                [completion.token_ids for completion in group.completions],
-            ),
-            features[group.prompt.clip.sha256],
+            Sequences.of(group.prompt, [completion.token_ids for completion in group.completions], audio_token_id),
+            features_of(group),
             tuple(advantage or 0.0 for advantage in standardised(group.total)),
         )
         for group in groups

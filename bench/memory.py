@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import tempfile
 import time
@@ -26,13 +25,15 @@ from typing import Any
 import torch
 
 from bench import models
-from bench.parity import GroupMaker, features, join_alone
+from bench.command import finish, parser
+from bench.parity import GroupMaker, join_alone
 from bench.reference import Reference
 from cluster.progress import Reporter
 from configs.schema import Config
 from configs.schema import Learner as LearnerSettings
 from data.formats import load_examples
 from learner.engine import leaving_ranks
+from learner.sft import features_of
 
 GROUP_SIZE, COMPLETION_TOKENS = 8, 32
 MEGABYTE = 1e6
@@ -40,14 +41,11 @@ MEGABYTE = 1e6
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m bench.memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = parser("memory", __doc__)
     arguments.add_argument("--clip-seconds", type=float, default=10.0, help="length of every clip (10, as in AVQA)")
     arguments.add_argument("--prompts", type=int, default=8, help="prompts of the update (8)")
     arguments.add_argument("--vocabulary", type=int, default=152_000, help="rows of embeddings and lm_head (152,000)")
     arguments.add_argument("--threads", type=int, default=2, help="threads of either side (2)")
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     options = arguments.parse_args(argv)
     reporter = Reporter()
     figures: dict[str, Any] = {
@@ -71,9 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures[f"{name}_{which}peak_ratio"] = peak / other
     figures["peak_ratio"] = figures["learner_peak_ratio"]
     show(figures, reporter)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0
+    return finish(figures, {}, options, reporter)
 
 
 def learner_update(model: str, questions: str, options: argparse.Namespace, **settings: int) -> dict[str, float]:
@@ -91,7 +87,7 @@ def learner_update(model: str, questions: str, options: argparse.Namespace, **se
     maker = GroupMaker(model)
     groups = [maker.group(example, sampled(number, options)) for number, example in enumerate(examples)]
     with leaving_ranks():
-        return measured(lambda: learner.update(groups, features, step=0))
+        return measured(lambda: learner.update(groups, features_of, step=0))
 
 
 def reference_update(model: str, questions: str, options: argparse.Namespace) -> dict[str, float]:

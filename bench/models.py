@@ -112,13 +112,12 @@ def questions(count: int, seed: int = 0) -> list[tuple[str, tuple[str, ...]]]:
     ]
 
 
-def write_questions(directory: Path, seconds: float, count: int, seed: int = 0) -> Path:
+def write_questions(directory: Path, seconds: float, count: int) -> Path:
     """Clips as WAV files and a JSONL file that asks one question about each; gives the file."""
     directory.mkdir(parents=True, exist_ok=True)
     rows = []
-    for number, (waveform, (question, choices)) in enumerate(
-        zip(clips(seconds, count, seed), questions(count, seed), strict=True)
-    ):
+    asked = zip(clips(seconds, count), questions(count), strict=True)
+    for number, (waveform, (question, choices)) in enumerate(asked):
         name = f"clip-{number}.wav"
         soundfile.write(directory / name, waveform, SAMPLE_RATE, subtype="FLOAT")
         row = {"id": f"question-{number}", "audio": name, "question": question, "choices": choices}

@@ -7,17 +7,20 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.reference import MAX_SECONDS, MIN_SECONDS, Reference
+from bench.reference import Reference
 from bench.rewards import drawn
 from configs.schema import Config
+from data.arguments import DEFAULTS
 from data.audio import SAMPLE_RATE, audio_tokens, log_mel, mel_frames, read_clip
 from data.prompts import PromptEncoder
 from data.types import Clip, ClipFeatures, Completion, Example, Group, Prompt
 from learner.address import free_address
 from learner.engine import leaving_ranks
-from learner.hf import checkpoint_name
+from learner.feature_cache import FrozenTower
+from learner.hf import checkpoint_name, load_tower
 from learner.hf_files import load_processor
 from learner.learner import Learner
+from learner.sft import features_of
 
 
 def gradient_difference(config: Config, reference_path: str, examples: Sequence[Example]) -> tuple[float, str]:
@@ -53,7 +56,7 @@ def learner_gradients(config: Config, reference_path: str, groups: Sequence[Grou
         lambda *_: kept.update(_gradients(learner.engine.policy.model.named_parameters()))
     )
     with leaving_ranks():
-        learner.update(groups, features, step=0)
+        learner.update(groups, features_of, step=0)
     return kept
 
 
@@ -63,30 +66,40 @@ def join_alone(config: Config, reference_path: str) -> Learner:
 
 
 class GroupMaker:
-    """Makes scored groups of given completions, as the rollout would."""
+    """Makes scored groups, as the rollout would; their clips hold what the learner hears of them.
 
-    def __init__(self, model_path: str) -> None:
+    Args:
+        model_path: model directory.
+        tower: `model.audio_tower`.
+    """
+
+    def __init__(self, model_path: str, tower: str = "trained") -> None:
         processor = load_processor(model_path)
         self._encoder = PromptEncoder(processor.tokenizer, processor.chat_template, "answer")
         self._extractor = processor.feature_extractor
+        self._frozen: FrozenTower | None = None
+        if tower == "frozen":
+            self._frozen = FrozenTower(load_tower(model_path, torch.float32), self._extractor, None)
+
+    def random(self, examples: Sequence[Example], shape: tuple[int, int], vocabulary: int) -> list[Group]:
+        """A group of random completions (G, C) for each example."""
+        generator = torch.Generator().manual_seed(0)
+        return [self.group(example, torch.randint(vocabulary, shape, generator=generator)) for example in examples]
 
     def group(self, example: Example, completions: Tensor) -> Group:
         """The group of completions (G, C), with rewards drawn; their log-probs are not known."""
-        waveform, sha256 = read_clip(example.clip, MAX_SECONDS, MIN_SECONDS)
+        waveform, sha256 = read_clip(example.clip, DEFAULTS.max_seconds, DEFAULTS.min_seconds)
         frames = mel_frames(len(waveform))
-        kept = ClipFeatures(waveform=waveform, mel=log_mel(waveform, self._extractor), valid_frames=frames)
+        if self._frozen is None:
+            kept = ClipFeatures(mel=log_mel(waveform, self._extractor), valid_frames=frames)
+        else:
+            kept = ClipFeatures(pooled=self._frozen.pooled(waveform, sha256))
         clip = Clip(sha256, len(waveform) / SAMPLE_RATE, audio_tokens(frames), kept)
         prompt = Prompt(example.id, example, self._encoder.encode(example), clip, seed=0)
         sampled = tuple(
             Completion(tuple(ids), "", (0.0,) * len(ids), (0,) * len(ids), "length") for ids in completions.tolist()
         )
         return Group(prompt, sampled, total=tuple(drawn([""] * len(sampled), example)))
-
-
-def features(group: Group) -> ClipFeatures:
-    """What `GroupMaker` put into the group's clip."""
-    kept: ClipFeatures = group.prompt.clip.features
-    return kept
 
 
 def _gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import sys
@@ -24,11 +23,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bench import models
-from bench.claims import broken
-from bench.machine import machine
+from bench import models, runs
+from bench.command import finish, parser
+from bench.machine import machine, two_cores
 from cluster.asking import Asker
 from cluster.controller import Controller
 from cluster.metrics import Metrics
@@ -40,7 +37,6 @@ from cluster.run_directory import RunDirectory
 from cluster.session import workers
 from cluster.training_loop import state_at
 from cluster.workers import Workers
-from configs.load import load_config
 from configs.schema import Config
 from data.formats import load_examples
 
@@ -54,23 +50,17 @@ LEAST_TO_IDEAL, MOST_APART, MOST_OVERHEAD = 0.85, 0.25, 0.10
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m bench.pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = parser("pipeline", __doc__)
     arguments.add_argument("--steps", type=int, default=STEPS, help=f"steps with each bound ({STEPS})")
     arguments.add_argument(
         "--tokens", type=int, default=COMPLETION_TOKENS, help=f"tokens of every completion ({COMPLETION_TOKENS})"
     )
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys")
     options = arguments.parse_intermixed_args(argv)
     reporter = Reporter()
     with tempfile.TemporaryDirectory(prefix="auricle-bench-") as temporary:
         figures = measure(Path(temporary), options, reporter)
-    failed = show(figures, reporter)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 1 if failed else 0
+    return finish(figures, show(figures, reporter), options, reporter)
 
 
 def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -84,7 +74,6 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
 
 def configured(directory: Path, model: Path, questions: Path, overrides: Sequence[str]) -> Config:
     """One engine and one learner rank, of one thread each."""
-    file = directory / "pipeline.yaml"
     settings = {
         "run": {"dir": str(directory / "runs")},
         "model": {"path": str(model), "audio_tower": "frozen"},
@@ -101,8 +90,7 @@ def configured(directory: Path, model: Path, questions: Path, overrides: Sequenc
         "learner": {"threads": 1, "schedule": "constant"},
         "algorithm": {"beta": 0.0, "group_size": GROUP_SIZE, "prompts_per_step": PROMPTS, "max_staleness": 1},
     }
-    file.write_text(yaml.safe_dump(settings))
-    return load_config(str(file), overrides)
+    return runs.configured(directory, settings, overrides)
 
 
 class Pipeline:
@@ -120,11 +108,7 @@ class Pipeline:
 
     async def compare(self, steps: int, tokens: int) -> dict[str, Any]:
         """The same work with each bound; the synchronous half of it before, half of it after the other."""
-
-        async def join(waiting: Workers) -> None:
-            await waiting.learner.join(waiting.model_path, self.config.model.path, None)
-
-        session = workers(self.config, plan(self.config, self.nodes), self.config.model.path, meanwhile=join)
+        session = workers(self.config, plan(self.config, self.nodes), self.config.model.path, meanwhile=runs.join)
         async with session as (self.workers, self.asker, _):
             self.pin()
             await self.run(0, WARM_UP_STEPS, tokens)
@@ -160,11 +144,9 @@ class Pipeline:
         """Give rollout, clips and rewards the first core and the learner the second."""
         import ray
 
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) < 2:
-            raise SystemExit("bench.pipeline needs two cores: one for the rollout, one for the learner")
+        of_rollout, of_learner = two_cores()
         sampling = [*self.workers.rollout.actors.values(), *self.workers.rollout.rewards, *self.workers.audio.actors]
-        for core, actors in ((cores[0], sampling), (cores[1], self.workers.learner.actors)):
+        for core, actors in ((of_rollout, sampling), (of_learner, self.workers.learner.actors)):
             ray.get([actor.__ray_call__.remote(pin_process, core) for actor in actors])
 
     async def run(self, staleness: int, steps: int, tokens: int) -> tuple[float, list[dict[str, Any]]]:
@@ -210,8 +192,8 @@ def work(lines: Sequence[dict[str, Any]]) -> tuple[float, float]:
     return statistics.mean(rollout), statistics.mean(learner)
 
 
-def show(figures: dict[str, Any], reporter: Reporter) -> list[str]:
-    """Print the figures; gives what does not hold."""
+def show(figures: dict[str, Any], reporter: Reporter) -> dict[str, bool]:
+    """Print the figures; gives what is promised, and whether they bear it out."""
     rows = [
         ("max_staleness 0", f"{figures['synchronous_step_seconds']:.3f}", "1.00"),
         ("max_staleness 1", f"{figures['asynchronous_step_seconds']:.3f}", f"{figures['speedup']:.2f}"),
@@ -224,12 +206,11 @@ def show(figures: dict[str, Any], reporter: Reporter) -> list[str]:
         f"{figures['ratio_to_ideal']:.3f}; engine busy {figures['rollout_busy']:.0%}, learner "
         f"{figures['learner_busy']:.0%}"
     )
-    held = {
+    return {
         f"speed-up at least {LEAST_TO_IDEAL:.0%} of the ideal": figures["ratio_to_ideal"] >= LEAST_TO_IDEAL,
         f"R and L at most {MOST_APART:.0%} apart": figures["apart"] <= MOST_APART,
         f"synchronous steps at most {MOST_OVERHEAD:.0%} over R + L": figures["overhead"] <= MOST_OVERHEAD,
     }
-    return broken(held, reporter)
 
 
 if __name__ == "__main__":

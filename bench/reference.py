@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data.arguments import DEFAULTS
 from data.audio import MAX_SAMPLES, SAMPLE_RATE, audio_tokens, mel_frames, read_clip
 from data.prompts import PromptEncoder
 from data.types import Example
@@ -23,7 +24,6 @@ from learner.hf import load_model
 from learner.hf_files import load_processor
 from learner.packing import expand_audio
 
-MAX_SECONDS, MIN_SECONDS = 30.0, 0.05
 MAX_GRAD_NORM = 1.0
 STANDARD_DEVIATION_FLOOR = 1e-4
 
@@ -74,7 +74,7 @@ class Reference:
 
     def inputs(self, example: Example) -> Inputs:
         """The example's prompt and clip."""
-        waveform, _ = read_clip(example.clip, MAX_SECONDS, MIN_SECONDS)
+        waveform, _ = read_clip(example.clip, DEFAULTS.max_seconds, DEFAULTS.min_seconds)
         features = self._extractor(
             waveform,
             sampling_rate=SAMPLE_RATE,

@@ -8,9 +8,7 @@ repetition asks about clips that were never heard before, so that no cache of vL
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import multiprocessing
 import os
 import statistics
@@ -30,6 +28,7 @@ from numpy.typing import NDArray
 
 from actors.rollout import environment
 from bench import models
+from bench.command import finish, parser
 from bench.machine import PAUSE_SECONDS
 from cluster.nodes import connected
 from cluster.placement import plan
@@ -71,18 +70,17 @@ class Question:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit status 1 where actor and vLLM did not sample the same tokens."""
-    arguments = argparse.ArgumentParser(prog="python -m bench.rollout", description=__doc__)
+    arguments = parser("rollout", __doc__)
     arguments.add_argument("--repetitions", type=int, default=15, help="measured repetitions of each side (15)")
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     options = arguments.parse_args(argv)
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as temporary:
         model = str(models.build(Path(temporary) / "model"))
         figures = asyncio.run(measure(model, options.repetitions))
-    show(figures, Reporter())
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0 if figures["equal_completions"] > SAME_COMPLETIONS else 1
+    reporter = Reporter()
+    show(figures, reporter)
+    same = figures["equal_completions"] > SAME_COMPLETIONS
+    return finish(figures, {f"over {SAME_COMPLETIONS:.0%} of the completions are the same": same}, options, reporter)
 
 
 async def measure(model: str, repetitions: int) -> dict[str, float]:

@@ -3,13 +3,12 @@
 Short runs of the demo with one engine, one of them with completions of full length, give the timings
 (`cluster.calibration`). The simulation (`cluster.simulation`) is then checked against runs with 1, 2 and 4 engines on
 this machine, whose cores engines and learner share, and swept over engines and learner ranks that have devices of their
-own, with the best split of a number of devices. Finished runs under --out are taken as they are.
+own, with the best split of a number of devices. What of it this commit has run already is taken as it is.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -19,23 +18,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.claims import broken
+from bench import command
+from bench.runs import run_of_demo
 from bench.scale_plots import plot
-from cluster import demo
 from cluster.calibration import WARM_UP_STEPS, timings_of
 from cluster.errors import UsageError, report_errors
 from cluster.forecast import forecast, lengths_of
 from cluster.hardware import hardware
-from cluster.launch import train
 from cluster.placement import Node, plan
 from cluster.progress import Reporter
 from cluster.recommendation import case_of, with_split
-from cluster.run_directory import RunDirectory
-from cluster.runs import Run, load
+from cluster.runs import Run
 from cluster.simulation import Outcome, Setting, simulate
 from cluster.splits import Case, Split, best_splits
 from cluster.timings import Timings, read_timings, write_timings
-from configs.load import dump_config, load_config
+from configs.load import load_config
 from learner.sizes import find_sizes
 
 STEPS, SWEPT_STEPS = 32, 12
@@ -65,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("KEY=VALUE changes the configuration of a forecast: name one with --config")
     reporter = Reporter()
     figures: dict[str, Any] = {}
-    held: dict[str, bool] = {}
+    promised: dict[str, bool] = {}
     if options.config:
         cases = forecast_cases(options)
     else:
-        timings, figures, held = measured(options, reporter)
+        timings, figures, promised = measured(options, reporter)
         cases = timed_cases(timings, options.prompts_per_step)
     begun = time.process_time()
     outcomes = sweep(cases)
@@ -78,14 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     show(outcomes, splits, figures["sweep_cpu_seconds"], reporter)
     if options.figure:
         plot(outcomes, splits, options.figure)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 1 if broken(held, reporter) else 0
+    return command.finish(figures, promised, options, reporter)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
+    arguments = command.parser("scale", __doc__)
     arguments.add_argument("--out", type=Path, default=Path("runs/scale"), help="directory of the runs (runs/scale)")
     arguments.add_argument(
         "--runs", type=Path, nargs="+", metavar="DIR", help="take the timings of these runs; no check"
@@ -102,13 +97,12 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--save", type=Path, metavar="FILE", help="file for the timings")
     arguments.add_argument("--figure", type=Path, metavar="FILE", help="PNG file for the curves")
-    arguments.add_argument("--json", type=Path, metavar="FILE", help="file for the figures, one flat object")
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys of that forecast")
     return arguments
 
 
 def measured(options: argparse.Namespace, reporter: Reporter) -> tuple[Timings, dict[str, Any], dict[str, bool]]:
-    """Timings of a file or of runs; where the runs are this command's own, the check's figures and what they hold."""
+    """Timings of a file or of runs; where the runs are this command's own, the check's figures and what it promises."""
     if options.timings:
         return read_timings(options.timings), {}, {}
     if options.runs:
@@ -134,7 +128,7 @@ def measured(options: argparse.Namespace, reporter: Reporter) -> tuple[Timings, 
 def trained(
     engines: int, staleness: int, out: Path, reporter: Reporter, name: str = "", further: Sequence[str] = ()
 ) -> Run:
-    """A short run of the demo on this machine; a finished one of the same configuration is taken as it is."""
+    """A short run of the demo on this machine."""
     keys = [
         f"run.max_steps={STEPS}",
         f"run.dir={out}",
@@ -151,12 +145,7 @@ def trained(
         *further,
     ]
     reporter.say(f"{engines} engine{'s' * (engines > 1)}, max_staleness {staleness}{f', {name}' if name else ''}")
-    config = demo.resolved(load_config("tiny", keys), reporter.say)
-    path = RunDirectory.of(config).path
-    finished = (path / "summary.json").exists() and (path / "config.yaml").read_text() == dump_config(config)
-    if not finished:
-        train(config, reporter, fresh=path.exists())
-    return load(path)
+    return run_of_demo(keys, reporter)
 
 
 def check(timings: Timings, runs: Mapping[tuple[int, int], Run], cores: float) -> dict[str, Any]:

@@ -8,29 +8,23 @@ their own give the speed that such a machine has without pinning.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from bench.claims import broken
-from cluster import demo
-from cluster.environment import describe
-from cluster.launch import train
+from bench.command import finish, parser
+from bench.machine import two_cores
+from bench.runs import run_of_demo
 from cluster.progress import Reporter
-from cluster.run_directory import RunDirectory
-from cluster.runs import Run, load
+from cluster.runs import Run
 from cluster.statistics import cluster_bootstrap
-from configs.load import dump_config, load_config
-from configs.schema import Config
 
 MEASURES = {"greedy": "correct", "sampled": "correct_sampled"}
 STALENESS = 2
@@ -46,10 +40,9 @@ REWARD_PROCESS = "-m rewards.worker"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit status 1 where asynchronous training may be worse by more than the margin."""
-    arguments = argparse.ArgumentParser(prog="python -m bench.staleness", description=__doc__)
+    arguments = parser("staleness", __doc__)
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("--out", type=Path, default=Path("runs/staleness"), help="directory of the runs")
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys of the runs")
     options = arguments.parse_intermixed_args(argv)
     reporter = Reporter()
@@ -64,40 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         for staleness in (0, STALENESS)
     }
     figures = compare(runs, timed, options.seeds)
-    failed = show(figures, options.seeds, reporter)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 1 if failed else 0
+    return finish(figures, show(figures, options.seeds, reporter), options, reporter)
 
 
 def trained(
     seed: int, staleness: int, out: Path, overrides: Sequence[str], reporter: Reporter, pinned: bool = True
 ) -> Run:
-    """A run of the demo; a finished one of the same configuration and commit is taken as it is."""
+    """A run of the demo."""
     keys = ["rollout.engines=1", f"algorithm.max_staleness={staleness}", "evaluate.silent=false", *overrides]
     reporter.say(f"seed {seed}, max_staleness {staleness}{', on a core each' if pinned else ''}")
     keys += [f"run.seed={seed}", f"run.dir={out / f'staleness{staleness}'}", f"run.name=seed{seed}"]
-    config = demo.resolved(load_config("tiny", keys), reporter.say)
-    path = RunDirectory.of(config).path
-    if not _finished(path, config):
-        with on_a_core_each() if pinned else nullcontext():
-            train(config, reporter, fresh=path.exists())
-    return load(path)
-
-
-def _finished(path: Path, config: Config) -> bool:
-    """Whether the run at `path` has ended, was configured so, and ran this commit."""
-    if not (path / "summary.json").exists():
-        return False
-    return (path / "config.yaml").read_text() == dump_config(config) and load(path).commit == describe()["git"]
+    return run_of_demo(keys, reporter, around=on_a_core_each() if pinned else None)
 
 
 @contextmanager
 def on_a_core_each() -> Iterator[None]:
     """Keep rollout and learner actors, as they start, on a core each."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        raise SystemExit("bench.staleness needs two cores: one for the rollout, one for the learner")
+    cores = two_cores()
     over = threading.Event()
     pinned: set[int] = set()
 
@@ -122,7 +98,7 @@ def pin(process: psutil.Process, cores: Sequence[int]) -> bool:
     """Put every thread of an actor's process on its core, and with them those that they start."""
     try:
         title = " ".join(process.cmdline())
-        for core, actors in zip(cores, (ROLLOUT, LEARNER), strict=False):
+        for core, actors in zip(cores, (ROLLOUT, LEARNER), strict=True):
             rewards = actors is ROLLOUT and REWARD_PROCESS in title
             if rewards or title.startswith(tuple(f"ray::{actor}" for actor in actors)):
                 for thread in process.threads():
@@ -172,8 +148,8 @@ def _step_seconds(run: Run) -> float:
     return float(run.metrics["step_seconds"].iloc[1:].mean())
 
 
-def show(figures: dict[str, Any], seeds: Sequence[int], reporter: Reporter) -> list[str]:
-    """Print the table; gives what does not hold."""
+def show(figures: dict[str, Any], seeds: Sequence[int], reporter: Reporter) -> dict[str, bool]:
+    """Print the table; gives what is promised, and whether the figures bear it out."""
     rows = []
     for measure in MEASURES:
         for seed in seeds:
@@ -187,11 +163,11 @@ def show(figures: dict[str, Any], seeds: Sequence[int], reporter: Reporter) -> l
         rows.append((f"seconds a step, {label}", f"{before:.2f}", f"{after:.2f}", f"{before / after:.2f} times"))
     header = ("", "max_staleness 0", f"max_staleness {STALENESS}", "difference [95%]")
     reporter.table(f"held-out accuracy on {figures['questions']} questions", rows, header)
-    held = {
+    promised = {
         f"{measure} accuracy at most {MARGIN:.0%} lower": figures[f"{measure}_low"] >= -MARGIN for measure in MEASURES
     }
-    held["as many groups trained"] = figures["groups_0"] == figures[f"groups_{STALENESS}"]
-    return broken(held, reporter)
+    promised["as many groups trained"] = figures["groups_0"] == figures[f"groups_{STALENESS}"]
+    return promised
 
 
 if __name__ == "__main__":

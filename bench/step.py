@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from multiprocessing import get_context
@@ -27,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from bench import bound, models
+from bench import bound, models, runs
+from bench.command import finish, parser
 from bench.machine import PAUSE_SECONDS, machine
 from bench.parity import gradient_difference
 from bench.reference import Reference
@@ -42,8 +41,6 @@ from cluster.progress import Reporter
 from cluster.questions import Questions
 from cluster.run_directory import RunDirectory
 from cluster.session import workers
-from cluster.workers import Workers
-from configs.load import load_config
 from configs.schema import Config
 from data.formats import load_examples
 from data.types import Example
@@ -63,26 +60,20 @@ ALIKE_SHARE = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m bench.step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Run the command; exit status 1 where the two sides have different gradients."""
+    arguments = parser("step", __doc__)
     arguments.add_argument("--clip-seconds", type=float, default=3.0, help="length of every clip (3)")
     arguments.add_argument("--repetitions", type=int, default=3, help="timed steps of each side (3)")
     arguments.add_argument("--threads", type=int, default=2, help="threads of engine, learner and reference (2)")
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys of Auricle's side")
     options = arguments.parse_intermixed_args(argv)
     reporter = Reporter()
     with tempfile.TemporaryDirectory(prefix="auricle-bench-") as temporary:
         figures = measure(Path(temporary), options, reporter)
     show(figures, reporter)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    if figures["gradient_difference"] > SAME_GRADIENT:
-        reporter.say(f"the two sides do other work: their gradients differ by more than {SAME_GRADIENT:g}")
-        return 1
-    return 0
+    same = figures["gradient_difference"] <= SAME_GRADIENT
+    promised = {f"the two sides do the same work: their gradients differ by at most {SAME_GRADIENT:g}": same}
+    return finish(figures, promised, options, reporter)
 
 
 def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -128,7 +119,6 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
 
 def configured(directory: Path, model: Path, questions: Path, threads: int, overrides: Sequence[str]) -> Config:
     """Auricle's side as a run is configured."""
-    file = directory / "step.yaml"
     settings = {
         "run": {"dir": str(directory / "runs"), "max_steps": 1000},
         "model": {"path": str(model), "audio_tower": "trained"},
@@ -144,8 +134,7 @@ def configured(directory: Path, model: Path, questions: Path, threads: int, over
         "learner": {"threads": threads, "learning_rate": LEARNING_RATE, "schedule": "constant"},
         "algorithm": {"beta": BETA, "group_size": GROUP_SIZE, "prompts_per_step": PROMPTS},
     }
-    file.write_text(yaml.safe_dump(settings))
-    return load_config(str(file), overrides)
+    return runs.configured(directory, settings, overrides)
 
 
 class Auricle:
@@ -163,27 +152,21 @@ class Auricle:
 
     def step(self) -> tuple[float, dict[str, Any]]:
         """Seconds of a whole step, its rollout log included, and its line of `metrics.jsonl`."""
-
         lines: list[dict[str, Any]] = []
 
         async def logged() -> None:
             await self.controller.train(self.controller.version + 1, lines.append)
             await self.controller.workers.log.written()
 
-        seconds, _ = timed(lambda: self._runner.run(logged()))
+        seconds = timed(lambda: self._runner.run(logged()))
         return seconds, lines[0]
 
 
 @contextmanager
 def started(config: Config, nodes: list[Node], examples: Sequence[Example], reporter: Reporter) -> Iterator[Auricle]:
     """The actors of a run and its control loop."""
-    model = config.model.path
-
-    async def join(waiting: Workers) -> None:
-        await waiting.learner.join(waiting.model_path, model, None)
-
     with asyncio.Runner() as runner:
-        session = workers(config, plan(config, nodes), model, meanwhile=join)
+        session = workers(config, plan(config, nodes), config.model.path, meanwhile=runs.join)
         actors, asker, _ = runner.run(session.__aenter__())
         try:
             questions, metrics = Questions(train=tuple(examples)), Metrics(config.run.name)
@@ -208,7 +191,7 @@ def alternate(
             asked = auricle.next_examples()
             sides = [
                 lambda: ours.append(auricle.step()),
-                lambda asked=asked: theirs.append(timed(lambda: method.step(asked, drawn))[0]),
+                lambda asked=asked: theirs.append(timed(lambda: method.step(asked, drawn))),
             ]
             for side in sides if repetition % 2 == 0 else sides[::-1]:
                 time.sleep(PAUSE_SECONDS)
@@ -237,11 +220,11 @@ def besides(
         return rates(name, [auricle.step()[0] for _ in range(repetitions)])
 
 
-def timed(work: Any) -> tuple[float, Any]:
-    """Seconds that the call took, and what it gave."""
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that the call took."""
     begun = time.perf_counter()
-    given = work()
-    return time.perf_counter() - begun, given
+    work()
+    return time.perf_counter() - begun
 
 
 def rates(name: str, seconds: Sequence[float]) -> dict[str, float]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import statistics
 import sys
 import tempfile
@@ -22,21 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from bench import models, sync_calls
-from bench.claims import broken
+from bench import models, runs, sync_calls
+from bench.command import finish, parser
 from bench.machine import PAUSE_SECONDS, machine
-from cluster import demo
-from cluster.launch import train
 from cluster.nodes import connected
 from cluster.placement import Node, plan
 from cluster.progress import Reporter
 from cluster.rollout_pool import RolloutPool
-from cluster.runs import load
 from cluster.session import workers
-from cluster.workers import LearnerGroup, Workers
-from configs.load import load_config
+from cluster.workers import LearnerGroup
 from configs.schema import Config
 from learner.demo_model import LanguageSizes
 
@@ -62,12 +56,9 @@ LEAST_SPEEDUP, MOST_OVER_BARE, MOST_SHARE = 4.0, 2.0, 0.10
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m bench.sync", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = parser("sync", __doc__)
     arguments.add_argument("--repetitions", type=int, default=REPETITIONS, help=f"turns of each way ({REPETITIONS})")
     arguments.add_argument("--no-demo", action="store_true", help="leave the run of the demo out")
-    arguments.add_argument("--json", type=Path, help="file for the figures, one flat object")
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration keys")
     options = arguments.parse_intermixed_args(argv)
     reporter = Reporter()
@@ -75,10 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = measure(Path(temporary), options, reporter)
         if not options.no_demo:
             figures["sync_share"] = share_of_demo(Path(temporary), reporter)
-    failed = show(figures, reporter)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 1 if failed else 0
+    return finish(figures, show(figures, reporter), options, reporter)
 
 
 def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -91,7 +79,6 @@ def measure(directory: Path, options: argparse.Namespace, reporter: Reporter) ->
 
 def configured(directory: Path, model: Path, overrides: Sequence[str]) -> Config:
     """A learner that trains everything, and engines that load everything into vLLM."""
-    file = directory / "sync.yaml"
     settings = {
         "model": {"path": str(model)},
         "data": {"train": str(directory / "none.jsonl")},
@@ -100,19 +87,15 @@ def configured(directory: Path, model: Path, overrides: Sequence[str]) -> Config
         "algorithm": {"beta": 0.0},
         "cluster": {"cpus_per_node": 8},
     }
-    file.write_text(yaml.safe_dump(settings))
-    return load_config(str(file), overrides)
+    return runs.configured(directory, settings, overrides)
 
 
 async def compare(config: Config, nodes: list[Node], repetitions: int, reporter: Reporter) -> dict[str, Any]:
     """Every way in turn, and what they come to."""
     roles = [role for role in plan(config, nodes) if role.name in ("learner", "engine", "audio")]
 
-    async def join(waiting: Workers) -> None:
-        await waiting.learner.join(waiting.model_path, config.model.path, None)
-
     reporter.say(f"starting a learner and {ENGINES} engines")
-    async with workers(config, roles, config.model.path, meanwhile=join) as (started, _, _):
+    async with workers(config, roles, config.model.path, meanwhile=runs.join) as (started, _, _):
         await _everywhere(started.rollout.actors.values(), sync_calls.keep_own)
         layout = (await started.learner.weights.begin(0, {})).layout
         size, tensors = sum(layout.sizes_bytes), sum(map(len, layout.buckets))
@@ -222,14 +205,12 @@ async def _everywhere(actors: Iterable[Any], function: Callable[..., Any], *argu
 def share_of_demo(directory: Path, reporter: Reporter) -> float:
     """The share of the demo's steps in which the learner waits for the weights' way; the first step warms up."""
     keys = [f"run.dir={directory}", f"run.max_steps={DEMO_STEPS}", "data.test=null", "data.validation=null"]
-    config = demo.resolved(load_config("tiny", [*keys, "evaluate.silent=false"]), reporter.say)
-    train(config, reporter)
-    steps = load(directory / config.run.name).metrics.iloc[1:]
+    steps = runs.run_of_demo([*keys, "evaluate.silent=false"], reporter).metrics.iloc[1:]
     return float(steps["seconds.sync"].sum() / steps["step_seconds"].sum())
 
 
-def show(figures: dict[str, Any], reporter: Reporter) -> list[str]:
-    """Print the figures; gives what does not hold."""
+def show(figures: dict[str, Any], reporter: Reporter) -> dict[str, bool]:
+    """Print the figures; gives what is promised, and whether they bear it out."""
     names = {
         "update": "Auricle",
         "naive": "one call a parameter",
@@ -247,7 +228,7 @@ def show(figures: dict[str, Any], reporter: Reporter) -> list[str]:
     rows.append(("a copy of memory", f"{figures['seconds_copy']:.3f}", f"{size / figures['seconds_copy'] / 1e9:.2f}"))
     title = f"{figures['tensors']} tensors, {size / 1e6:.0f} MB, median of {figures['repetitions']}"
     reporter.table(title, rows, ("", "1 engine: s", "GB/s", f"{ENGINES} engines: s", "GB/s"))
-    held = {
+    promised = {
         f"transport at least {LEAST_SPEEDUP:g} times as fast": figures["transport_speedup"] >= LEAST_SPEEDUP,
         f"an update at most {MOST_OVER_BARE:g} times a bare load and a copy": (
             figures["update_over_bare"] <= MOST_OVER_BARE
@@ -259,9 +240,9 @@ def show(figures: dict[str, Any], reporter: Reporter) -> list[str]:
         f"{figures['update_over_bare']:.2f} times a bare load and a copy"
     )
     if "sync_share" in figures:
-        held[f"at most {MOST_SHARE:.0%} of the demo's steps"] = figures["sync_share"] < MOST_SHARE
+        promised[f"at most {MOST_SHARE:.0%} of the demo's steps"] = figures["sync_share"] < MOST_SHARE
         reporter.say(f"{figures['sync_share']:.1%} of the demo's steps go into the weights' way")
-    return broken(held, reporter)
+    return promised
 
 
 if __name__ == "__main__":

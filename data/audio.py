@@ -35,7 +35,6 @@ HOP_SAMPLES = 160
 MAX_SAMPLES = 30 * SAMPLE_RATE
 MAX_FRAMES = MAX_SAMPLES // HOP_SAMPLES
 """Frames that the audio tower hears."""
-
 MARGIN_FRAMES = 8
 """Frames after the valid ones that a mel keeps; the tower's convolutions look at two."""
 
@@ -123,9 +122,14 @@ def mel_frames(samples: int) -> int:
     return -(-samples // HOP_SAMPLES)
 
 
+def tower_positions(frames: int) -> int:
+    """Positions that `frames` mel frames take in the audio tower, whose second convolution has stride 2."""
+    return (frames - 1) // 2 + 1
+
+
 def audio_tokens(frames: int) -> int:
-    """Positions that `frames` mel frames take in the language model: a stride-2 convolution, then a pooling by 2."""
-    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
+    """Positions that `frames` mel frames take in the language model: those of the tower, pooled by 2."""
+    return (tower_positions(frames) - 2) // 2 + 1
 
 
 def log_mel(

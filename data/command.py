@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 
-def command(module: str, description: str | None, examples: str) -> argparse.ArgumentParser:
-    """The parser of `python -m MODULE`, whose help begins with the module's text and ends with examples."""
+def command(module: str, description: str | None, examples: str | None = None) -> argparse.ArgumentParser:
+    """The parser of `python -m MODULE`, whose help begins with the module's text and ends with any examples."""
     return argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 
 from learner.packing import Packed, attention_allowed
 
@@ -37,11 +37,6 @@ class Spans:
 
 Mask = dict[str, Spans | BlockMask]
 """What a language model takes as `attention_mask`, by kind of layer."""
-
-
-def use(language_model: PreTrainedModel, kind: str) -> None:
-    """Have the layers of a language model attend by `SDPA` or `FLEX`, or by one of transformers' own ways."""
-    language_model.set_attn_implementation(kind)
 
 
 def mask_for(packed: Packed, kind: str, device: torch.device) -> Mask:

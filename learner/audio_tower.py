@@ -16,18 +16,13 @@ from torch import Tensor
 from torch.nn.functional import gelu, pad
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
-from data.audio import MARGIN_FRAMES, audio_tokens
+from data.audio import MARGIN_FRAMES, audio_tokens, tower_positions
 
 PADDING_SHARE = 0.25
 """Padding that a batch may hold, as a share of its frames: more batches against more wasted work."""
 
 BATCH_FRAMES = 48_000
 """Mel frames of one batch at most (16 clips of 30 s), which bounds the memory of the attention."""
-
-
-def positions(valid_frames: int) -> int:
-    """Tower positions of a clip before pooling: the second convolution has stride 2."""
-    return (valid_frames - 1) // 2 + 1
 
 
 def encode(
@@ -50,7 +45,7 @@ def encode(
     pooled: list[Tensor | None] = [None] * len(clips)
     batches = [list(range(len(clips)))] if one_batch else _batches([clip.shape[1] for clip in clips])
     for batch in batches:
-        lengths = [positions(valid_frames[index]) for index in batch]
+        lengths = [tower_positions(valid_frames[index]) for index in batch]
         outputs = _encode_batch(tower, [clips[index] for index in batch], lengths)
         for index, output in zip(batch, outputs, strict=True):
             pooled[index] = output[: audio_tokens(valid_frames[index])]

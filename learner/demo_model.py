@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,12 +97,10 @@ def build(
     """
     if sizes.hidden_size % sizes.num_attention_heads or sizes.num_attention_heads % sizes.num_key_value_heads:
         raise ValueError(f"{sizes}: heads must divide the hidden size, and key-value heads the heads")
-    weights, ear = whisper.load_encoder(encoder) if encoder else whisper.pretrained_encoder(whisper.TINY_EN)
+    weights, ear = whisper.pretrained_encoder(whisper.TINY_EN, encoder)
     tokenizer = _tokenizer(questions, sizes)
     config = _config(sizes, ear, tokenizer)
-    with tempfile.TemporaryDirectory() as processor_directory:
-        write_processor(Path(processor_directory), tokenizer, ear)
-        export_checkpoint(out, config, _tensors(config, weights, seed).items(), processor_directory)
+    write_model(out, config, _tensors(config, weights, seed).items(), tokenizer, ear)
 
 
 def _tokenizer(questions: Sequence[str], sizes: LanguageSizes) -> Qwen2Tokenizer:
@@ -157,10 +155,18 @@ def _tensors(config: Qwen2AudioConfig, encoder: dict[str, Tensor], seed: int) ->
     return {checkpoint_name(name): parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def write_processor(directory: Path, tokenizer: PreTrainedTokenizerBase, ear: whisper.EncoderSizes) -> None:
-    """Write the files of tokenizer, feature extractor and generation settings of a model around `ear`."""
+def write_model(
+    out: Path,
+    config: Qwen2AudioConfig,
+    tensors: Iterable[tuple[str, Tensor]],
+    tokenizer: PreTrainedTokenizerBase,
+    ear: whisper.EncoderSizes,
+) -> None:
+    """Write a model around `ear` with the files of tokenizer, feature extractor and generation settings."""
     extractor = WhisperFeatureExtractor(feature_size=ear.num_mel_bins, return_attention_mask=True)
-    Qwen2AudioProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE).save_pretrained(directory)
-    extractor.save_pretrained(directory)
     ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>")]
-    GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id).save_pretrained(directory)
+    with tempfile.TemporaryDirectory() as processor:
+        Qwen2AudioProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE).save_pretrained(processor)
+        extractor.save_pretrained(processor)
+        GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id).save_pretrained(processor)
+        export_checkpoint(out, config, tensors, processor)

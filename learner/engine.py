@@ -31,7 +31,9 @@ from learner.address import LOOPBACK, host_and_port, listen
 from learner.policy import Policy
 from learner.weights import changed, released_name, weights_of
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MASTER, MOMENTS = "master", ("exp_avg", "exp_avg_sq")
+STATE = (MASTER, *MOMENTS)
+"""What is kept of a trained parameter beside its weights: a float32 copy, and the optimizer's moments."""
 
 _SUMS_IN_FLOAT32 = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
 """Of gradients over micro-batches and ranks, with ZeRO. ZeRO 1 sends the sum so far, and would round it on the way."""
@@ -161,24 +163,23 @@ class Engine:
 
         On rank 0, on the CPU, one of them at a time; the other ranks take part and get empty ones.
         """
-        for part in (None, *MOMENTS):
+        for part in STATE:
             tensors = {}
             for key, parameter in self._trained():
                 value = self._read(parameter, part)
                 if dist.get_rank() == 0:
                     tensors[key] = _copy(value)
-            yield part or "master", tensors
+            yield part, tensors
 
     def load_state(self, state: dict[str, dict[str, Tensor]], updates: int) -> None:
         """Put back what `state` gave after `updates` optimizer steps, on any number of ranks."""
         if not self._plain:
             self._start_moments()
         for key, parameter in self._trained():
-            for moment in (None, *MOMENTS):
-                stored = state[moment or "master"]
-                if key not in stored:
-                    raise ValueError(f"the checkpoint's {moment or 'master'} state has no {key}: was it another model?")
-                self._write(parameter, moment, stored[key])
+            for part in STATE:
+                if key not in state[part]:
+                    raise ValueError(f"the checkpoint's {part} state has no {key}: was it another model?")
+                self._write(parameter, part, state[part][key])
         for entry in self._inner.state.values():
             entry["step"] = torch.tensor(float(updates))
 
@@ -208,33 +209,34 @@ class Engine:
         """Whether ZeRO holds a float32 copy apart from the parameter."""
         return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
 
-    def _read(self, parameter: nn.Parameter, moment: str | None) -> Tensor:
+    def _read(self, parameter: nn.Parameter, part: str) -> Tensor:
         if self._sharded(parameter):
-            value = safe_get_full_optimizer_state(parameter, moment) if moment else safe_get_full_fp32_param(parameter)
+            of_master = part == MASTER
+            value = safe_get_full_fp32_param(parameter) if of_master else safe_get_full_optimizer_state(parameter, part)
         else:
             master = self._masters.get(parameter, parameter)
-            value = self._inner.state[master].get(moment) if moment else master.detach()
+            value = master.detach() if part == MASTER else self._inner.state[master].get(part)
         return torch.zeros_like(parameter, dtype=torch.float32) if value is None else value
 
-    def _write(self, parameter: nn.Parameter, moment: str | None, value: Tensor) -> None:
+    def _write(self, parameter: nn.Parameter, part: str, value: Tensor) -> None:
         value = value.to(parameter.device)
         if not self._sharded(parameter):
             master = self._masters.get(parameter, parameter)
-            if moment:
-                self._inner.state[master][moment] = value.clone()
+            if part in MOMENTS:
+                self._inner.state[master][part] = value.clone()
             else:
                 master.data.copy_(value)
                 parameter.data.copy_(value)
         elif hasattr(parameter, "ds_id"):
             shard = _own_shard(value, parameter)
-            if moment:
-                safe_set_local_optimizer_state(parameter, shard, moment)
+            if part in MOMENTS:
+                safe_set_local_optimizer_state(parameter, shard, part)
             else:
                 safe_set_local_fp32_param(parameter, shard)
                 with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
                     parameter.data.copy_(value)
-        elif moment:
-            safe_set_full_optimizer_state(parameter, value, moment)
+        elif part in MOMENTS:
+            safe_set_full_optimizer_state(parameter, value, part)
         else:
             safe_set_full_fp32_param(parameter, value)
             parameter.data.copy_(value)

@@ -22,12 +22,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from data.arguments import above_zero
 from data.checksums import changed_part
 from data.command import command
 from data.remote import WHOLE, Remote, RemoteError, copied, is_url
 from data.step_files import checkpoint_name, checkpoint_step, checkpoints
-from learner.hf import DTYPES, PROCESSOR_FILES, check_model, export_checkpoint, load_config, load_tensors
-from learner.hf_files import ModelError, load_processor, read_json, stored_tensors, weight_files
+from learner.hf import DTYPES, check_model, export_checkpoint, load_config, load_tensors
+from learner.hf_files import (
+    ModelError,
+    copy_processor,
+    load_processor,
+    new_directory,
+    read_json,
+    stored_tensors,
+    weight_files,
+)
 from learner.memory import SHARD_BYTES
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -71,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--dtype", choices=DTYPES, help="type to cast the stored weights to; default as stored")
     arguments.add_argument(
         "--max-shard-bytes",
-        type=_bytes,
+        type=above_zero(int),
         default=SHARD_BYTES,
         metavar="N",
         help=f"of a file of weights ({SHARD_BYTES:,}), but for a tensor that is larger; a smaller model is one file",
@@ -169,23 +178,13 @@ def export_adapter(source: Source, out: Path, dtype: torch.dtype | None) -> list
         raise ModelError(
             f"{source.adapter} lacks {', '.join(missing)}; export with --merge-lora, or another checkpoint"
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ModelError(f"{out} exists already; export to a new directory or move it away")
     digests = Digests()
-    stored = _adapter(source.adapter)
-    tensors = dict(digests.noted((name, tensor.to(dtype or tensor.dtype)) for name, tensor in stored.items()))
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with new_directory(out) as partial:
+        stored = _adapter(source.adapter)
+        tensors = dict(digests.noted((name, tensor.to(dtype or tensor.dtype)) for name, tensor in stored.items()))
         save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
         shutil.copyfile(source.adapter / "adapter_config.json", partial / "adapter_config.json")
-        for name in PROCESSOR_FILES:
-            if (source.model / name).is_file():
-                shutil.copyfile(source.model / name, partial / name)
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        copy_processor(source.model, partial)
     _verify(out, digests.by_name, _adapter(out).items())
     base = read_json(out / "adapter_config.json").get("base_model_name_or_path")
     here = "" if base is None or Path(str(base)).is_dir() or not os.path.isabs(str(base)) else ", which is not here"
@@ -233,16 +232,6 @@ def _newest(folder: Path) -> Path:
     if not complete:
         raise ModelError(f"{folder} holds no complete checkpoint yet")
     return complete[-1]
-
-
-def _bytes(text: str) -> int:
-    try:
-        value = int(text.replace("_", ""))
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes, for example 5000000000")
-    return value
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -25,7 +23,17 @@ from transformers import (
 from transformers.initialization import no_init_weights
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
-from learner.hf_files import ModelError, read_json, resolve, stored_shapes, stored_tensors, tensor_names, write_shards
+from learner.hf_files import (
+    ModelError,
+    copy_processor,
+    new_directory,
+    read_json,
+    resolve,
+    stored_shapes,
+    stored_tensors,
+    tensor_names,
+    write_shards,
+)
 from learner.memory import SHARD_BYTES
 from learner.sizes import EMBEDDINGS, HEAD, PROJECTOR, TOWER
 
@@ -42,21 +50,6 @@ RELEASED_PREFIXES = {
     "model.multi_modal_projector.": PROJECTOR,
 }
 """Beginning of a parameter's name in transformers 5, and in a released checkpoint."""
-
-PROCESSOR_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-)
-"""What an export copies from the directory that it takes its processor from, where present."""
 
 
 def checkpoint_name(parameter_name: str) -> str:
@@ -200,24 +193,13 @@ def export_checkpoint(
     a shard at a time need be in memory. Tokenizer, processor and generation settings are copied from
     `processor_from`. Missing, unexpected and misshapen tensors are a `ModelError`, and then nothing is at `path`.
     """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ModelError(f"{path} exists already; export to a new directory or move it away")
-    source = resolve(processor_from)
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    path, source = Path(path), resolve(processor_from)
+    with new_directory(path) as partial:
         write_shards(partial, _checked(config, named_tensors, path), max_shard_bytes)
         _write_config(partial, config)
-        for file in PROCESSOR_FILES:
-            if (source / file).is_file():
-                shutil.copyfile(source / file, partial / file)
+        copy_processor(source, partial)
         if not (partial / "generation_config.json").is_file():
             GenerationConfig(eos_token_id=config.text_config.eos_token_id).save_pretrained(partial)
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def expected_shapes(config: Qwen2AudioConfig) -> dict[str, torch.Size]:

@@ -6,7 +6,10 @@ Names of tensors are those of the files; `learner.hf` gives them their meaning.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,21 @@ from data.remote import copied, is_url
 INDEX_FILE = "model.safetensors.index.json"
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "model.bin"]
 """Files of a hub repository that are fetched: no pickled weights."""
+
+PROCESSOR_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+"""What an export copies from the directory that it takes its processor from, where present."""
 
 
 class ModelError(ValueError):
@@ -154,6 +172,37 @@ def weight_files(directory: Path) -> list[Path]:
     if list(directory.glob("*.bin")):
         raise ModelError(f"{directory} holds pickled weights (*.bin) only; save them as safetensors")
     raise ModelError(f"{directory} holds no weights: neither model.safetensors nor {INDEX_FILE}")
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory to write to, which takes the name `path` when the block ends well.
+
+    Raises:
+        ModelError: something is at `path` already.
+    """
+    if is_taken(path):
+        raise ModelError(f"{path} exists already; export to a new directory or move it away")
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_taken(path: Path) -> bool:
+    """Whether there is more at `path` than an empty directory."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def copy_processor(source: Path, target: Path) -> None:
+    """Copy what a model directory has of tokenizer, processor and generation settings."""
+    for name in PROCESSOR_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def write_shards(directory: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int) -> None:

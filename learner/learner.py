@@ -19,9 +19,9 @@ from configs.schema import Config
 from data.types import ClipFeatures, Group, Lesson
 from learner import attention
 from learner.checkpoint import Contents
-from learner.engine import MOMENTS, Engine, join_ranks
+from learner.engine import MASTER, STATE, Engine, join_ranks
 from learner.hf import DTYPES, export_checkpoint, load_model
-from learner.packing import Sequences, expand_audio, pack
+from learner.packing import Sequences, pack
 from learner.policy import MicroBatch, Policy
 from learner.result import LessonResult, UpdateResult
 from learner.sft import SupervisedUpdate
@@ -29,7 +29,7 @@ from learner.update import GroupLogprobs, Reference, Update
 from learner.weights import weights_of
 
 EMPTY = torch.empty(0)
-STATE_BYTES = 4 * (1 + len(MOMENTS))
+STATE_BYTES = 4 * len(STATE)
 """Of a trained parameter: its float32 master and moments."""
 
 ATTENTION = {"auto": None, "sdpa": attention.SDPA, "flex": attention.FLEX}
@@ -97,9 +97,8 @@ class Learner:
     @torch.no_grad()
     def logprobs(self, group: Group, features: ClipFeatures) -> list[list[float]]:
         """What the policy gives each token of each of the group's completions, as it is now; in nats."""
-        policy = self.engine.policy
-        prompt = expand_audio(group.prompt.token_ids, policy.audio_token_id, group.prompt.clip.audio_tokens)
-        packed = pack([Sequences(prompt, [completion.token_ids for completion in group.completions])])
+        sampled = [completion.token_ids for completion in group.completions]
+        packed = pack([Sequences.of(group.prompt, sampled, self.engine.policy.audio_token_id)])
         batch = MicroBatch(packed, [features], len(packed.targets))
         found, _ = self.engine.forward(batch, "none")  # (N,)
         owners = torch.from_numpy(packed.owners)  # (N,)
@@ -126,7 +125,7 @@ class Learner:
         export_checkpoint(directory / "hf", self.model_config, contents.weights, self.model_path)
         for part, tensors in contents.state:
             save_file(tensors, trainer / f"{part}.safetensors")
-            if part == "master" and self.config.model.lora is not None:
+            if part == MASTER and self.config.model.lora is not None:
                 from learner.lora import export_adapter
 
                 dtype = DTYPES[self.config.model.dtype]
@@ -145,7 +144,7 @@ class Learner:
         """Put back what `write` wrote, on any number of ranks; returns the step of the checkpoint."""
         facts = json.loads((trainer / "state.json").read_text())
         self.updates = int(facts["updates"])
-        state = {part: load_file(trainer / f"{part}.safetensors") for part in ("master", *MOMENTS)}
+        state = {part: load_file(trainer / f"{part}.safetensors") for part in STATE}
         self.engine.load_state(state, self.updates)
         torch.set_rng_state(load_file(trainer / "random.safetensors")["torch"])
         return int(facts["step"])

@@ -54,7 +54,7 @@ def sequence_clipped(
 
     Every token has its completion's loss, of which the mean over the completion's tokens makes one.
     """
-    sums, lengths = _by_completion(logprobs - older_logprobs, owners)
+    sums, lengths = by_completion(logprobs - older_logprobs, owners)
     return _clipped_gain(ratio_of(sums / lengths)[owners], advantages, clip)
 
 
@@ -65,7 +65,7 @@ def completion_clipped(
 
     Every token has an even share of its completion's loss, of which the sum over the completion's tokens makes one.
     """
-    sums, lengths = _by_completion(logprobs - older_logprobs, owners)
+    sums, lengths = by_completion(logprobs - older_logprobs, owners)
     loss, cut = _clipped_gain(ratio_of(sums)[owners], advantages, clip)
     return loss / lengths[owners], cut
 
@@ -204,7 +204,7 @@ def _clipped_gain(ratio: Tensor, advantages: Tensor, clip: Clip) -> tuple[Tensor
     return loss, flat | ((advantages < 0) & (ratio > clip.dual))
 
 
-def _by_completion(values: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
+def by_completion(values: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of the values of each completion's tokens, and how many they are, (C,) each."""
     count = int(owners.max()) + 1 if len(owners) else 0
     sums = values.new_zeros(count).index_add(0, owners, values)  # (C,)

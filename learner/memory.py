@@ -7,13 +7,14 @@ on a CPU the two are one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
 
 from configs.schema import LANGUAGE_LAYERS, TOWER_LAYERS, Config, Model
+from data.audio import tower_positions
 from learner.figure import Figure, figure, total
-from learner.sizes import HEAD, POSITIONS, PROJECTOR, TOWER, Sizes, engine_layer
+from learner.sizes import HEAD, POSITIONS, PROJECTOR, TOWER, Language, Sizes, Tower, engine_layer
 from learner.work import CHUNK_LOGITS, Work
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -80,18 +81,13 @@ class RankMemory:
 
 def parts_of(sizes: Sizes, model: Model) -> Parts:
     """The parts of a policy of these sizes, trained as `model` says."""
-    numbers = {name: prod(shape) for name, shape in sizes.shapes().items()}
+    shapes = sizes.shapes()
+    numbers = {name: prod(shape) for name, shape in shapes.items()}
     projector = sizes.count(lambda name: name.startswith(PROJECTOR))
-    trained = _trained_in_full(numbers, model)
-    adapters = 0
-    if model.lora is not None:
-        adapted = _adapted(model)
-        shapes = {name: shape for name, shape in sizes.shapes().items() if adapted(name)}
-        adapters = sum(model.lora.rank * sum(shape) for shape in shapes.values())
-        changed = [*shapes, *trained]
-    else:
-        changed = trained
-    layers = {engine_layer(name) for name in changed}
+    trained, adapted = _trained_in_full(numbers, model), _adapted(numbers, model)
+    rank = model.lora.rank if model.lora is not None else 0
+    adapters = sum(rank * sum(shapes[name]) for name in adapted)
+    layers = {engine_layer(name) for name in (*adapted, *trained)}
     copied = projector if model.lora is not None and model.projector == "trained" else 0
     return Parts(
         parameters=sum(numbers.values()) + adapters + copied,
@@ -112,7 +108,7 @@ def rank_memory(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> RankM
     Every rank reads the model whole, and the reference too, before it is on a device or is sharded.
     """
     parts, learner = parts_of(sizes, config.model), config.learner
-    held = [_weights(config, parts, on_gpu)] if learner.offload != "all" else []
+    held = [_weights(config, parts)] if learner.offload != "all" else []
     reference = [_reference(config, parts)] if config.algorithm.beta and config.model.lora is None else []
     held += reference
     states = _states(config, parts)
@@ -125,12 +121,12 @@ def rank_memory(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> RankM
         held += bucket
         bucket = ()
     gathered, several = _gathered(config, parts), parts.trained > BUCKET_NUMBERS
-    read = figure("reading the model", "parameters * bytes", parameters=parts.stored, bytes=_width(config))
+    whole = figure("the whole model", "parameters * bytes", parameters=parts.stored, bytes=_width(config))
     host = [*states, *_gradients_on_the_host(config, parts)] if offloaded else []
     if learner.offload == "all":
-        host.append(_weights(config, parts, on_gpu))
+        host.append(_weights(config, parts))
     return RankMemory(
-        starting=(figure("the whole model", "parameters * bytes", parameters=parts.stored, bytes=_width(config)),),
+        starting=(whole,),
         held=tuple(held),
         backward=(
             *activations(config, sizes, work, on_gpu),
@@ -141,7 +137,7 @@ def rank_memory(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> RankM
         ),
         sending=() if several else (*bucket, *gathered, *sending),
         step=tuple(_step(config, parts, on_gpu)),
-        host_starting=(read,),
+        host_starting=(replace(whole, what="reading the model"),),
         host=tuple(host),
         host_reference=tuple(replace(one, what="reading the reference") for one in reference),
     )
@@ -162,39 +158,34 @@ def checkpoint_memory(parts: Parts, config: Config) -> tuple[Figure, ...]:
 
 
 def activations(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> tuple[Figure, ...]:
-    """What the forward of a micro-batch saves for its backward, and what is computed again.
+    """What the forward of a micro-batch saves for its backward, and what is computed again."""
+    lines = _of_language(config, sizes.language, work, on_gpu)
+    if config.model.audio_tower == "trained":
+        lines += _of_tower(config, sizes.tower, work)
+    return tuple(lines)
 
-    A layer of the language model saves, of a token: each norm its input and output before the gain (in float32, then in
-    the weights' type), the inputs of five products of hidden width with queries and attention's output, keys and
-    values, and four rows of the MLP. A layer of the tower saves nine rows of its width and two of its MLP.
-    """
-    language, tower, width = sizes.language, sizes.tower, _width(config)
+
+def _of_language(config: Config, language: Language, work: Work, on_gpu: bool) -> list[Figure]:
+    """A layer saves, of a token: each norm its input and output before the gain (in float32, then in the weights'
+    type), the inputs of five products of hidden width with queries and attention's output, keys and values, and four
+    rows of the MLP."""
+    again = config.learner.activation_checkpointing
     repeated = not on_gpu and language.heads > language.key_value_heads
     keys = (language.heads if repeated else language.key_value_heads) * language.head_size
     row = "((2 * (4 + bytes) + 5 * bytes) * hidden + 2 * bytes * keys + 4 * bytes * intermediate)"
-    of_language = {
-        "tokens": work.tokens,
-        "bytes": width,
-        "hidden": language.hidden,
-        "intermediate": language.intermediate,
-        "keys": keys,
-    }
-    hidden = {"tokens": work.tokens, "bytes": width, "hidden": language.hidden, "layers": language.layers}
-    positions = work.groups_of_a_micro_batch * ((work.lengths.frames - 1) // 2 + 1)
-    of_tower = {"positions": positions, "bytes": width, "width": tower.width}
-    again = config.learner.activation_checkpointing
+    hidden = {"tokens": work.tokens, "hidden": language.hidden, "bytes": _width(config)}
+    layer = hidden | {"keys": keys, "intermediate": language.intermediate}
     if again:
         lines = [
-            figure("inputs of the language model's layers", "tokens * layers * hidden * bytes", **hidden),
-            figure("one of its layers, computed again", f"tokens * {row}", **of_language),
-        ]
+            figure("inputs of the language model's layers", "tokens * layers * hidden * bytes", **hidden,
+                   layers=language.layers),
+            figure("one of its layers, computed again", f"tokens * {row}", **layer),
+        ]  # fmt: skip
     else:
-        lines = [
-            figure("the language model's layers", f"tokens * layers * {row}", **of_language, layers=language.layers)
-        ]
+        lines = [figure("the language model's layers", f"tokens * layers * {row}", **layer, layers=language.layers)]
     lines.append(
         figure("the last norm and the states that predict", "tokens * hidden * (4 + bytes) + targets * hidden * bytes",
-               tokens=work.tokens, hidden=language.hidden, bytes=width, targets=work.targets)
+               **hidden, targets=work.targets)
     )  # fmt: skip
     if not on_gpu:
         lines.append(
@@ -207,19 +198,22 @@ def activations(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> tuple
                 layers=1 if again else language.layers,
             )
         )
-    if config.model.audio_tower == "trained":
-        kept = "positions * layers * width * bytes"
-        if not again:
-            kept = "positions * layers * (9 * width + 2 * intermediate) * bytes"
-            of_tower["intermediate"] = tower.intermediate
-        lines += [
-            figure("the tower's layers" if not again else "inputs of the tower's layers", kept, **of_tower,
-                   layers=tower.layers),
-            figure("its convolutions", "clips * frames * (3 * width + mel_bins) * bytes",
-                   clips=work.groups_of_a_micro_batch, frames=work.lengths.frames, width=tower.width,
-                   mel_bins=tower.mel_bins, bytes=width),
-        ]  # fmt: skip
-    return tuple(lines)
+    return lines
+
+
+def _of_tower(config: Config, tower: Tower, work: Work) -> list[Figure]:
+    """A layer saves nine rows of its width and two of its MLP."""
+    clips, frames = work.groups_of_a_micro_batch, work.lengths.frames
+    width = {"width": tower.width, "bytes": _width(config)}
+    layers = width | {"positions": clips * tower_positions(frames), "layers": tower.layers}
+    if config.learner.activation_checkpointing:
+        kept = figure("inputs of the tower's layers", "positions * layers * width * bytes", **layers)
+    else:
+        kept = figure("the tower's layers", "positions * layers * (9 * width + 2 * intermediate) * bytes", **layers,
+                      intermediate=tower.intermediate)  # fmt: skip
+    convolutions = figure("its convolutions", "clips * frames * (3 * width + mel_bins) * bytes", **width,
+                          clips=clips, frames=frames, mel_bins=tower.mel_bins)  # fmt: skip
+    return [kept, convolutions]
 
 
 def _in_flight(config: Config, sizes: Sizes, work: Work, parts: Parts) -> tuple[Figure, ...]:
@@ -266,8 +260,8 @@ def _sending(config: Config, parts: Parts) -> tuple[Figure, ...]:
     return ()
 
 
-def _weights(config: Config, parts: Parts, on_gpu: bool) -> Figure:
-    shards = _ranks(config) if config.learner.zero_stage == 3 else 1
+def _weights(config: Config, parts: Parts) -> Figure:
+    shards = config.learner.ranks if config.learner.zero_stage == 3 else 1
     return _shared("weights", "parameters * bytes", shards, parameters=parts.parameters, bytes=_width(config))
 
 
@@ -282,7 +276,7 @@ def _reference(config: Config, parts: Parts) -> Figure:
 def _states(config: Config, parts: Parts) -> list[Figure]:
     """AdamW's moments, and master weights unless the weights are their own."""
     stage = config.learner.zero_stage
-    shards = _ranks(config) if stage else 1
+    shards = config.learner.ranks if stage else 1
     lines = [_shared("AdamW's two moments", "trained * 8", shards, trained=parts.trained)]
     if stage or _width(config) < FULL:
         lines.insert(0, _shared("master weights", "trained * 4", shards, trained=parts.trained))
@@ -299,12 +293,12 @@ def _gradients(config: Config, parts: Parts) -> list[Figure]:
     on_the_host = learner.zero_stage == 3 or _width(config) == FULL
     if learner.offload != "none" and on_the_host:
         return []
-    return [_shared(what, "trained * 4", _ranks(config), trained=parts.trained)]
+    return [_shared(what, "trained * 4", config.learner.ranks, trained=parts.trained)]
 
 
 def _gradients_on_the_host(config: Config, parts: Parts) -> list[Figure]:
     """With offloaded states: the optimizer's gradients, and beside them the sums or what is copied back."""
-    ranks, stage, width = _ranks(config), config.learner.zero_stage, _width(config)
+    ranks, stage, width = config.learner.ranks, config.learner.zero_stage, _width(config)
     lines = [_shared("the optimizer's gradients", "trained * 4", ranks, trained=parts.trained)]
     if stage == 3:
         return [*lines, _shared("sums of gradients", "trained * 4", ranks, trained=parts.trained)]
@@ -326,12 +320,10 @@ def _bucket(config: Config, parts: Parts, on_gpu: bool) -> tuple[Figure, ...]:
 
 def _step(config: Config, parts: Parts, on_gpu: bool) -> list[Figure]:
     """Gradients as the optimizer takes them, and on a GPU the roots of the second moments."""
-    learner, width, trained = config.learner, _width(config), parts.trained
-    ranks = _ranks(config)
+    learner, width, trained, ranks = config.learner, _width(config), parts.trained, config.learner.ranks
+    shards = ranks if learner.zero_stage else 1
+    stepped = min(trained, SUB_GROUP_NUMBERS * ranks) if learner.zero_stage == 3 else trained
     lines: list[Figure] = []
-    shards, stepped = (1, trained) if learner.zero_stage == 0 else (ranks, trained)
-    if learner.zero_stage == 3:
-        stepped = min(trained, SUB_GROUP_NUMBERS * ranks)
     if learner.zero_stage == 0 and width == FULL:
         lines.append(figure(ON_THEIR_WAY, "min(bucket, trained) * 4", bucket=BUCKET_NUMBERS, trained=trained))
     elif learner.zero_stage == 0:
@@ -356,20 +348,20 @@ def _trained_in_full(names: Iterable[str], model: Model) -> list[str]:
     return [name for name in names if not name.startswith(tuple(frozen))]
 
 
-def _adapted(model: Model) -> Callable[[str], bool]:
-    """Whether a tensor is the matrix of a layer that gets an adapter."""
+def _adapted(names: Iterable[str], model: Model) -> list[str]:
+    """Released names of the matrices that get an adapter."""
     lora = model.lora
-    assert lora is not None
+    if lora is None:
+        return []
     targets = lora.targets or (*LANGUAGE_LAYERS, *TOWER_LAYERS)
-
-    def adapted(name: str) -> bool:
+    of_language = {name for name in LANGUAGE_LAYERS if name in targets}
+    of_tower = {name for name in TOWER_LAYERS if lora.tower and name in targets}
+    found = []
+    for name in names:
         *parents, layer, kind = name.split(".")
-        if kind != "weight" or "layers" not in parents or layer not in targets:
-            return False
-        in_tower = name.startswith(TOWER)
-        return (lora.tower and layer in TOWER_LAYERS) if in_tower else layer in LANGUAGE_LAYERS
-
-    return adapted
+        if kind == "weight" and "layers" in parents and layer in (of_tower if name.startswith(TOWER) else of_language):
+            found.append(name)
+    return found
 
 
 def _shared(what: str, expression: str, ranks: int, **terms: float) -> Figure:
@@ -381,7 +373,3 @@ def _shared(what: str, expression: str, ranks: int, **terms: float) -> Figure:
 
 def _width(config: Config) -> int:
     return BYTES[config.model.dtype]
-
-
-def _ranks(config: Config) -> int:
-    return config.learner.ranks

@@ -96,7 +96,7 @@ def importance_ratios(logprobs: Tensor, sampled_logprobs: Tensor, owners: Tensor
     """exp(log-prob - sampled log-prob) of each token, or with `sequence` the product over its completion, (N,); within
     the bounds of `losses.ratio_of`."""
     difference = logprobs - sampled_logprobs  # (N,)
-    if level == "sequence" and len(owners):
-        by_completion = difference.new_zeros(int(owners.max()) + 1).index_add(0, owners, difference)  # (C,)
-        difference = by_completion[owners]
+    if level == "sequence":
+        sums, _ = losses.by_completion(difference, owners)  # (C,)
+        difference = sums[owners]
     return losses.ratio_of(difference)

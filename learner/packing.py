@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from data.types import Prompt
+
 Ints = NDArray[np.int64]
 
 
@@ -30,6 +32,11 @@ class Sequences:
     """Expanded prompt: the audio placeholder stands `audio_tokens` times."""
     completions: Sequence[Sequence[int]]
     """Token ids; an empty completion contributes nothing."""
+
+    @classmethod
+    def of(cls, prompt: Prompt, completions: Sequence[Sequence[int]], audio_token_id: int) -> Sequences:
+        """The prompt with its clip expanded, and these completions."""
+        return cls(expand_audio(prompt.token_ids, audio_token_id, prompt.clip.audio_tokens), completions)
 
     @property
     def packed_tokens(self) -> int:

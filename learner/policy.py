@@ -58,7 +58,7 @@ class Policy(nn.Module):
         self.temperature = temperature
         self.audio_token_id: int = model.config.audio_token_id
         self.attention_kind = attention_kind or (attention.FLEX if model.device.type == "cuda" else attention.SDPA)
-        attention.use(self.language_model, self.attention_kind)
+        self.language_model.set_attn_implementation(self.attention_kind)
 
     @property
     def language_model(self) -> PreTrainedModel:

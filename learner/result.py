@@ -35,8 +35,6 @@ class UpdateResult:
     logprob_difference_mean: float | None
     zero_variance_groups: int
     """Groups of at least two scored completions that all have the same reward."""
-    completions: int
-    """Completions that count in the mean."""
     packed_tokens: int
     """Positions that went through the policy."""
     rank_tokens: int

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from configs.schema import Learner
-from data.order import DataOrder
-from data.types import ClipFeatures, Lesson
+from data.types import ClipFeatures, Group, Lesson
 from learner.clock import PhaseClock
 from learner.engine import Engine
 from learner.micro_batches import shares
-from learner.packing import Sequences, expand_audio, pack, plan_micro_batches, with_prompt_targets
+from learner.packing import Sequences, pack, plan_micro_batches, with_prompt_targets
 from learner.policy import MicroBatch, Policy
 from learner.result import LessonResult
 from learner.schedule import learning_rate
@@ -89,12 +88,7 @@ class SupervisedUpdate:
 
 def sequences_of(lessons: Sequence[Lesson], audio_token_id: int) -> list[Sequences]:
     """Each lesson's token ids, with its clip expanded."""
-    return [
-        Sequences(
-            expand_audio(lesson.prompt.token_ids, audio_token_id, lesson.prompt.clip.audio_tokens), [lesson.answer]
-        )
-        for lesson in lessons
-    ]
+    return [Sequences.of(lesson.prompt, [lesson.answer], audio_token_id) for lesson in lessons]
 
 
 def loss_weights(owners: Tensor, answer_tokens: int, prompt_tokens: int, prompt_weight: float) -> Tensor:
@@ -110,49 +104,10 @@ def loss_weights(owners: Tensor, answer_tokens: int, prompt_tokens: int, prompt_
     return torch.where(owners >= 0, answer.to(owners.device), prompt.to(owners.device))
 
 
-def features_of(lesson: Lesson) -> ClipFeatures:
-    """The features of a lesson that holds them itself."""
-    features: ClipFeatures = lesson.prompt.clip.features
+def features_of(asked: Lesson | Group) -> ClipFeatures:
+    """The features of the clip, where the lesson or group holds them itself."""
+    features: ClipFeatures = asked.prompt.clip.features
     return features
-
-
-def fine_tune(
-    engine: Engine,
-    lessons: Sequence[Lesson],
-    steps: int,
-    batch_size: int,
-    settings: Learner,
-    seed: int,
-    prompt_weight: float = 0.0,
-    advance: Callable[[int, float], None] = lambda step, loss: None,
-) -> float:
-    """Take `steps` optimizer steps on batches drawn epoch by epoch; returns the mean loss of the last tenth.
-
-    Args:
-        engine: one rank; its policy is trained.
-        lessons: questions with their answers, which hold the features of their clips.
-        steps: optimizer steps; the learning-rate schedule ends with them.
-        batch_size: questions of a step.
-        settings: learning rate, schedule and `micro_batch_tokens`.
-        seed: of the order.
-        prompt_weight: see `SupervisedUpdate`.
-        advance: called with the step (from 1) and its loss.
-
-    Raises:
-        FloatingPointError: loss or gradient of a step is NaN or infinite.
-    """
-    order = DataOrder(len(lessons), seed)
-    update = SupervisedUpdate(engine, settings, steps, prompt_weight)
-    losses: list[float] = []
-    for step in range(steps):
-        batch = [lessons[order.take().index] for _ in range(batch_size)]
-        result = update(batch, features_of, step)
-        if result.skipped:
-            raise FloatingPointError(f"loss or gradient of step {step + 1} is not finite: a loss of {result.loss}")
-        losses.append(result.loss)
-        advance(step + 1, losses[-1])
-    tail = losses[-max(steps // 10, 1) :]
-    return sum(tail) / len(tail)
 
 
 def greedy_accuracy(policy: Policy, lessons: Sequence[Lesson], micro_batch_tokens: int) -> float:

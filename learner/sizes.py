@@ -42,7 +42,6 @@ LANGUAGE_DEFAULTS = {
 TOWER_DEFAULTS = {
     "d_model": 1280,
     "encoder_layers": 32,
-    "encoder_attention_heads": 20,
     "encoder_ffn_dim": 5120,
     "num_mel_bins": 128,
     "max_source_positions": 1500,
@@ -81,7 +80,6 @@ class Tower:
     width: int
     intermediate: int
     layers: int
-    heads: int
     mel_bins: int
     positions: int
     """Of 30 seconds, after the second convolution and before pooling."""
@@ -162,7 +160,6 @@ def sizes_of(config: Mapping[str, Any], source: str) -> Sizes:
             audio["d_model"],
             audio["encoder_ffn_dim"],
             audio["encoder_layers"],
-            audio["encoder_attention_heads"],
             audio["num_mel_bins"],
             audio["max_source_positions"],
         ),

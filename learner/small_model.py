@@ -6,7 +6,6 @@ tokens of Qwen2-Audio that it lacks; everything else about both parts stays as i
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +15,8 @@ from torch import Tensor
 from transformers import AddedToken, PreTrainedTokenizerFast, Qwen2AudioConfig
 
 from learner import whisper
-from learner.demo_model import CHAT_TEMPLATE, model_config, write_processor
+from learner.demo_model import CHAT_TEMPLATE, model_config, write_model
 from learner.gguf_language import Language, load_language
-from learner.hf import export_checkpoint
 from learner.pinned import Pinned, fetch
 from learner.sizes import HEAD, PROJECTOR, TOWER
 
@@ -42,13 +40,10 @@ def build(out: Path, seed: int, encoder: Path | None = None, language: Path | No
         encoder: `model.bin` or Whisper directory; default Whisper base, or what AURICLE_WHISPER names.
         language: GGUF file; default SmolLM2-135M-Instruct.
     """
-    ear, ear_sizes = whisper.load_encoder(encoder) if encoder else whisper.pretrained_encoder(whisper.BASE)
+    ear, ear_sizes = whisper.pretrained_encoder(whisper.BASE, encoder)
     tongue = load_language(language or fetch(SMOLLM2))
     tokenizer = _tokenizer(tongue)
-    config = _config(tongue, ear_sizes, tokenizer)
-    with tempfile.TemporaryDirectory() as processor_directory:
-        write_processor(Path(processor_directory), tokenizer, ear_sizes)
-        export_checkpoint(out, config, _tensors(ear, tongue, seed), processor_directory)
+    write_model(out, _config(tongue, ear_sizes, tokenizer), _tensors(ear, tongue, seed), tokenizer, ear_sizes)
 
 
 def _tokenizer(language: Language) -> PreTrainedTokenizerFast:

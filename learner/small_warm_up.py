@@ -17,22 +17,17 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase, Qwen2AudioForConditionalGeneration
 
 from configs.schema import Learner, Lora, Model
 from data.formats import load_examples
 from data.prompts import PromptEncoder
 from data.types import Example, Lesson
-from learner.address import free_address
-from learner.engine import Engine, join_ranks, leaving_ranks
-from learner.hf import load_model
 from learner.hf_files import load_processor
 from learner.lora import add_adapters
-from learner.policy import Policy
-from learner.sft import features_of, fine_tune, greedy_accuracy
+from learner.sft import features_of
 from learner.small_model import build
-from learner.warm_up import lessons_of, parser, write
+from learner.warm_up import alone, fine_tuned, lessons_of, parser, write
 from learner.word_alignment import Named, align
 
 STEPS = 80
@@ -43,8 +38,6 @@ HELD_OUT = 120
 """Validation questions that accuracy is told on, from the first, which are of all tasks; all 480 take a minute."""
 THOUGHTFUL = 3
 """One in as many lessons asks for a thinking process, and shows one that says what is heard."""
-
-REPORTS = 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,8 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         build(parts, options.seed, options.encoder, options.language)
         lessons = lessons_of(parts, [*train, *held], options.features, console)
         learned = some_thoughtful(parts, lessons[: len(train)])
-        with leaving_ranks():
-            introduced(parts, options.out, learned, lessons[len(train) :], options.seed, options.steps, console)
+        with alone(parts, options.seed, threads=os.cpu_count() or 1) as model:
+            console.print("fitting the projector to the words that name the clips")
+            show_words(model, load_processor(str(parts)).tokenizer, learned)
+            adapted = Model(path=str(parts), audio_tower="frozen", projector="frozen", lora=LORA)
+            add_adapters(model, adapted, base=str(parts))
+            engine = fine_tuned(model, learned, lessons[len(train) :], SETTINGS, BATCH_SIZE, options, console)
+            write(engine, options.out, parts)
     return 0
 
 
@@ -79,51 +77,6 @@ def some_thoughtful(model: Path, lessons: Sequence[Lesson]) -> list[Lesson]:
         return Lesson(prompt, encoder.answer(example, f"The {example.sub_category} in this clip is {example.answer}."))
 
     return [lesson if number % THOUGHTFUL else thoughtful(lesson) for number, lesson in enumerate(lessons)]
-
-
-def introduced(
-    source: Path,
-    out: Path,
-    lessons: Sequence[Lesson],
-    validation: Sequence[Lesson],
-    seed: int,
-    steps: int,
-    console: Console,
-) -> None:
-    """Teach the parts at `source` of each other, and write the model to `out`.
-
-    Args:
-        source: model directory.
-        out: model directory to make.
-        lessons: questions to learn, which hold the tower's output.
-        validation: questions that accuracy is told on.
-        seed: of adapters and order.
-        steps: optimizer steps of the adapters.
-        console: takes progress.
-    """
-    torch.manual_seed(seed)
-    torch.set_num_threads(os.cpu_count() or 1)
-    join_ranks(0, 1, free_address(), "cpu")
-    model = load_model(str(source), torch.float32)
-    console.print("fitting the projector to the words that name the clips")
-    show_words(model, load_processor(str(source)).tokenizer, lessons)
-    add_adapters(model, Model(path=str(source), audio_tower="frozen", projector="frozen", lora=LORA), base=str(source))
-    engine = Engine(Policy(model, temperature=1.0), SETTINGS, torch.float32)
-    report = max(steps // REPORTS, 1)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("fine-tuning adapters", total=steps)
-
-        def advance(step: int, loss: float) -> None:
-            progress.update(task, completed=step, description=f"fine-tuning adapters, loss {loss:.2f}")
-            if step % report == 0 or step == steps:
-                accuracy = greedy_accuracy(engine.policy, validation, SETTINGS.micro_batch_tokens)
-                console.print(
-                    f"step {step}  loss {loss:.3f}  accuracy on {len(validation)} validation questions {accuracy:.1%}"
-                )
-
-        fine_tune(engine, lessons, steps, BATCH_SIZE, SETTINGS, seed, advance=advance)
-    write(engine, out, source)
 
 
 def show_words(

@@ -27,7 +27,7 @@ from learner.head import Entropy
 from learner.kl_reward import less_kl
 from learner.micro_batches import Share, shares
 from learner.off_policy import Importance, importance, older_policy, policy_loss
-from learner.packing import Packed, Sequences, expand_audio
+from learner.packing import Packed, Sequences
 from learner.policy import MicroBatch
 from learner.result import UpdateResult
 from learner.schedule import learning_rate
@@ -65,12 +65,7 @@ class Update:
         found = advantages(rewards, algorithm.advantage)
         trained = found if not algorithm.mask_truncated else tuple(map(_whole_ones, groups, found))
         counts = _Counts.of(groups, trained)
-        skip = not self._kl_in_loss and not algorithm.entropy_coefficient
-        useful = [
-            index
-            for index, values in enumerate(trained)
-            if any(value is not None for value in values) and not (skip and not any(values))
-        ]
+        useful = self._useful(trained)
         used = useful or [0]  # nothing to learn from: one group is measured
         steps = len(useful) > 0
         sequences = {index: self._sequences(groups[index], trained[index]) for index in used}
@@ -125,22 +120,21 @@ class Update:
             updates_skipped=len(norms) - len(made) if steps else int(not math.isfinite(totals["loss"])),
             logprob_difference_max=totals["difference_max"] if current else None,
             logprob_difference_mean=totals["difference"] / current if current else None,
-            off_policy={
-                "ratio_mean": totals["ratio"] / tokens_seen,
-                "ratio_max": totals["ratio_max"],
-                "clipped": totals["cut"] / tokens_seen,
-                "further_clipped": totals["further_cut"] / max(totals["further_tokens"], 1.0),
-                "masked": totals["masked"] / tokens_seen,
-                "effective_sample_size": totals["weight"] ** 2 / max(totals["weight_squared"] * tokens_seen, 1e-12),
-                "logprob_difference_mean": totals["off_policy_difference"] / tokens_seen,
-                "logprob_difference_max": totals["off_policy_difference_max"],
-            },
+            off_policy=_off_policy(totals, tokens_seen),
             zero_variance_groups=sum(map(_alike, found)),
-            completions=counts.completions,
             packed_tokens=int(totals["packed"]),
             rank_tokens=rank_tokens,
             seconds=clock.seconds,
         )
+
+    def _useful(self, trained: Sequence[Values]) -> list[int]:
+        """The groups that there is something to learn from."""
+        skip = not self._kl_in_loss and not self.config.algorithm.entropy_coefficient
+        return [
+            index
+            for index, values in enumerate(trained)
+            if any(value is not None for value in values) and not (skip and not any(values))
+        ]
 
     @property
     def _kl_in_loss(self) -> bool:
@@ -163,8 +157,7 @@ class Update:
             completion.token_ids if value is not None else ()
             for completion, value in zip(group.completions, values, strict=True)
         ]
-        audio = self.engine.policy.audio_token_id
-        return Sequences(expand_audio(group.prompt.token_ids, audio, group.prompt.clip.audio_tokens), completions)
+        return Sequences.of(group.prompt, completions, self.engine.policy.audio_token_id)
 
     def _tokens(
         self, share: Share, groups: Sequence[Group], trained: Sequence[Values], counts: _Counts, step: int
@@ -305,6 +298,20 @@ def _alike(values: Values) -> bool:
     """Whether a group has completions to compare, and they scored alike."""
     kept = [value for value in values if value is not None]
     return len(kept) > 1 and not any(kept)
+
+
+def _off_policy(totals: Mapping[str, float], tokens: float) -> dict[str, float]:
+    """How far so many tokens are from the policy that learns; see `UpdateResult`."""
+    return {
+        "ratio_mean": totals["ratio"] / tokens,
+        "ratio_max": totals["ratio_max"],
+        "clipped": totals["cut"] / tokens,
+        "further_clipped": totals["further_cut"] / max(totals["further_tokens"], 1.0),
+        "masked": totals["masked"] / tokens,
+        "effective_sample_size": totals["weight"] ** 2 / max(totals["weight_squared"] * tokens, 1e-12),
+        "logprob_difference_mean": totals["off_policy_difference"] / tokens,
+        "logprob_difference_max": totals["off_policy_difference_max"],
+    }
 
 
 def _told(

@@ -11,20 +11,24 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
+from transformers import Qwen2AudioForConditionalGeneration
 
 from configs.schema import Learner
-from data.arguments import above_zero
+from data.arguments import DEFAULTS, above_zero
 from data.audio import read_clip
+from data.command import command
 from data.formats import load_examples
+from data.order import DataOrder
 from data.prompts import PromptEncoder, render_question
 from data.types import Clip, ClipFeatures, Example, Lesson, Prompt
 from learner.address import free_address
@@ -32,9 +36,9 @@ from learner.demo_model import build
 from learner.engine import Engine, join_ranks, leaving_ranks
 from learner.feature_cache import FrozenTower
 from learner.hf import export_checkpoint, load_model, load_tower
-from learner.hf_files import load_processor
+from learner.hf_files import is_taken, load_processor
 from learner.policy import Policy
-from learner.sft import fine_tune, greedy_accuracy
+from learner.sft import SupervisedUpdate, features_of, greedy_accuracy
 
 STEPS = 270
 """Enough to answer in the format and to hear a little; more of them leave less for GRPO to learn."""
@@ -51,8 +55,8 @@ PROMPT_WEIGHT = 0.3
 TIMES = {"sound": 5, "music": 4, "speech": 5}
 """How often a question of a task stands among the lessons: music is learned soonest."""
 
-MAX_SECONDS = 30.0
-MIN_SECONDS = 0.05
+REPORTS = 4
+"""How often a warm-up tells of its accuracy, and once at its end."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,14 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         lessons = lessons_of(source, [*train, *validation], options.features, console)
         learned, held = lessons[: len(train)], lessons[len(train) :]
         weighted = [lesson for lesson in learned for _ in range(TIMES[lesson.prompt.example.task])]
-        with leaving_ranks():
-            fine_tuned(source, options.out, weighted, held, options.seed, options.steps, console)
+        # more threads gain little on a model of this size, and lose a lot on a busy machine
+        with alone(source, options.seed, threads=1) as model:
+            model.model.audio_tower.requires_grad_(False)
+            engine = fine_tuned(model, weighted, held, SETTINGS, BATCH_SIZE, options, console, PROMPT_WEIGHT)
+            write(engine, options.out, source)
     return 0
 
 
 def parser(module: str, description: str | None, steps: int) -> argparse.ArgumentParser:
     """What every warm-up is told on its command line; `steps` is the default of --steps."""
-    arguments = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    arguments = command(module, description)
     arguments.add_argument("--data", type=Path, required=True, help="directory of the demo set (train.parquet, ...)")
     arguments.add_argument("--out", type=_new_directory, required=True, help="model directory to write; a new one")
     arguments.add_argument("--features", type=Path, required=True, help="directory that keeps the tower's output")
@@ -86,7 +93,7 @@ def parser(module: str, description: str | None, steps: int) -> argparse.Argumen
 def _new_directory(text: str) -> Path:
     """A path at which nothing would be lost, so that a run of minutes is not refused at its end."""
     path = Path(text)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if is_taken(path):
         raise argparse.ArgumentTypeError(f"{text} exists already; name a new directory or move it away")
     return path
 
@@ -97,45 +104,60 @@ def text_of(example: Example) -> str:
     return f"{render_question(example, 'answer')} {answers}"
 
 
+@contextmanager
+def alone(source: Path, seed: int, threads: int) -> Iterator[Qwen2AudioForConditionalGeneration]:
+    """The model at `source`, which this process trains by itself within the block."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    with leaving_ranks():
+        join_ranks(0, 1, free_address(), "cpu")
+        yield load_model(str(source), torch.float32)
+
+
 def fine_tuned(
-    source: Path,
-    out: Path,
+    model: Qwen2AudioForConditionalGeneration,
     lessons: Sequence[Lesson],
     validation: Sequence[Lesson],
-    seed: int,
-    steps: int,
+    settings: Learner,
+    batch_size: int,
+    options: argparse.Namespace,
     console: Console,
-) -> None:
-    """Fine-tune the model at `source` with its tower frozen, and write it to `out`.
+    prompt_weight: float = 0.0,
+) -> Engine:
+    """The engine of a model, after optimizer steps on batches of the lessons, which are drawn epoch by epoch.
 
     Args:
-        source: model directory.
-        out: model directory to make.
-        lessons: questions to learn.
+        model: what of it has gradients is trained.
+        lessons: questions to learn, which hold the tower's output.
         validation: questions that accuracy is told on.
-        seed: of the order.
-        steps: optimizer steps.
+        settings: learning rate, schedule and `micro_batch_tokens`.
+        batch_size: questions of a step.
+        options: the command line, for steps and seed of the order.
         console: takes progress.
+        prompt_weight: see `learner.sft.SupervisedUpdate`.
+
+    Raises:
+        FloatingPointError: loss or gradient of a step is NaN or infinite.
     """
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)  # more threads gain little on a model of this size, and lose a lot on a busy machine
-    join_ranks(0, 1, free_address(), "cpu")
-    model = load_model(str(source), torch.float32)
-    model.model.audio_tower.requires_grad_(False)
-    engine = Engine(Policy(model, temperature=1.0), SETTINGS, torch.float32)
-    started = time.monotonic()
-    report = max(steps // 6, 1)
-
-    def advance(step: int, loss: float) -> None:
-        if step % report == 0 or step == steps:
-            accuracy = greedy_accuracy(engine.policy, validation, SETTINGS.micro_batch_tokens)
-            console.print(
-                f"fine-tuning step {step}/{steps}  loss {loss:.3f}  validation accuracy {accuracy:.1%}  "
-                f"{time.monotonic() - started:.0f} s"
-            )
-
-    fine_tune(engine, lessons, steps, BATCH_SIZE, SETTINGS, seed, PROMPT_WEIGHT, advance)
-    write(engine, out, source)
+    engine = Engine(Policy(model, temperature=1.0), settings, torch.float32)
+    update = SupervisedUpdate(engine, settings, options.steps, prompt_weight)
+    order, steps = DataOrder(len(lessons), options.seed), options.steps
+    started, report = time.monotonic(), max(steps // REPORTS, 1)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("fine-tuning", total=steps)
+        for step in range(1, steps + 1):
+            batch = [lessons[order.take().index] for _ in range(batch_size)]
+            result = update(batch, features_of, step - 1)
+            if result.skipped:
+                raise FloatingPointError(f"loss or gradient of step {step} is not finite: a loss of {result.loss}")
+            progress.update(task, advance=1, description=f"fine-tuning, loss {result.loss:.2f}")
+            if step % report == 0 or step == steps:
+                accuracy = greedy_accuracy(engine.policy, validation, settings.micro_batch_tokens)
+                console.print(
+                    f"step {step}/{steps}  loss {result.loss:.3f}  accuracy on {len(validation)} validation questions "
+                    f"{accuracy:.1%}  {time.monotonic() - started:.0f} s"
+                )
+    return engine
 
 
 def write(engine: Engine, out: Path, source: Path) -> None:
@@ -174,7 +196,7 @@ def _start_encoder(model: str, features: str) -> None:
 
 def _encode(examples: Sequence[Example]) -> list[tuple[str, np.ndarray]]:
     """Hash and tower output of each example's clip."""
-    clips = (read_clip(example.clip, MAX_SECONDS, MIN_SECONDS) for example in examples)
+    clips = (read_clip(example.clip, DEFAULTS.max_seconds, DEFAULTS.min_seconds) for example in examples)
     pooled = [(sha256, _frozen.pooled(waveform, sha256)) for waveform, sha256 in clips]
     _frozen.save()
     return pooled

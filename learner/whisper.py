@@ -71,9 +71,12 @@ def load_encoder(path_or_id: str | Path) -> tuple[dict[str, Tensor], EncoderSize
     return _from_hf(directory)
 
 
-def pretrained_encoder(default: Pinned) -> tuple[dict[str, Tensor], EncoderSizes]:
-    """The encoder that AURICLE_WHISPER names (directory, hub id or model.bin), else that of `default`, fetched once."""
-    named = os.environ.get(ENCODER_VARIABLE)
+def pretrained_encoder(default: Pinned, named: str | Path | None = None) -> tuple[dict[str, Tensor], EncoderSizes]:
+    """The encoder that is named, here or by AURICLE_WHISPER (directory, hub id or model.bin), else `default`'s.
+
+    That is fetched once.
+    """
+    named = named or os.environ.get(ENCODER_VARIABLE)
     return load_encoder(
         named or fetch(default, f", or set {ENCODER_VARIABLE} to a Whisper directory, hub id or model.bin")
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from configs.schema import Config
-from data.audio import SAMPLE_RATE, audio_tokens, mel_frames
+from data.audio import SAMPLE_RATE, audio_tokens, mel_frames, tower_positions
 from learner.sizes import Sizes
 
 CHUNK_LOGITS = 2**24
@@ -108,7 +108,7 @@ def forward_operations(sizes: Sizes, lengths: Lengths, group_size: int, with_tow
 def tower_operations(sizes: Sizes, frames: int) -> float:
     """Of the audio tower's forward over one clip of so many mel frames."""
     tower = sizes.tower
-    positions = (frames - 1) // 2 + 1
+    positions = tower_positions(frames)
     convolutions = 2 * 3 * tower.width * (tower.mel_bins * frames + tower.width * positions)
     layer = 2 * positions * (4 * tower.width**2 + 2 * tower.width * tower.intermediate) + 4 * positions**2 * tower.width
     return convolutions + tower.layers * layer

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,25 +46,7 @@ def grafana() -> dict[str, Any]:
 
 def console() -> list[dict[str, Any]]:
     """Rows and panels as the page reads them."""
-    return [
-        {
-            "title": row.title,
-            "panels": [
-                {
-                    "title": panel.title,
-                    "help": panel.help,
-                    "unit": panel.unit,
-                    "stacked": panel.stacked,
-                    "queries": [
-                        {"expression": query.expression, "labels": list(query.labels), "name": query.name}
-                        for query in panel.queries
-                    ],
-                }
-                for panel in row.panels
-            ],
-        }
-        for row in ROWS
-    ]
+    return [asdict(row) for row in ROWS]
 
 
 def _numbered(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:

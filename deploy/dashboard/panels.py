@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 RUN = "$run"
 """Stands in a query for the runs that are looked at, a regular expression."""
@@ -27,8 +27,8 @@ class Panel:
     help: str
     unit: str
     """In Grafana's words: short, percentunit, s, bytes, ..."""
+    stacked: bool = field(default=False, kw_only=True)
     queries: tuple[Query, ...]
-    stacked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -524,7 +524,7 @@ BREAKS = (
     Break(
         "groups without variance are not skipped",
         "learner/update.py",
-        "skip = not self._kl_in_loss and not algorithm.entropy_coefficient",
+        "skip = not self._kl_in_loss and not self.config.algorithm.entropy_coefficient",
         "skip = False",
         "tests/integration/test_learner_ranks.py::"
         "test_a_group_without_variance_is_left_out_where_only_the_advantage_counts",

@@ -16,11 +16,11 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from actors.report import EngineReport
 from actors.reward import RewardActor
+from cluster.clips import AudioPool
 from cluster.placement import Node, plan
 from cluster.rollout_pool import RolloutPool
 from cluster.session import workers
 from cluster.waiting import WorkerError
-from cluster.clips import AudioPool
 from cluster.workers import LearnerGroup, RolloutLog
 from configs.schema import Config
 from data.types import Clip, ClipSource, Completion, Example, Group, LoggedStep, Prompt, Sampling

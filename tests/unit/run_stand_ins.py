@@ -112,7 +112,7 @@ class Actors:
         self.training.clear()
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
         loss, made = self._learned()
-        result = UpdateResult(((0.0, 0.0),), loss, 0, 0, 0, 0, made, 1 - made, 0, 0, 0, 2, 2, 2, {}, off_policy)
+        result = UpdateResult(((0.0, 0.0),), loss, 0, 0, 0, 0, made, 1 - made, 0, 0, 0, 2, 2, {}, off_policy)
         return result, ["log-probs"]
 
     def _learned(self) -> tuple[float, int]:

@@ -52,7 +52,7 @@ def groups_of(policy: Policy, clips: Sequence[ClipFeatures]) -> list[Sequences]:
 def naive(policy: Policy, group: Sequences, features: ClipFeatures) -> tuple[list[Tensor], list[Tensor]]:
     """Log-probabilities and entropies of each completion, from transformers' own forward on the padded clip."""
     model, frames = policy.model, 3000
-    attention.use(model.model.language_model, "sdpa")
+    model.model.language_model.set_attn_implementation("sdpa")
     mel = torch.full((1, features.mel.shape[0], frames), float(features.mel.min()))
     mel[0, :, : features.mel.shape[1]] = torch.from_numpy(features.mel)
     mask = torch.zeros(1, frames, dtype=torch.long)
@@ -68,7 +68,7 @@ def naive(policy: Policy, group: Sequences, features: ClipFeatures) -> tuple[lis
         distribution = torch.log_softmax(logits[len(group.prompt) - 1 : -1] / policy.temperature, -1)
         logprobs.append(distribution.gather(-1, torch.tensor(completion)[:, None]).squeeze(-1))
         entropies.append(-(distribution.exp() * distribution).sum(-1))
-    attention.use(model.model.language_model, policy.attention_kind)
+    model.model.language_model.set_attn_implementation(policy.attention_kind)
     return logprobs, entropies
 
 

@@ -116,7 +116,10 @@ def hardware(named: str | None, on_gpu: bool) -> Hardware:
         key, equals, text = change.partition("=")
         if not equals:
             raise HardwareError(f"--hardware: {change!r} is not KEY=VALUE, for example memory_gigabytes=40")
-        values[key.strip()] = yaml.safe_load(text)
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise HardwareError(f"--hardware: {text!r}, the value of {key.strip()}, is not YAML") from error
     try:
         return Hardware.model_validate(values)
     except ValidationError as error:

@@ -38,7 +38,7 @@ class Key:
     text: bool = False
     """Whether the value is free text."""
     numeric: bool = False
-    """Whether the value is one number."""
+    """Whether the value is a number, or some numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _is_number(annotation: Any) -> bool:
-    """Whether the annotation is one integer or float, bounded or not, optional or not."""
-    if get_origin(annotation) in (Annotated, *_UNIONS):
+    """Whether the annotation is an integer or float or a tuple of them, bounded or not, optional or not."""
+    if get_origin(annotation) in (Annotated, tuple, *_UNIONS):
         return any(_is_number(argument) for argument in get_args(annotation))
     return annotation in (int, float)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -271,15 +271,21 @@ def _explain(details: ErrorDetails) -> str:
 
 def _booleans_for_numbers(tree: dict[Any, Any]) -> list[str]:
     """`true` counts as 1 in Python; nobody means it."""
-    problems = []
-    for key in keys_by_name().values():
-        *parents, leaf = key.name.split(".")
-        holder: Any = tree
-        for parent in parents:
-            holder = holder.get(parent) if isinstance(holder, dict) else None
-        if key.numeric and isinstance(holder, dict) and isinstance(holder.get(leaf), bool):
-            problems.append(f"{key.name}: {_shown(holder[leaf])} is not {key.type}")
-    return problems
+    keys = ((location, value, _key_at(location)) for location, value in _booleans(tree))
+    return [
+        f"{_dotted(location)}: {_shown(value)} is not {key.type}"
+        for location, value, key in keys
+        if key is not None and key.numeric
+    ]
+
+
+def _booleans(value: Any, location: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], bool]]:
+    """Every `true` and `false` of a tree, and where it is."""
+    if isinstance(value, bool):
+        yield location, value
+    elif isinstance(value, dict | list):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _booleans(item, (*location, name))
 
 
 def _beyond_the_schema(config: Config) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from cluster.view.group import as_shown
 from cluster.view.run import Library
 from cluster.view.shown import Shown
 from data.audio import SAMPLE_RATE
+from rewards.logged import LogError
 
 STATIC = Path(__file__).parent / "static"
 REFRESH_SECONDS = 2.0
@@ -42,16 +44,29 @@ class Shelf:
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self.runs = {name: Shown(run) for name, run in library.runs.items()}
+        self.runs: dict[str, Shown] = {}
+        self._refused: dict[str, str] = {}
+        """Why a directory that looks like a run's is not shown."""
+        self._put()
 
     def refresh(self, stop: Callable[[], bool]) -> None:
         """Look for new runs, and for new groups of all."""
         self._library.refresh()
-        new = {name: Shown(run) for name, run in self._library.runs.items() if name not in self.runs}
-        self.runs = self.runs | new
+        self._put()
         for shown in self.runs.values():
             if not stop():
                 shown.groups.refresh(stop)
+
+    def _put(self) -> None:
+        for name, run in self._library.runs.items():
+            if name in self.runs:
+                continue
+            try:
+                self.runs = self.runs | {name: Shown(run)}
+            except LogError as error:  # its configuration may be on its way, or somebody else's
+                if self._refused.get(name) != str(error):
+                    self._refused[name] = str(error)
+                    print(f"{name} is not shown: {error}", file=sys.stderr, flush=True)
 
 
 def create(library: Library, hosts: Sequence[str] = ("127.0.0.1", "localhost")) -> FastAPI:

@@ -119,6 +119,8 @@ class Groups:
         """Shards that are there."""
         self.broken: dict[str, str] = {}
         """Shards that cannot be read, and why."""
+        self._unread: dict[str, int] = {}
+        """When each of them was written."""
 
     @property
     def indexed(self) -> int:
@@ -135,7 +137,8 @@ class Groups:
             self._restore()
         there = _written(self.folder)
         self.found = len(there)
-        self.broken = {name: why for name, why in self.broken.items() if name in there}
+        self._unread = {name: mark for name, mark in self._unread.items() if there.get(name) == mark}
+        self.broken = {name: why for name, why in self.broken.items() if name in self._unread}
         for name in [name for name, shard in self._shards.items() if there.get(name) != shard.changed]:
             del self._shards[name]
             self._changes += 1
@@ -151,6 +154,7 @@ class Groups:
                 continue
             except (pa.ArrowException, OSError, KeyError) as error:
                 self.broken = self.broken | {name: str(error)}
+                self._unread[name] = there[name]
             if self._not_kept >= KEPT_EVERY:
                 self._keep()
         if self._not_kept >= KEPT_AT_LEAST or stop():

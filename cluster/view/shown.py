@@ -8,15 +8,24 @@ from cluster.view.clips import Clips
 from cluster.view.groups import Groups
 from cluster.view.run import ViewedRun
 from cluster.view.tokens import Tokens
-from rewards.logged import form_of
+from rewards.logged import LogError, form_of
+
+SECTIONS = ("run", "algorithm", "data")
+"""Of a run's configuration, which are shown."""
 
 
 class Shown:
-    """What a run's directory tells, its groups, its recordings, and its tokens as text."""
+    """What a run's directory tells, its groups, its recordings, and its tokens as text.
+
+    Raises:
+        LogError: its configuration is none of a run.
+    """
 
     def __init__(self, run: ViewedRun) -> None:
         self.run = run
         self.groups = Groups(run.path, form_of(run.path))  # type: ignore[arg-type]
+        if missing := [section for section in SECTIONS if section not in run.config]:
+            raise LogError(f"{run.path / 'config.yaml'} is no configuration of a run: it has no section `{missing[0]}`")
         self.clips = Clips(run.path, run.config["data"])
         self.tokens = Tokens(run.tokenizer_file)
 

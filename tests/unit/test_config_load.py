@@ -103,6 +103,8 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         ("learner.ranks=0", "learner.ranks: 0 is not an integer above 0"),
         ("learner.ranks=many", "learner.ranks: 'many' is not an integer above 0"),
         ("learner.ranks=true", "learner.ranks: true is not an integer above 0"),
+        ("learner.betas=[true, 0.9]", "learner.betas[0]: true is not a list of 2, each a number"),
+        ("rewards=[{use: accuracy, weight: true}]", "rewards[0].weight: true is not a number"),
         ("rollout.gpu_memory_utilization=2", "rollout.gpu_memory_utilization: 2 is not a number above 0 and at most 1"),
         ("data.format=awqa", "data.format: 'awqa' is not `auto` or `auricle` or `jsonl` or `avqa` or `mmau` or "
          "`huggingface` or a plug-in `module:function`; did you mean avqa?"),

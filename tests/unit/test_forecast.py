@@ -295,6 +295,7 @@ def test_hardware_is_a_name_a_file_or_either_with_keys_changed(tmp_path: Path) -
         ("h100,memory_gigabyte=3", ["unknown key 'memory_gigabyte'", "did you mean memory_gigabytes?"]),
         ("h100,memory_gigabytes=much", ["memory_gigabytes is 'much'", "valid number"]),
         ("h100,compute_share=2", ["compute_share is 2", "less than or equal to 1"]),
+        ("h100,memory_gigabytes=[", ["'[', the value of memory_gigabytes, is not YAML"]),
         ("h100,fast", ["'fast' is not KEY=VALUE"]),
         ("{tmp}/half.yaml", ["half.yaml has no memory_gigabytes_per_second", "base: h100"]),
         ("{tmp}/list.yaml", ["list.yaml holds no keys"]),

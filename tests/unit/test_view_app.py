@@ -164,3 +164,26 @@ def test_a_report_of_no_run_or_to_no_folder_says_so(
     assert "holds no run" in capsys.readouterr().err
     assert report.main([str(run), "--out", str(tmp_path / "none" / "r.html")]) == 2
     assert "is no directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", ["data: [", "a list", "data: {prompt: think}\n", "run: {}\n"])
+def test_a_directory_whose_configuration_is_no_runs_hides_no_run(
+    run: Path, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = run.parent / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text(config)
+    with TestClient(create(Library([str(run.parent)])), base_url="http://127.0.0.1") as client:
+        assert [one["name"] for one in ask(client, "runs")] == ["run"]
+        late = run.parent / "late"
+        late.mkdir()
+        (late / "config.yaml").write_text(config)
+        deadline = time.monotonic() + READ_SECONDS
+        while "late is not shown" not in (told := capsys.readouterr().err):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (late / "config.yaml").write_text((run / "config.yaml").read_text())
+        while "late" not in [one["name"] for one in ask(client, "runs")]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert told.count("late is not shown") == 1

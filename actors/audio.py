@@ -6,7 +6,7 @@ It keeps nothing: what it gives is its caller's, and lies in the object store.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -16,6 +16,9 @@ from data.audio import SAMPLE_RATE, audio_tokens, log_mel, mel_frames, read_clip
 from data.errors import ClipError
 from data.types import SILENCE, Clip, ClipFeatures, ClipSource
 
+if TYPE_CHECKING:
+    from learner.feature_cache import FrozenTower  # imports torch
+
 
 @ray.remote(concurrency_groups={"beat": 1})  # type: ignore[call-overload]
 class AudioActor:
@@ -24,8 +27,6 @@ class AudioActor:
     def __init__(self, config: Config, model_path: str, threads: int) -> None:
         import torch
 
-        from learner.feature_cache import FrozenTower
-        from learner.hf import load_tower
         from learner.hf_files import load_processor
 
         torch.set_num_threads(threads)
@@ -33,6 +34,9 @@ class AudioActor:
         self._extractor = load_processor(model_path).feature_extractor
         self._tower: FrozenTower | None = None
         if config.model.audio_tower == "frozen":
+            from learner.feature_cache import FrozenTower
+            from learner.hf import load_tower
+
             tower = load_tower(model_path, getattr(torch, config.model.dtype))
             self._tower = FrozenTower(
                 tower, self._extractor, config.data.feature_cache, config.data.feature_cache_bytes

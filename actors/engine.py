@@ -39,8 +39,8 @@ from actors.weights import in_vllm
 from actors.weights.incoming import Incoming
 from configs.schema import Config
 from data.types import ClipFeatures, Completion, Group, Prompt, Sampling
-from learner.hf import ENGINE_OVERRIDES
 from learner.hf_files import resolve
+from learner.released import ENGINE_OVERRIDES
 
 GATHER_SECONDS = 0.01
 """How long an engine that was idle waits for others after a first request: what is asked together then starts together,

@@ -17,9 +17,10 @@ from data.types import Clip, ClipFeatures, Completion, Example, Group, Prompt
 from learner.address import free_address
 from learner.engine import leaving_ranks
 from learner.feature_cache import FrozenTower
-from learner.hf import checkpoint_name, load_tower
+from learner.hf import load_tower
 from learner.hf_files import load_processor
 from learner.learner import Learner
+from learner.released import checkpoint_name
 from learner.sft import features_of
 
 

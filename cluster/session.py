@@ -24,8 +24,8 @@ from data.checksums import changed_part
 from data.prompts import PromptEncoder
 from data.remote import discard, is_url, written
 from data.types import ClipSource, Example
-from learner.hf import check_model, for_engines
 from learner.hf_files import load_processor
+from learner.released import check_model, for_engines
 
 WARM_UP = Example("warm-up", ClipSource("warm-up"), "What is heard?", ("a", "b"), "a")
 

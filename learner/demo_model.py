@@ -28,7 +28,8 @@ from transformers import (
 
 from data import tokenizer as vocabulary
 from learner import whisper
-from learner.hf import checkpoint_name, export_checkpoint
+from learner.hf import export_checkpoint
+from learner.released import checkpoint_name
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
 """Never part of a decoded completion."""

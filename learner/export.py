@@ -27,7 +27,7 @@ from data.checksums import changed_part
 from data.command import command
 from data.remote import WHOLE, Remote, RemoteError, copied, is_url
 from data.step_files import checkpoint_name, checkpoint_step, checkpoints
-from learner.hf import DTYPES, check_model, export_checkpoint, load_config, load_tensors
+from learner.hf import DTYPES, export_checkpoint, load_tensors
 from learner.hf_files import (
     ModelError,
     copy_processor,
@@ -38,6 +38,7 @@ from learner.hf_files import (
     weight_files,
 )
 from learner.memory import SHARD_BYTES
+from learner.released import check_model, load_config
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 EXAMPLES = """examples:

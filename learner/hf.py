@@ -1,10 +1,4 @@
-"""Qwen2-Audio checkpoints: load them, name their weights, write them.
-
-One set of names leaves this module, the one of the released checkpoints (`language_model.model...`,
-`language_model.lm_head.weight`, `audio_tower...`, `multi_modal_projector...`), which vLLM and transformers both read.
-transformers 5 calls the parameters otherwise inside (`model.language_model...`, `lm_head.weight`), and its
-`save_pretrained` writes a third form (`language_model.model.model...`) that vLLM refuses. All three are read here.
-"""
+"""Qwen2-Audio models: loaded from a checkpoint, and written as one. Names and files are `learner.released`'s."""
 
 from __future__ import annotations
 
@@ -24,48 +18,18 @@ from transformers.initialization import no_init_weights
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
 from learner.hf_files import (
-    ModelError,
     copy_processor,
     new_directory,
-    read_json,
     resolve,
-    stored_shapes,
     stored_tensors,
-    tensor_names,
     write_shards,
 )
 from learner.memory import SHARD_BYTES
-from learner.sizes import EMBEDDINGS, HEAD, PROJECTOR, TOWER
+from learner.released import checkpoint_name, has_head, load_config, refuse, released_name
+from learner.sizes import EMBEDDINGS, HEAD, TOWER
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """By the name that a configuration has for them."""
-
-ENGINE_OVERRIDES = {"tie_word_embeddings": False}
-"""vLLM's `hf_overrides`: the engine keeps an `lm_head` apart from the embeddings, as the learner does."""
-
-RELEASED_PREFIXES = {
-    "model.language_model.": "language_model.model.",
-    "lm_head.": "language_model.lm_head.",
-    "model.audio_tower.": TOWER,
-    "model.multi_modal_projector.": PROJECTOR,
-}
-"""Beginning of a parameter's name in transformers 5, and in a released checkpoint."""
-
-
-def checkpoint_name(parameter_name: str) -> str:
-    """Name in a released checkpoint of a parameter of `Qwen2AudioForConditionalGeneration`."""
-    for inside, released in RELEASED_PREFIXES.items():
-        if parameter_name.startswith(inside):
-            return released + parameter_name.removeprefix(inside)
-    raise ModelError(f"{parameter_name!r} is no parameter name of Qwen2AudioForConditionalGeneration")
-
-
-def parameter_name(checkpoint_name: str) -> str:
-    """Name in `Qwen2AudioForConditionalGeneration` of a tensor of a released checkpoint."""
-    for inside, released in RELEASED_PREFIXES.items():
-        if checkpoint_name.startswith(released):
-            return inside + checkpoint_name.removeprefix(released)
-    raise ModelError(f"{checkpoint_name!r} is no tensor name of a released Qwen2-Audio checkpoint")
 
 
 def load_tensors(path: str, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -74,55 +38,14 @@ def load_tensors(path: str, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     A checkpoint with tied embeddings gives them twice, the second time as its `lm_head`.
     """
     directory = resolve(path)
-    tied = not _has_head(directory)
+    tied = not has_head(directory)
     wanted = (prefix, EMBEDDINGS) if tied and HEAD.startswith(prefix) else prefix
-    for name, tensor in stored_tensors(directory, lambda name: _released(name).startswith(wanted)):
-        name = _released(name)
+    for name, tensor in stored_tensors(directory, lambda name: released_name(name).startswith(wanted)):
+        name = released_name(name)
         if name.startswith(prefix):
             yield name, tensor
         if tied and name == EMBEDDINGS and HEAD.startswith(prefix):
             yield HEAD, tensor.clone()
-
-
-def load_config(path: str) -> Qwen2AudioConfig:
-    """The configuration of the checkpoint at `path`, as of a model with an `lm_head` of its own.
-
-    Tied embeddings are untied here, see `load_model`; `tie_word_embeddings` is false on both levels.
-    """
-    directory = resolve(path)
-    file = directory / "config.json"
-    if not file.is_file():
-        raise ModelError(f"{directory} holds no config.json; name the directory of a Qwen2-Audio checkpoint")
-    stored = read_json(file)
-    if stored.get("model_type") != "qwen2_audio":
-        raise ModelError(f"{file}: model_type is {stored.get('model_type')!r}; only 'qwen2_audio' is supported")
-    says_tied = stored.get("tie_word_embeddings") or (stored.get("text_config") or {}).get("tie_word_embeddings")
-    if not says_tied and not _has_head(directory):
-        raise ModelError(
-            f"{directory} has no {HEAD}, and config.json does not say tie_word_embeddings: true; copy the missing "
-            f"weights, or set it if the model was trained with tied embeddings"
-        )
-    config = Qwen2AudioConfig.from_pretrained(directory)
-    if "sliding_attention" in config.text_config.layer_types:
-        raise ModelError(
-            f"{file}: text_config.use_sliding_window is true; attention over a window is not supported, and no "
-            f"released Qwen2-Audio uses it"
-        )
-    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
-    return config
-
-
-def for_engines(path: str, out: Path) -> Path:
-    """A directory that vLLM can load and update: that of `path`, or an export of it at `out` where vLLM cannot.
-
-    vLLM refuses the names that transformers 5 saves, and an update in place of tied embeddings leaves its output
-    layer on the old weights. Start engines with `hf_overrides=ENGINE_OVERRIDES` on what this returns.
-    """
-    directory = resolve(path)
-    if _has_head(directory) and all(name == _released(name) for name in tensor_names(directory)):
-        return directory
-    export_checkpoint(out, load_config(path), load_tensors(path), processor_from=path)
-    return out
 
 
 def load_model(path: str, dtype: torch.dtype, tower: bool = True) -> Qwen2AudioForConditionalGeneration:
@@ -144,20 +67,6 @@ def load_model(path: str, dtype: torch.dtype, tower: bool = True) -> Qwen2AudioF
     stored = (pair for pair in load_tensors(path) if tower or not pair[0].startswith(TOWER))
     _fill(targets, stored, path)
     return model.eval()
-
-
-def check_model(path: str) -> None:
-    """Raise the `ModelError` that `load_model` would, from the configuration and the headers of the weights alone."""
-    expected = expected_shapes(load_config(path))
-    stored = {_released(name): shape for name, shape in stored_shapes(resolve(path))}
-    if EMBEDDINGS in stored:
-        stored.setdefault(HEAD, stored[EMBEDDINGS])  # tied, or `load_config` would have refused
-    misshapen = [
-        f"{name} {shape} for {tuple(expected[name])}"
-        for name, shape in stored.items()
-        if name in expected and shape != tuple(expected[name])
-    ]
-    _refuse(path, sorted({*expected} - {*stored}), [name for name in stored if name not in expected], misshapen)
 
 
 def load_tower(path: str, dtype: torch.dtype) -> Qwen2AudioEncoder:
@@ -209,19 +118,6 @@ def expected_shapes(config: Qwen2AudioConfig) -> dict[str, torch.Size]:
     return {checkpoint_name(name): parameter.shape for name, parameter in model.named_parameters()}
 
 
-def _released(stored_name: str) -> str:
-    """Released form of a name as any version of transformers stored it."""
-    if stored_name.startswith("language_model.model.model."):
-        return "language_model." + stored_name.removeprefix("language_model.model.")
-    if stored_name.startswith(tuple(RELEASED_PREFIXES)):
-        return checkpoint_name(stored_name)
-    return stored_name
-
-
-def _has_head(directory: Path) -> bool:
-    return HEAD in map(_released, tensor_names(directory))
-
-
 def _fill(targets: dict[str, nn.Parameter], stored: Iterable[tuple[str, Tensor]], where: str) -> None:
     """Copy stored tensors into the parameters of the same name; every parameter is filled or it is an error."""
     missing, unexpected, misshapen = set(targets), [], []
@@ -233,7 +129,7 @@ def _fill(targets: dict[str, nn.Parameter], stored: Iterable[tuple[str, Tensor]]
         else:
             targets[name].data.copy_(tensor)
         missing.discard(name)
-    _refuse(where, sorted(missing), unexpected, misshapen)
+    refuse(where, sorted(missing), unexpected, misshapen)
 
 
 def _checked(
@@ -244,23 +140,12 @@ def _checked(
     missing = set(shapes)
     for name, tensor in named_tensors:
         if name not in shapes:
-            _refuse(where, [], [name], [])
+            refuse(where, [], [name], [])
         if tensor.shape != shapes[name]:
-            _refuse(where, [], [], [f"{name} {tuple(tensor.shape)} for {tuple(shapes[name])}"])
+            refuse(where, [], [], [f"{name} {tuple(tensor.shape)} for {tuple(shapes[name])}"])
         missing.discard(name)
         yield name, tensor
-    _refuse(where, sorted(missing), [], [])
-
-
-def _refuse(where: str | Path, missing: list[str], unexpected: list[str], misshapen: list[str]) -> None:
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    told = [f"{kind}: {_abridged(names)}" for kind, names in problems.items() if names]
-    if told:
-        raise ModelError(f"{where}: tensors {'; '.join(told)}. config.json and weights do not belong together")
-
-
-def _abridged(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    refuse(where, sorted(missing), [], [])
 
 
 def _write_config(directory: Path, config: Qwen2AudioConfig) -> None:

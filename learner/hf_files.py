@@ -11,25 +11,29 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, Qwen2AudioProcessor, WhisperFeatureExtractor
 
 from data.prompts import END_OF_TURN
 from data.remote import copied, is_url
+
+if TYPE_CHECKING:  # the processor alone takes eight seconds of a CPU to import, and is often not needed
+    from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 INDEX_FILE = "model.safetensors.index.json"
 DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "model.bin"]
 """Files of a hub repository that are fetched: no pickled weights."""
 
+TEMPLATE = "chat_template.jinja"
 PROCESSOR_FILES = (
     "added_tokens.json",
-    "chat_template.jinja",
+    TEMPLATE,
     "chat_template.json",
     "generation_config.json",
     "merges.txt",
@@ -43,16 +47,20 @@ PROCESSOR_FILES = (
 """What an export copies from the directory that it takes its processor from, where present."""
 
 
+PLAIN_TOKENIZERS = ("Qwen2Tokenizer", "TokenizersBackend")
+"""Classes of a tokenizer_config.json that are loaded as they are named."""
+
+
 class ModelError(ValueError):
     """A checkpoint that cannot be used; the message names the file and the mend."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Processor:
     """What turns text and waveforms into a model's inputs, and back."""
 
+    directory: Path
     tokenizer: PreTrainedTokenizerBase
-    feature_extractor: WhisperFeatureExtractor
     chat_template: str
     audio_token_id: int
     """Of `<|AUDIO|>`, the placeholder of a clip."""
@@ -60,9 +68,20 @@ class Processor:
     """Tokens that end a completion: those of generation_config.json, else the tokenizer's end of sequence, and the end
     of the turn, which base checkpoints do not name."""
 
+    @cached_property
+    def feature_extractor(self) -> WhisperFeatureExtractor:
+        """Makes a waveform the tower's input; loaded when it is first asked for."""
+        from transformers import WhisperFeatureExtractor
+
+        return WhisperFeatureExtractor.from_pretrained(self.directory)
+
 
 def load_processor(path_or_id: str) -> Processor:
-    """Tokenizer, feature extractor and chat template of a checkpoint; the error names the file that is missing."""
+    """Tokenizer, feature extractor and chat template of a checkpoint, as transformers' `Qwen2AudioProcessor` has them.
+
+    Raises:
+        ModelError: a file is missing or broken, or tokenizer and model do not belong together.
+    """
     directory = resolve(path_or_id)
     needed = {
         "configuration": ("config.json",),
@@ -73,22 +92,48 @@ def load_processor(path_or_id: str) -> Processor:
     for part, files in needed.items():
         if not any((directory / file).is_file() for file in files):
             raise ModelError(f"{directory} has no {part} ({' or '.join(files)}); copy it from the base checkpoint")
-    loaded = Qwen2AudioProcessor.from_pretrained(directory)
-    tokenizer = loaded.tokenizer
-    tokenizer.chat_template = tokenizer.chat_template or loaded.chat_template
+        for file in files:
+            if (directory / file).is_file():
+                read_json(directory / file)
+    tokenizer, template, audio_token = _plain(directory) or _by_processor(directory)
+    tokenizer.chat_template = tokenizer.chat_template or template
+    audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
     expected = read_json(directory / "config.json").get("audio_token_index")
-    if loaded.audio_token_id != expected:
+    if audio_token_id != expected:
         raise ModelError(
-            f"{directory}: the tokenizer gives {loaded.audio_token} the id {loaded.audio_token_id}, config.json says "
+            f"{directory}: the tokenizer gives {audio_token} the id {audio_token_id}, config.json says "
             f"audio_token_index {expected}; tokenizer and model do not belong together"
         )
     return Processor(
+        directory=directory,
         tokenizer=tokenizer,
-        feature_extractor=loaded.feature_extractor,
-        chat_template=loaded.chat_template,
-        audio_token_id=loaded.audio_token_id,
+        chat_template=template,
+        audio_token_id=audio_token_id,
         stop_token_ids=_stop_token_ids(directory, tokenizer),
     )
+
+
+def _plain(directory: Path) -> tuple[PreTrainedTokenizerBase, str, str] | None:
+    """Tokenizer, template and audio token of a directory of today's form; None where its files leave more open."""
+    kind = read_json(directory / "tokenizer_config.json").get("tokenizer_class")
+    files = [directory / name for name in ("processor_config.json", TEMPLATE)]
+    if kind not in PLAIN_TOKENIZERS or not all(file.is_file() for file in files):
+        return None
+    stated = read_json(files[0])
+    if "audio_token" not in stated or "chat_template" in stated or (directory / "additional_chat_templates").exists():
+        return None
+    import transformers
+
+    tokenizer = getattr(transformers, kind).from_pretrained(directory)
+    return tokenizer, files[1].read_text(), getattr(tokenizer, "audio_token", stated["audio_token"])
+
+
+def _by_processor(directory: Path) -> tuple[PreTrainedTokenizerBase, str, str]:
+    """The same of any directory."""
+    from transformers import Qwen2AudioProcessor
+
+    loaded = Qwen2AudioProcessor.from_pretrained(directory)
+    return loaded.tokenizer, loaded.chat_template, loaded.audio_token
 
 
 def _stop_token_ids(directory: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

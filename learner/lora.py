@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import Qwen2AudioForConditionalGeneration
 
 from configs.schema import LANGUAGE_LAYERS, TOWER_LAYERS, Lora, Model
-from learner.hf import parameter_name
+from learner.released import parameter_name
 from learner.weights import ADAPTER
 
 PROJECTOR = "model.multi_modal_projector"

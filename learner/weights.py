@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learner.hf import checkpoint_name
+from learner.released import checkpoint_name
 from learner.sizes import engine_layer
 
 ADAPTER = "default"

@@ -467,7 +467,7 @@ BREAKS = (
     ),
     Break(
         "a checkpoint is saved under the names of transformers 5",
-        "learner/hf.py",
+        "learner/released.py",
         '"model.audio_tower.": TOWER,',
         '"model.audio_tower.": "model.audio_tower.",',
         "tests/integration/test_checkpoint_naming.py::test_a_sharded_export_is_one_model_in_vllm_and_transformers",

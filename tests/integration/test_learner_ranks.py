@@ -16,9 +16,10 @@ from torch import Tensor
 
 from configs.algorithms import ALGORITHMS as CONFIGURED
 from data.types import ClipFeatures, Completion, Group, Prompt
-from learner.hf import checkpoint_name, load_model, load_tensors
+from learner.hf import load_model, load_tensors
 from learner.packing import Sequences, expand_audio, pack
 from learner.policy import MicroBatch, Policy
+from learner.released import checkpoint_name
 from tests.integration.learner_ranks import (
     BETA,
     ENTROPY_COEFFICIENT,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,22 +16,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
+from learner import hf_files
 from learner.hf import (
     EMBEDDINGS,
     HEAD,
-    check_model,
-    checkpoint_name,
     expected_shapes,
     export_checkpoint,
-    for_engines,
-    load_config,
     load_model,
     load_tensors,
     load_tower,
-    parameter_name,
     tower_hash,
 )
 from learner.hf_files import ModelError, load_processor
+from learner.released import check_model, checkpoint_name, for_engines, load_config, parameter_name
 from tests.tiny_models import model_directory
 
 
@@ -274,3 +273,38 @@ def test_a_processor_that_is_incomplete_or_of_another_model_is_refused(model: Pa
     (tmp_path / "other" / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"has no tokenizer \(tokenizer.json or vocab.json\); copy it"):
         load_processor(path)
+
+
+def test_a_tokenizer_loaded_by_itself_is_the_processors(model: Path) -> None:
+    alone, loaded = hf_files._plain(model), hf_files._by_processor(model)
+    assert alone is not None
+    assert alone[1:] == loaded[1:]
+    (mine, *_), (theirs, *_) = alone, loaded
+    assert type(mine) is type(theirs)
+    assert mine.get_vocab() == theirs.get_vocab()
+    text = "<|im_start|>user\n<|AUDIO|> Wörter,  12 of them<|im_end|>"
+    assert mine(text).input_ids == theirs(text).input_ids
+    assert mine.eos_token_id == theirs.eos_token_id
+
+
+@pytest.mark.parametrize("missing", ["chat_template.jinja", "processor_config.json"])
+def test_a_directory_that_leaves_its_template_or_audio_token_open_is_read_by_the_processor(
+    model: Path, tmp_path: Path, missing: str
+) -> None:
+    copy = shutil.copytree(model, tmp_path / "model")
+    template = (copy / "chat_template.jinja").read_text()
+    (copy / missing).unlink()
+    assert hf_files._plain(copy) is None
+    loaded = load_processor(str(copy))
+    assert loaded.audio_token_id == load_processor(str(model)).audio_token_id
+    assert (loaded.chat_template == template) == (missing != "chat_template.jinja")
+    assert loaded.feature_extractor.sampling_rate == 16_000
+
+
+def test_a_model_is_checked_without_the_import_of_any(model: Path) -> None:
+    script = (
+        "import sys; from cluster.session import usable_model; usable_model(sys.argv[1]);"
+        "print([name for name in sys.modules if 'auto_factory' in name or name in ('sklearn', 'librosa', 'vllm')])"
+    )
+    told = subprocess.run([sys.executable, "-c", script, str(model)], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"

@@ -13,7 +13,8 @@ import torch
 from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
 from configs.load import load_config
-from learner.hf import checkpoint_name, expected_shapes, parameter_name
+from learner.hf import expected_shapes
+from learner.released import checkpoint_name, parameter_name
 from learner.sizes import RELEASED, RELEASED_IDS, find_sizes
 
 PUBLISHED_PARAMETERS = 8_397_094_912

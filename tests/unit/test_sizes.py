@@ -10,7 +10,8 @@ from subprocess import run
 import pytest
 from transformers import Qwen2AudioConfig
 
-from learner.hf import expected_shapes, load_config
+from learner.hf import expected_shapes
+from learner.released import load_config
 from learner.sizes import LANGUAGE_DEFAULTS, TOWER_DEFAULTS, SizesError, find_sizes, sizes_of
 from tests.integration.models import other_model
 from tests.tiny_models import model_directory

@@ -11,8 +11,9 @@ from transformers import WhisperModel
 from data.prompts import PromptEncoder
 from data.types import ClipSource, Example
 from learner import small_model
-from learner.hf import check_model, load_model
+from learner.hf import load_model
 from learner.hf_files import load_processor
+from learner.released import check_model
 from tests.gguf_files import llama_file, tiny_llama, vocabulary
 from tests.tiny_models import whisper_directory
 

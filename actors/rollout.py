@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from typing import Any
 
 import ray
-import torch
 
 from actors.metrics import serve_engine
 from actors.report import EngineError, EngineReport
@@ -41,6 +40,8 @@ class RolloutActor:
     def __init__(
         self, name: str, config: Config, model_path: str, version: int, stop_token_ids: tuple[int, ...]
     ) -> None:
+        import torch
+
         from actors.embedder import Embedder, Waveforms
         from actors.engine import EngineThread
 

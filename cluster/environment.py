@@ -42,7 +42,7 @@ def describe() -> dict[str, Any]:
         "system": platform.platform(),
         "cpus": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpus": _gpus(),
+        "gpus": gpus(),
     }
 
 
@@ -62,7 +62,10 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
+    """The names of this machine's GPUs, as far as a process may see them."""
+    if (_version("torch") or "").endswith("+cpu"):
+        return []  # without the seconds that its import takes
     import torch
 
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]

@@ -26,6 +26,7 @@ from cluster.run_directory import RunDirectory
 from cluster.run_lock import BEAT_SECONDS, SILENT_SECONDS, RunInUse
 from cluster.tables import accuracy_rows, share
 from configs.load import dump_config, load_config
+from configs.plugins import is_plug_in
 from configs.schema import Config
 from data.command import command
 from data.remote import is_url
@@ -147,7 +148,6 @@ def train(
     from cluster.storage import prove
     from cluster.targets import listed
     from cluster.transports import kind_of
-    from learner.off_policy import check_objective
     from rewards.score import check_rewards
 
     RunDirectory.check(config, resume, fresh)
@@ -163,7 +163,10 @@ def train(
         found.check_questions(questions.digests())
     initial = usable_model(config.run.init_from or config.model.path)
     check_loggers(config)
-    check_objective(config.algorithm)
+    if any(map(is_plug_in, (config.algorithm.advantage, config.algorithm.surrogate))):
+        from learner.off_policy import check_objective  # imports torch
+
+        check_objective(config.algorithm)
     kind_of(config.rollout.weight_transfer)
     check_rewards(config.rewards, config.data.prompt.form, config.cluster.actor_timeout_seconds)
     if existing_address() is not None and not os.path.isabs(config.run.dir) and not is_url(config.run.dir):

@@ -14,6 +14,7 @@ from ray.cluster_utils import Cluster as LocalCluster
 
 from cluster import interrupt
 from cluster.authentication import MEND, refused, require_token
+from cluster.environment import gpus
 from cluster.placement import Node
 from cluster.waiting import ended
 from configs.schema import Cluster
@@ -36,7 +37,8 @@ def existing_address() -> str | None:
 def embedded_nodes(settings: Cluster) -> list[Node]:
     """The nodes that an embedded cluster will have."""
     count = settings.nodes or 1
-    return [Node(f"embedded-{number}", settings.cpus_per_node, _visible_gpus(count), {}) for number in range(count)]
+    each = len(gpus()) // count
+    return [Node(f"embedded-{number}", settings.cpus_per_node, each, {}) for number in range(count)]
 
 
 @contextmanager
@@ -124,10 +126,3 @@ def _wait_for_nodes(settings: Cluster, say: Callable[[str], None]) -> list[Node]
             say(f"{len(alive)} of {wanted} Ray nodes are there, waiting up to {settings.wait_seconds:g} s for more")
             said = len(alive)
         time.sleep(0.5)
-
-
-def _visible_gpus(nodes: int) -> int:
-    """GPUs of each embedded node: an even share of this machine's."""
-    import torch
-
-    return torch.cuda.device_count() // nodes

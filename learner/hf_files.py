@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from data.prompts import END_OF_TURN
 from data.remote import copied, is_url
 
 if TYPE_CHECKING:  # the processor alone takes eight seconds of a CPU to import, and is often not needed
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -179,13 +178,13 @@ def resolve(path_or_id: str) -> Path:
 
 def tensor_names(directory: Path) -> set[str]:
     """Names of every stored tensor; only headers are read."""
-    return {name for file in weight_files(directory) for name in sorted(_open(file).keys())}
+    return {name for file in weight_files(directory) for name in sorted(_open(file, "np").keys())}
 
 
 def stored_shapes(directory: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Stored (name, shape) pairs; only headers are read."""
     for file in weight_files(directory):
-        content = _open(file)
+        content = _open(file, "np")
         for name in sorted(content.keys()):
             yield name, tuple(content.get_slice(name).get_shape())
 
@@ -255,6 +254,8 @@ def write_shards(directory: Path, tensors: Iterable[tuple[str, Tensor]], max_sha
 
     A shard is closed before it would pass `max_shard_bytes`; a single larger tensor still has a shard of its own.
     """
+    from safetensors.torch import save_file
+
     shards: list[list[str]] = []
     held: dict[str, Tensor] = {}
     held_bytes = total_bytes = 0
@@ -285,8 +286,8 @@ def write_shards(directory: Path, tensors: Iterable[tuple[str, Tensor]], max_sha
     (directory / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _open(file: Path) -> safe_open:
+def _open(file: Path, framework: str = "pt") -> safe_open:
     try:
-        return safe_open(file, framework="pt")
+        return safe_open(file, framework=framework)
     except SafetensorError as error:
         raise ModelError(f"{file} is cut short or damaged ({error}); copy or export it again") from error

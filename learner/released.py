@@ -5,7 +5,7 @@ One set of names leaves the learner, the one of the released checkpoints (`langu
 transformers 5 calls the parameters otherwise inside (`model.language_model...`, `lm_head.weight`), and its
 `save_pretrained` writes a third form (`language_model.model.model...`) that vLLM refuses. All three are read here.
 
-The control loop imports this, and not `learner.hf`: transformers' models take ten seconds of a CPU to import.
+The control loop imports this, and not `learner.hf`: torch and transformers' models take ten seconds of a CPU to import.
 """
 
 from __future__ import annotations

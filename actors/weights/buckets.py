@@ -6,11 +6,14 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # the control loop holds layouts, and needs no torch
+    import torch
+    from torch import Tensor
 
 Bucket = NDArray[np.uint8]
 
@@ -36,6 +39,8 @@ class Slot:
     @property
     def torch_dtype(self) -> torch.dtype:
         """`dtype` as torch has it."""
+        import torch
+
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype
 
@@ -77,6 +82,8 @@ def pack(layout: Layout, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Buck
     Raises:
         ValueError: the tensors are not those of the layout.
     """
+    import torch
+
     scratch = torch.empty(max(layout.sizes_bytes, default=0), dtype=torch.uint8)
     given = iter(tensors)
     for slots, size in zip(layout.buckets, layout.sizes_bytes, strict=True):
@@ -95,6 +102,8 @@ def pack(layout: Layout, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Buck
 
 def unpack(slots: Iterable[Slot], bucket: Bucket) -> Iterator[tuple[str, Tensor]]:
     """Views of a bucket's tensors; nothing is copied."""
+    import torch
+
     with warnings.catch_warnings():  # buckets from the object store are read-only, and are only read
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         flat = torch.from_numpy(bucket)
@@ -105,7 +114,7 @@ def unpack(slots: Iterable[Slot], bucket: Bucket) -> Iterator[tuple[str, Tensor]
 def _view(flat: Tensor, slot: Slot) -> Tensor:
     """The tensor of a slot in its bucket."""
     if not slot.size_bytes:
-        return torch.empty(slot.shape, dtype=slot.torch_dtype)
+        return flat.new_empty(slot.shape, dtype=slot.torch_dtype)
     return flat[slot.offset_bytes : slot.offset_bytes + slot.size_bytes].view(slot.torch_dtype).reshape(slot.shape)
 
 

@@ -37,7 +37,7 @@ test-all: setup ## Run every test, the slow ones too
 test-unit: setup ## Run the unit tests, side by side
 	@$(PYTEST) -n auto tests/unit
 
-soak: setup ## Let something happen to a run every 45 seconds for half an hour; ARGS=--help
+soak: setup ## Let something happen to a run about every 45 seconds for half an hour; ARGS=--help
 	@$(PYTHON) -m tests.faults.soak $(ARGS)
 
 test-breaks: setup ## Break the code on purpose and see that the tests notice

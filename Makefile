@@ -9,7 +9,7 @@ PYTEST := $(PYTHON) -m pytest
 # what they share has no main
 BENCHES := $(sort $(patsubst bench/%.py,%,$(shell grep -l '^if __name__' bench/*.py)))
 
-.PHONY: help setup train study dashboard test test-all test-unit soak test-breaks lint audit bench clean
+.PHONY: help setup train study dashboard test test-all test-long test-unit soak test-breaks lint audit bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,9 +30,12 @@ test: setup ## Run the unit and integration tests and the short faults
 	@$(PYTEST) -n auto tests/unit
 	@$(PYTEST) -m "not slow" tests/integration tests/faults
 
-test-all: setup ## Run every test, the slow ones too
+test-all: setup ## Run the slow tests too
 	@$(PYTEST) -n auto tests/unit
-	@$(PYTEST) tests/integration tests/faults
+	@$(PYTEST) -m "not long" tests/integration tests/faults
+
+test-long: setup ## Run what test-all leaves out: further forms of what the soak or another test shows
+	@$(PYTEST) -m long tests/integration tests/faults
 
 test-unit: setup ## Run the unit tests, side by side
 	@$(PYTEST) -n auto tests/unit

@@ -22,7 +22,7 @@ GONE_SECONDS = 15.0
     "number",
     [
         signal.SIGINT,  # as a terminal does
-        signal.SIGTERM,  # as `timeout` does; it ends Ray too
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),  # as `timeout` does; it ends Ray too
     ],
     ids=["SIGINT", "SIGTERM"],
 )

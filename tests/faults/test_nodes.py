@@ -18,7 +18,11 @@ from tests.integration.commands import CHECKOUT, command
 from tests.integration.recordings import Questions
 from tests.integration.runs import START_SECONDS, metrics_lines, write_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a busy machine starts an engine in minutes
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.timeout(900),
+]  # a busy machine starts an engine in minutes
 
 HEAD_CPUS = 3
 """For everything but a second engine."""

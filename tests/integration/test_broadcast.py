@@ -113,6 +113,7 @@ def test_every_engine_gets_the_same_from_one_broadcast_and_is_the_learners_polic
     assert agree(session, questions, epoch=2)
 
 
+@pytest.mark.long
 def test_an_engine_that_is_late_is_named_and_replaced_and_the_others_go_on(
     session: Live, questions: Questions, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +129,7 @@ def test_an_engine_that_is_late_is_named_and_replaced_and_the_others_go_on(
     assert agree(session, questions, epoch=3)
 
 
+@pytest.mark.long
 def test_an_engine_that_joins_gets_what_the_learner_has_and_is_in_the_next_broadcast(
     session: Live, questions: Questions
 ) -> None:

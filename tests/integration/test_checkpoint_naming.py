@@ -144,6 +144,7 @@ def test_a_sharded_export_is_one_model_in_vllm_and_transformers(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_shards_and_one_file_of_an_exported_checkpoint_give_vllm_the_same_log_probs(
     waveforms: list[np.ndarray], tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "case",
     [
-        Case(2, 3, "optimizer", "bfloat16", beta=0.04, again=True),
+        pytest.param(Case(2, 3, "optimizer", "bfloat16", beta=0.04, again=True), marks=pytest.mark.long),
         Case(lora=16, audio_tower="frozen", beta=0.04),
     ],  # `bench.forecast` takes more of them
     ids=lambda case: case.name,

@@ -13,7 +13,7 @@ import pytest
 from data.cache import cache_directory
 from tests.deploy_files import CHECKOUT, instructions
 
-pytestmark = pytest.mark.timeout(600)  # an empty cache has a gigabyte to download
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # an empty cache has a gigabyte to download
 
 
 def layers() -> list[tuple[str, str]]:

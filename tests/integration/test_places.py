@@ -18,7 +18,7 @@ from cluster.placement import Role
 from cluster.places import Place
 from tests.integration.commands import CHECKOUT
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROLE = Role("engine", 1, 1.0, 0.0, "SPREAD", "")
 MEMORY_BYTES = 80_000_000

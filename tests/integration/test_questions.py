@@ -289,6 +289,7 @@ def test_one_question_is_answered_as_in_the_evaluation_and_sampled_besides(
     assert sum(map(int, re.findall(r"^sampled (\d+)x  ", said, re.MULTILINE))) == 3
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_weights_it_is_given(begun: Finished, model: Path, other: Path) -> None:
     kept = dict(load_tensors(str(begun.path / "checkpoints" / "step_1" / "hf")))
     given, named = dict(load_tensors(str(other))), dict(load_tensors(str(model)))
@@ -301,12 +302,14 @@ def test_a_run_starts_from_the_weights_it_is_given(begun: Finished, model: Path,
     assert line["logprob_difference_max"] < 1e-3
 
 
+@pytest.mark.slow
 def test_a_fresh_run_moves_the_older_one_aside(begun: Finished) -> None:
     [older] = [path for path in begun.path.parent.iterdir() if path.name.startswith("begun.")]
     assert (older / "metrics.jsonl").read_text() == "of the older run\n"
     assert [line["step"] for line in begun.lines()] == [1]
 
 
+@pytest.mark.slow
 def test_the_rollout_log_has_the_choices_in_the_order_in_which_they_were_asked(
     begun: Finished, questions: Questions
 ) -> None:
@@ -324,6 +327,7 @@ def test_the_rollout_log_has_the_choices_in_the_order_in_which_they_were_asked(
     assert shuffled > 0
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_bad_rows_and_counts_those_held_out_as_wrong(begun: Finished, questions: Questions) -> None:
     [kept] = [json.loads(line) for line in (begun.path / "bad_rows.jsonl").read_text().splitlines()]
     assert (kept["split"], kept["row"], kept["id"], kept["reason"]) == ("test", BAD, "bad", "answer_not_a_choice")

@@ -69,9 +69,16 @@ SLOW = {
     "a frozen tower and the engine's own",
     "a trained tower and the engine's own",
     "some adapters in language model and tower and the engine's own",
+    "frozen",
     "trained",
 }
 """Left out of `make test`: each starts an engine of its own."""
+LONG = {
+    "a frozen tower and a trained projector",
+    "some adapters in language model and tower and the engine's own",
+    "trained",
+}
+"""Left out of `make test-all` too."""
 
 
 def configured(path: str, model: Path, questions: Questions) -> Config:
@@ -100,8 +107,9 @@ def first_groups() -> dict[str, list[Group]]:
 
 
 def marked(names: Iterable[str]) -> list[ParameterSet]:
-    """The names as parameters, the slow ones marked."""
-    return [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in names]
+    """The names as parameters, marked where they are slow or long."""
+    marks = {name: [pytest.mark.slow] * (name in SLOW) + [pytest.mark.long] * (name in LONG) for name in names}
+    return [pytest.param(name, marks=of_name) for name, of_name in marks.items()]
 
 
 @pytest.fixture(scope="module", params=marked(PATHS))

@@ -58,6 +58,7 @@ def test_a_run_without_questions_to_evaluate_starts_no_engine_and_learns(whole: 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_resume_takes_the_same_steps_again(whole: Finished, config: Path) -> None:
     checkpoint = whole.path / "checkpoints" / "step_4"
     before, state = whole.lines(), load_file(checkpoint / "trainer" / "master.safetensors")

@@ -21,8 +21,9 @@ from transformers import WhisperConfig, WhisperModel
 from configs.prompts import PROMPTS
 from data.audio import SAMPLE_RATE
 from learner import demo_model
-from learner.hf import EMBEDDINGS, HEAD, export_checkpoint, load_tensors
+from learner.hf import export_checkpoint, load_tensors
 from learner.released import load_config
+from learner.sizes import EMBEDDINGS, HEAD
 
 VOCABULARY = 1500
 """Tokens of the tokenizer, and rows of the embeddings unless more are asked for."""

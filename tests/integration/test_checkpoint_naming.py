@@ -19,9 +19,10 @@ from transformers import Qwen2AudioForConditionalGeneration
 
 from data.audio import audio_tokens, log_mel, mel_frames
 from learner import audio_tower, export
-from learner.hf import HEAD, export_checkpoint, load_model, load_tensors
+from learner.hf import export_checkpoint, load_model, load_tensors
 from learner.hf_files import INDEX_FILE, load_processor
 from learner.released import ENGINE_OVERRIDES, checkpoint_name, for_engines, load_config
+from learner.sizes import HEAD
 from tests.integration.models import other_model
 from tests.tiny_models import model_directory
 

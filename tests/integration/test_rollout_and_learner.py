@@ -20,7 +20,8 @@ from actors.weights.incoming import Arrivals
 from cluster.placement import Node
 from configs.schema import Config
 from data.types import ClipSource, Example, Group, Sampling
-from learner.hf import PROJECTOR, TOWER, load_tensors
+from learner.hf import load_tensors
+from learner.sizes import PROJECTOR, TOWER
 from tests.integration.live import Live, live
 from tests.integration.recordings import Questions
 

@@ -15,8 +15,9 @@ from cluster import demo
 from configs.schema import Config
 from learner import small_model
 from learner.gguf_language import load_language
-from learner.hf import EMBEDDINGS, HEAD, PROJECTOR, TOWER, load_model, load_tensors
+from learner.hf import load_model, load_tensors
 from learner.hf_files import load_processor
+from learner.sizes import EMBEDDINGS, HEAD, PROJECTOR, TOWER
 from tests.gguf_files import llama_file, tiny_llama
 from tests.integration.commands import CHECKOUT
 from tests.tiny_models import whisper_directory

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cluster.placement import Node
 from configs.schema import Config
-from learner.hf import PROJECTOR, TOWER, load_tensors
+from learner.hf import load_tensors
+from learner.sizes import PROJECTOR, TOWER
 from tests.integration.live import Live, examples, live
 from tests.integration.recordings import Questions
 

@@ -16,8 +16,9 @@ from configs.schema import Config
 from data.audio import audio_tokens, log_mel, mel_frames
 from data.types import Clip, ClipFeatures
 from learner.audio_tower import encode
-from learner.hf import PROJECTOR, TOWER, load_model, load_tensors, load_tower
+from learner.hf import load_model, load_tensors, load_tower
 from learner.hf_files import load_processor
+from learner.sizes import PROJECTOR, TOWER
 from tests.tiny_models import model_directory
 
 

@@ -17,10 +17,10 @@ from configs.schema import Model
 from data.checksums import checksums
 from data.remote import WHOLE
 from learner import export, lora
-from learner.hf import TOWER, load_model, load_tensors
+from learner.hf import load_model, load_tensors
 from learner.hf_files import INDEX_FILE, ModelError
 from learner.released import checkpoint_name, load_config
-from learner.sizes import find_sizes
+from learner.sizes import TOWER, find_sizes
 from learner.weights import released_name, weights_of
 from tests.integration.models import other_model
 

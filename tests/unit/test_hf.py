@@ -17,18 +17,10 @@ from torch import Tensor
 from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
 from learner import hf_files
-from learner.hf import (
-    EMBEDDINGS,
-    HEAD,
-    expected_shapes,
-    export_checkpoint,
-    load_model,
-    load_tensors,
-    load_tower,
-    tower_hash,
-)
+from learner.hf import expected_shapes, export_checkpoint, load_model, load_tensors, load_tower, tower_hash
 from learner.hf_files import ModelError, load_processor
 from learner.released import check_model, checkpoint_name, for_engines, load_config, parameter_name
+from learner.sizes import EMBEDDINGS, HEAD
 from tests.tiny_models import model_directory
 
 

@@ -15,7 +15,8 @@ from cluster.session import engine_model, from_anywhere, usable_model
 from configs.schema import Config
 from data.checksums import checksums
 from data.remote import WHOLE
-from learner.hf import EMBEDDINGS, HEAD, load_model
+from learner.hf import load_model
+from learner.sizes import EMBEDDINGS, HEAD
 from tests.tiny_models import model_directory
 
 

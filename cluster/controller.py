@@ -251,7 +251,7 @@ class Controller(TrainingLoop):
         self._fruitless[reason] += 1
         oldest = next(iter(self._in_flight.values()), None)  # it may still bear fruit, if it is from before
         if self._fruitless.total() >= self.order.count and (oldest is None or oldest.number > self._fruitless_since):
-            raise NothingToTrain(self._fruitless, [*self._dropped.values()][-1].why)
+            raise NothingToTrain(self._fruitless, next(reversed(self._dropped.values())).why)
 
     async def _write_log(self, references: Sequence[Any], result: UpdateResult, logprobs: Sequence[Any]) -> None:
         """Have the step's groups written while the next step samples."""

@@ -42,7 +42,7 @@ def describe() -> dict[str, Any]:
         "system": platform.platform(),
         "cpus": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpus": gpus(),
+        "gpus": _gpus(),
     }
 
 
@@ -62,10 +62,18 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def gpus() -> list[str]:
-    """The names of this machine's GPUs, as far as a process may see them."""
+def gpu_count() -> int:
+    """How many GPUs of this machine a process may see; none of them is touched."""
     if (_version("torch") or "").endswith("+cpu"):
-        return []  # without the seconds that its import takes
+        return 0  # without the seconds that its import takes
     import torch
 
-    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return torch.cuda.device_count()
+
+
+def _gpus() -> list[str]:
+    if not (count := gpu_count()):
+        return []
+    import torch
+
+    return [torch.cuda.get_device_name(number) for number in range(count)]

@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster as LocalCluster
 
 from cluster import interrupt
 from cluster.authentication import MEND, refused, require_token
-from cluster.environment import gpus
+from cluster.environment import gpu_count
 from cluster.placement import Node
 from cluster.waiting import ended
 from configs.schema import Cluster
@@ -37,7 +37,7 @@ def existing_address() -> str | None:
 def embedded_nodes(settings: Cluster) -> list[Node]:
     """The nodes that an embedded cluster will have."""
     count = settings.nodes or 1
-    each = len(gpus()) // count
+    each = gpu_count() // count
     return [Node(f"embedded-{number}", settings.cpus_per_node, each, {}) for number in range(count)]
 
 

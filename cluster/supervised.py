@@ -86,7 +86,7 @@ class SupervisedLoop(TrainingLoop):
                     lessons.append(Lesson(prompt, self.asker.encoder.answer(prompt.example)))
                     fruitless.clear()
             if fruitless.total() >= self.order.count:
-                raise NothingToTrain(fruitless, [*self._dropped.values()][-1].why)
+                raise NothingToTrain(fruitless, next(reversed(self._dropped.values())).why)
         return draws, lessons
 
     async def _engines_are_current(self) -> None:

@@ -255,8 +255,8 @@ class Workers:
             TooManyLost: more than the run is to put up with.
         """
         seconds, start = self.config.cluster.beat_timeout_seconds, self.config.cluster.actor_timeout_seconds
-        again = _named("reward actor", self.rollout.rewards) | _named("rollout log", self.log.actors)
-        again |= _named("audio actor", self.audio.actors)
+        again = _named("audio actor", self.audio.actors) | _named("reward actor", self.rollout.rewards)
+        again |= _named("rollout log", self.log.actors)
         needed = _named("learner rank", self.learner.actors)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch_control())

@@ -1,6 +1,6 @@
 """Files of a Hugging Face checkpoint directory: where they lie, its safetensors, its tokenizer and processor.
 
-Names of tensors are those of the files; `learner.hf` gives them their meaning.
+Names of tensors are those of the files; `learner.released` gives them their meaning.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "model.bin"]
 """Files of a hub repository that are fetched: no pickled weights."""
 
 TEMPLATE = "chat_template.jinja"
+
 PROCESSOR_FILES = (
     "added_tokens.json",
     TEMPLATE,
@@ -44,7 +45,6 @@ PROCESSOR_FILES = (
     "vocab.json",
 )
 """What an export copies from the directory that it takes its processor from, where present."""
-
 
 PLAIN_TOKENIZERS = ("Qwen2Tokenizer", "TokenizersBackend")
 """Classes of a tokenizer_config.json that are loaded as they are named."""
@@ -91,9 +91,9 @@ def load_processor(path_or_id: str) -> Processor:
     for part, files in needed.items():
         if not any((directory / file).is_file() for file in files):
             raise ModelError(f"{directory} has no {part} ({' or '.join(files)}); copy it from the base checkpoint")
-        for file in files:
-            if (directory / file).is_file():
-                read_json(directory / file)
+    for file in needed["feature extractor"]:  # which is loaded later, and elsewhere
+        if (directory / file).is_file():
+            read_json(directory / file)
     tokenizer, template, audio_token = _plain(directory) or _by_processor(directory)
     tokenizer.chat_template = tokenizer.chat_template or template
     audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)

@@ -117,15 +117,18 @@ class Groups:
         """New shards since the index was kept."""
         self.found = 0
         """Shards that are there."""
-        self.broken: dict[str, str] = {}
+        self._unread: dict[str, tuple[int, str]] = {}
+        """When each shard that cannot be read was written, and why it cannot."""
+
+    @property
+    def broken(self) -> dict[str, str]:
         """Shards that cannot be read, and why."""
-        self._unread: dict[str, int] = {}
-        """When each of them was written."""
+        return {name: why for name, (_, why) in self._unread.items()}
 
     @property
     def indexed(self) -> int:
         """Shards that are in the index, or cannot be."""
-        return len(self._shards) + len(self.broken)
+        return len(self._shards) + len(self._unread)
 
     def refresh(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Bring the index up to date.
@@ -137,12 +140,11 @@ class Groups:
             self._restore()
         there = _written(self.folder)
         self.found = len(there)
-        self._unread = {name: mark for name, mark in self._unread.items() if there.get(name) == mark}
-        self.broken = {name: why for name, why in self.broken.items() if name in self._unread}
+        self._unread = {name: unread for name, unread in self._unread.items() if there.get(name) == unread[0]}
         for name in [name for name, shard in self._shards.items() if there.get(name) != shard.changed]:
             del self._shards[name]
             self._changes += 1
-        for name in sorted(there.keys() - self._shards.keys() - self.broken.keys()):
+        for name in sorted(there.keys() - self._shards.keys() - self._unread.keys()):
             if stop():
                 break
             try:
@@ -153,8 +155,7 @@ class Groups:
             except FileNotFoundError:  # a resume or the limit of the log has removed it meanwhile
                 continue
             except (pa.ArrowException, OSError, KeyError) as error:
-                self.broken = self.broken | {name: str(error)}
-                self._unread[name] = there[name]
+                self._unread = self._unread | {name: (there[name], str(error))}
             if self._not_kept >= KEPT_EVERY:
                 self._keep()
         if self._not_kept >= KEPT_AT_LEAST or stop():

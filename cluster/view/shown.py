@@ -10,8 +10,8 @@ from cluster.view.run import ViewedRun
 from cluster.view.tokens import Tokens
 from rewards.logged import LogError, form_of
 
-SECTIONS = ("run", "algorithm", "data")
-"""Of a run's configuration, which are shown."""
+SECTIONS = ("run", "algorithm")
+"""Of a run's configuration, which are shown beside `data`, without which `form_of` refuses it."""
 
 
 class Shown:

@@ -38,7 +38,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("AURICLE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("AURICLE_DEBIAN_MIRROR", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.delenv("AURICLE_DEBS", raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")

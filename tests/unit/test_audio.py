@@ -452,6 +452,7 @@ def test_more_than_thirty_seconds_have_no_mel() -> None:
         log_mel(np.zeros(MAX_SAMPLES + 1, np.float32), WhisperFeatureExtractor())
 
 
+@pytest.mark.heavy
 def test_reading_clips_imports_neither_torch_nor_transformers() -> None:
     script = (
         "import sys; import data.audio, data.formats, data.prompts;"

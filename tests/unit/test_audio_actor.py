@@ -43,6 +43,7 @@ def recording(folder: Path, name: str, seed: int) -> ClipSource:
     return ClipSource(str(folder / name))
 
 
+@pytest.mark.heavy
 def test_a_clip_is_told_of_with_the_bytes_of_what_was_made_of_it(model: Path, tmp_path: Path) -> None:
     source = recording(tmp_path, "one.wav", 1)
     (clip, size), features = actor(model).prepare(source, False)

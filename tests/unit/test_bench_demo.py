@@ -11,6 +11,8 @@ import pytest
 from bench.demo import promises, summed_up
 from cluster.study_results import Evaluation, Findings, Trained
 
+pytestmark = pytest.mark.heavy  # a whole study is summed up
+
 QUESTIONS, RECORDINGS = 960, 480
 TASKS = ("sound", "music", "speech")
 SUMMARY = {

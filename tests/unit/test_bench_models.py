@@ -18,6 +18,8 @@ from data.types import ClipSource, Example
 from learner.hf import load_model
 from learner.hf_files import load_processor
 
+pytestmark = pytest.mark.heavy  # models of full size
+
 
 def example(name: str) -> Example:
     return Example(name, ClipSource("clip.wav"), "What is heard?", ("a", "b"), "a")

@@ -18,6 +18,7 @@ TIMINGS = Timings(
 )
 
 
+@pytest.mark.heavy
 def test_a_sweep_tells_every_pair_and_split_and_draws_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "ENGINES", (1, 2))
     monkeypatch.setattr(scale, "RANKS", (1, 2))

@@ -139,6 +139,7 @@ def test_the_best_are_known_by_the_validation_of_their_step(tmp_path: Path) -> N
     run.close()
 
 
+@pytest.mark.heavy
 def test_a_writer_that_is_killed_between_any_two_changes_of_files_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     run = RunDirectory.create(config(str(kept)), fresh=False)

@@ -108,6 +108,7 @@ def test_the_text_baseline_finds_an_answer_that_is_always_right() -> None:
     assert text_baseline(rows, rows)["accuracy_of_one_position"] == 1
 
 
+@pytest.mark.heavy
 def test_one_seed_gives_the_same_bytes_and_another_gives_others(tmp_path: Path) -> None:
     first, again, other = small(tmp_path / "a"), small(tmp_path / "b"), small(tmp_path / "c", seed=1)
     for name in ("train.parquet", "validation.parquet", "test.parquet", "report.json", "report.md"):

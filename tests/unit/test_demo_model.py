@@ -110,6 +110,7 @@ def test_a_key_bias_is_refused_rather_than_dropped(tmp_path: Path) -> None:
         whisper.load_encoder(write_ct2(tmp_path / "model.bin", stored))
 
 
+@pytest.mark.heavy
 def test_a_download_that_fails_names_the_variable_that_does_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

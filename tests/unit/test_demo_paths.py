@@ -84,6 +84,7 @@ def test_the_small_model_is_named_by_the_code_that_puts_it_together() -> None:
     assert demo.model_name(0, "small").startswith("small-")
 
 
+@pytest.mark.heavy
 def test_each_model_of_the_demo_has_a_place_of_its_own_and_others_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_each_model_of_the_demo_has_a_place_of_its_own_and_others_are_refused(
         place("demo:large")
 
 
+@pytest.mark.heavy
 def test_another_encoder_makes_another_model_from_wherever_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make
 ) -> None:

@@ -94,6 +94,7 @@ def write_and_read(directory: str, seed: int, barrier: object) -> None:
     store.save()
 
 
+@pytest.mark.heavy
 def test_processes_that_write_at_once_lose_nothing_and_disturb_nobody(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)

@@ -101,6 +101,7 @@ def swept(values: dict[str, str]) -> list[str]:
     return [*sharding, *trained, *(f"{key}={value}" for key, value in values.items())]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("on_gpu", [True, False])
 def test_every_formula_of_every_way_to_train_has_its_numbers(on_gpu: bool) -> None:
     sizes = find_sizes("Qwen/Qwen2-Audio-7B-Instruct")

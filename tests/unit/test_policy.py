@@ -210,6 +210,7 @@ def test_greedy_tokens_are_known_as_the_most_likely(policy: Policy, directory: P
     assert policy.most_likely(batch).nonzero().flatten().tolist() == [logprobs.argmax().item()]
 
 
+@pytest.mark.heavy
 def test_flex_attention_gives_the_same_log_probs(policy: Policy, directory: Path) -> None:
     clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
     batch = MicroBatch(pack(groups_of(policy, clips)), clips)

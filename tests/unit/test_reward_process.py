@@ -35,6 +35,8 @@ from tests.reward_processes import (
     running,
 )
 
+pytestmark = pytest.mark.heavy  # each test starts processes
+
 LEFT = ("sleep", "loop", "catch every Exception")
 WRONG = {
     "raise": ("raised", "raised KeyError('x') at "),

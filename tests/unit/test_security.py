@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,13 +21,16 @@ HARMLESS = {
 EXECUTES = {"pickle.load", "pickle.loads", "torch.load", "yaml.load", "yaml.unsafe_load", "eval", "exec"}
 
 
-def calls() -> Iterator[tuple[str, str, ast.Call]]:
+@cache
+def calls() -> list[tuple[str, str, ast.Call]]:
     """Every call in the product: its file, the name of what is called, and itself."""
-    for room in ROOMS:
-        for file in sorted((CHECKOUT / room).rglob("*.py")):
-            for node in ast.walk(ast.parse(file.read_text())):
-                if isinstance(node, ast.Call):
-                    yield str(file.relative_to(CHECKOUT)), ast.unparse(node.func), node
+    return [
+        (str(file.relative_to(CHECKOUT)), ast.unparse(node.func), node)
+        for room in ROOMS
+        for file in sorted((CHECKOUT / room).rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call)
+    ]
 
 
 def keywords(node: ast.Call) -> dict[str, str]:

@@ -199,6 +199,7 @@ def test_a_draining_engine_holds_what_comes_until_it_has_the_weights() -> None:
     assert [(group.name, group.oldest) for group in finished] == [("a", 0), ("b", 1)]
 
 
+@pytest.mark.heavy
 @given(SOME_TIMINGS, SOME_SETTINGS)
 @settings(max_examples=80, deadline=None)
 def test_whatever_is_simulated_no_group_is_lost_and_no_token_too_old(of: Timings, what: Setting) -> None:

@@ -66,6 +66,7 @@ def test_a_config_that_gives_no_sizes_is_named(tmp_path: Path, text: str, named:
         find_sizes(str(tmp_path))
 
 
+@pytest.mark.heavy
 def test_a_forecast_imports_neither_torch_nor_transformers() -> None:
     script = "import cluster.forecast_report, sys; print({'torch', 'transformers', 'ray', 'vllm'} & {*sys.modules})"
     done = run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from cluster import report
+from cluster.view import app
 from cluster.view.app import create
 from cluster.view.run import Library
 from tests.view_runs import HOSTILE, group, tone, write_run, write_shard
@@ -23,6 +24,7 @@ SHA256 = hashlib.sha256(tone()).hexdigest()
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AURICLE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(app, "REFRESH_SECONDS", 0.05)
     made = write_run(tmp_path)
     write_shard(made, 4, [group(99, 4, question=HOSTILE, choices=[HOSTILE, "cat"], answer=HOSTILE)])
     return made
@@ -62,6 +64,7 @@ def test_every_page_gets_what_it_asks_for(client: TestClient) -> None:
     assert "max_steps: 10" in ask(client, "about", run="run")["config"]
 
 
+@pytest.mark.heavy
 def test_sound_and_pictures_are_what_they_say(client: TestClient) -> None:
     for form, kind in (("sound.wav", "audio/wav"), ("mel.png", "image/png"), ("peaks", "application/json")):
         answer = client.get(f"/api/clip/{form}", params={"run": "run", "sha256": SHA256})
@@ -137,6 +140,7 @@ def test_the_page_and_the_charts_come_from_this_machine(client: TestClient) -> N
     assert "Plotly" in client.get("/charts.js").text
 
 
+@pytest.mark.heavy
 def test_a_report_holds_all_it_needs_and_shows_text_as_text(run: Path, tmp_path: Path) -> None:
     assert report.main([str(run), "--groups", "6", "--plots", str(tmp_path / "plots")]) == 0
     text = (run / "report.html").read_text()

@@ -82,7 +82,8 @@ def convert(row: Mapping[str, Any], schema: Schema, root: str, unanswered: bool 
         case "mmau":
             example, name = _from_mmau(row, root, unanswered)
         case "own":
-            clip, name = _clip(row, "audio", root)
+            key = "audio" if row.get("audio") is not None or row.get("audio_path") is None else "audio_path"
+            clip, name = _clip(row, key, root)
             example = _example(row, clip, _choices(row, "choices"), _text(row, "answer", _number_for_a_choice))
     licence = _words(row, "licence" if row.get("licence") else "license")
     return Converted(example, name, licence, row.get("sha256"))

@@ -113,6 +113,14 @@ def test_avqa_takes_the_audio_path_of_a_row_that_has_one(tmp_path: Path) -> None
     assert (example.clip.path, example.source) == (str(tmp_path / "x.flac"), "AVQA-v2")
 
 
+def test_a_row_without_audio_may_have_an_audio_path(tmp_path: Path) -> None:
+    row = {**{key: value for key, value in JSONL.items() if key != "audio"}, "audio_path": "clips/x.flac"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    for path in (write_lines(tmp_path, row), str(tmp_path / "rows.parquet")):
+        (example,) = load_examples(path).examples
+        assert example.clip.path == str(tmp_path / "clips" / "x.flac")
+
+
 def test_mmau_keeps_a_choice_that_stands_twice(tmp_path: Path) -> None:
     (example,) = load_examples(write_list(tmp_path, MMAU)).examples
     assert example.choices == ("Oboe", "Harp", "Oboe")

@@ -43,7 +43,7 @@ test-long: setup ## Run what test-all leaves out: further forms of what the soak
 test-unit: setup ## Run the unit tests that are light, side by side
 	@$(PYTEST) -n auto -m "not heavy" tests/unit
 
-soak: setup ## Let something happen to a run about every 45 seconds for half an hour; ARGS=--help
+soak: setup ## Let something happen to a run about every 50 seconds for half an hour; ARGS=--help
 	@$(PYTHON) -m tests.faults.soak $(ARGS)
 
 test-breaks: setup ## Break the code on purpose and see that the tests notice

@@ -69,7 +69,7 @@ def without_format(config: Config, lines: Sequence[Line]) -> str | None:
         return None
     mend = (
         "fine-tune first with algorithm.name=sft and go on with run.init_from, raise the weight of that reward, or "
-        "choose another data.prompt.template"
+        "choose another data.prompt"
     )
     return _told(f"only {rate:.0%} of the completions have the form that the reward {name!r} asks for", mend)
 

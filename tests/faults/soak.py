@@ -1,4 +1,4 @@
-"""`python -m tests.faults.soak`: half an hour in which something happens to a run about every 45 seconds.
+"""`python -m tests.faults.soak`: half an hour in which something happens to a run about every 50 seconds.
 
 Processes of every kind are killed and frozen, a node goes and another comes, the object store is filled, a reward
 hangs. A launch that this ends is started again with --auto-resume. At last the run is brought to its end, and it is

@@ -251,7 +251,6 @@ def summed_up(outcomes: Mapping[tuple[int, int, int], Outcome], splits: Mapping[
     for (engines, ranks, staleness), outcome in outcomes.items():
         name = f"{engines}_{ranks}" if staleness == STALENESS[0] else f"{engines}_{ranks}_staleness{staleness}"
         figures[f"completions_per_second_{name}"] = outcome.completions_per_second
-        figures[f"steps_per_hour_{name}"] = outcome.steps_per_hour
         figures[f"mean_staleness_{name}"] = outcome.mean_staleness
         figures[f"engine_idle_{name}"] = outcome.engine_idle
         figures[f"learner_idle_{name}"] = outcome.learner_idle

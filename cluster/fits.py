@@ -68,6 +68,7 @@ def _host_mends(told: Forecast) -> str:
     """What lowers the machine's memory beside its devices."""
     config = told.config
     mends = [
+        "checkpoint.in_background: false (a step waits for it)" if config.checkpoint.in_background else "",
         "algorithm.beta: 0 (no reference)" if total(told.rank.host_reference) else "",
         "learner.offload: none, where the devices have room" if config.learner.offload != "none" else "",
         "fewer learner.ranks on a machine, by more nodes",

@@ -18,6 +18,8 @@ from learner.figure import Figure, total
 from learner.memory import checkpoint_memory
 from learner.sizes import find_sizes
 
+_SECONDS = "{:,.2f} s".format
+
 
 def tell(
     config: Config, roles: Sequence[Role], named: str | None, assumed: str | None, say: Callable[[str], None]
@@ -129,23 +131,23 @@ def _time(told: Forecast) -> Iterator[str]:
         ("optimizer", time.optimizer),
         ("engines", time.sync),
     ):
-        yield from _lines(lines, title, unit=_seconds)
+        yield from _lines(lines, title, unit=_SECONDS)
     rule = "the longer of sampling and learning" if time.overlapped else "one after the other"
     hours = run.max_steps * time.seconds / 3600
-    yield f"  {_seconds(time.seconds):>9}  a step, {rule}: {hours:,.1f} h for {run.max_steps:,} steps"
+    yield f"  {_SECONDS(time.seconds):>9}  a step, {rule}: {hours:,.1f} h for {run.max_steps:,} steps"
 
 
 def _whole_run(told: Forecast) -> Iterator[str]:
     config, work = told.config, told.work
     yield ""
     yield f"the whole run of {config.run.max_steps:,} steps"
-    yield from _lines((*bill.sampled(config, work), bill.trained(config, work)), unit=_count)
+    yield from _lines((*bill.sampled(config, work), bill.trained(config, work)), unit="{:,.0f}".format)
     yield from _lines(bill.rollout_log(config, work))
     if told.on_gpu:
         gpus = config.learner.ranks + told.engines * config.rollout.tensor_parallel
         hours = bill.gpu_hours(config, gpus, told.time.seconds)
-        yield from _lines((hours,), unit=_hours)
-        yield from _lines(bill.money(config, hours), unit=_money)
+        yield from _lines((hours,), unit="{:,.1f} h".format)
+        yield from _lines(bill.money(config, hours), unit="{:,.2f}".format)
 
 
 def _hardware(told: Forecast) -> str:
@@ -177,19 +179,3 @@ def _lines(
     for one in figures:
         arithmetic = f" = {one.formula} = {one.numbers}" if one.expression not in dict(one.terms) else ""
         yield f"  {unit(one.value):>9}  {one.what}{arithmetic}"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:,.2f} s"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _hours(value: float) -> str:
-    return f"{value:,.1f} h"
-
-
-def _money(value: float) -> str:
-    return f"{value:,.2f}"

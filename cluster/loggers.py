@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cluster.run_directory import flat
 from configs.schema import Config
@@ -18,16 +18,6 @@ NOT_FIGURES = ("step", "time")
 
 class LoggerError(ValueError):
     """A package is missing that the configuration asks for."""
-
-
-class Logger(Protocol):
-    """Takes figures by name, such as `reward_mean` and `seconds/forward`."""
-
-    def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Note the figures of a step."""
-
-    def close(self) -> None:
-        """Write what is left."""
 
 
 class TensorBoard:
@@ -74,6 +64,9 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
+
+
+Logger = TensorBoard | WeightsAndBiases
 
 
 class Loggers:

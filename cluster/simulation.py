@@ -96,11 +96,6 @@ class Outcome:
         return (self.ended[-1] - self.ended[0]) / (len(self.ended) - 1) if len(self.ended) > 1 else self.ended[0]
 
     @property
-    def steps_per_hour(self) -> float:
-        """At that mean."""
-        return 3600 / self.seconds_per_step
-
-    @property
     def completions_per_second(self) -> float:
         """Trained ones, at that mean."""
         return self.completions / len(self.ended) / self.seconds_per_step

@@ -144,7 +144,11 @@ def rank_memory(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> RankM
 
 
 def checkpoint_memory(parts: Parts, config: Config) -> tuple[Figure, ...]:
-    """What rank 0 holds on its machine while it writes a checkpoint: one part of the trainer's state, or one shard."""
+    """What rank 0 holds on its machine while it writes a checkpoint: all of it, where training goes on meanwhile; else
+    one part of the trainer's state, or one shard."""
+    if config.checkpoint.in_background:
+        whole = {"trained": parts.trained, "parameters": parts.stored, "bytes": _width(config)}
+        return (figure("a checkpoint that is written", "trained * 12 + parameters * bytes", **whole),)
     return (
         figure(
             "writing a checkpoint",

@@ -160,16 +160,19 @@ def test_the_machines_memory_is_that_of_the_moment_that_takes_most() -> None:
     whole = 16.8e9
     adapted = ["model.lora={rank: 16}", "model.audio_tower=frozen", "learner.zero_stage=2"]
     stored = 2 * 2 * 8.4e9
-    assert told().host == pytest.approx(4 * (42e9 + whole) + stored + 2e9, rel=0.01)
+    parts = "checkpoint.in_background=false"
+    assert told().host == pytest.approx(4 * 42e9 + 8.4e9 * 12 + whole + stored + 2e9, rel=0.01)
+    assert told(parts).host == pytest.approx(4 * (42e9 + whole) + stored + 2e9, rel=0.01)
     assert told(*adapted).host == pytest.approx(
         4 * whole + total(store(told(*adapted).config, told(*adapted).parts)), rel=0.01
     )
-    assert told("algorithm.beta=0").host == pytest.approx(4 * 42e9 + 33.6e9 + stored + 2e9, rel=0.01)
+    assert told("algorithm.beta=0", parts).host == pytest.approx(4 * 42e9 + 33.6e9 + stored + 2e9, rel=0.01)
 
 
 def test_a_machine_with_too_little_memory_beside_its_devices_is_told_with_mends() -> None:
     [warning] = warnings(told(device="h100,host_memory_gigabytes=200"))
-    assert "needs 270.7 GB of memory beside its devices, and has 200.0 GB" in warning
+    assert "needs 321.0 GB of memory beside its devices, and has 200.0 GB" in warning
+    assert "checkpoint.in_background: false" in warning
     assert "algorithm.beta: 0" in warning
     assert "learner.offload: none" in warning
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import DataError
@@ -289,7 +289,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     base=st.sampled_from([JSONL, AVQA, MMAU]),
     change=st.dictionaries(st.sampled_from(sorted(COLUMNS)), json_values, max_size=3),

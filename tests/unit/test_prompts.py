@@ -2,7 +2,7 @@
 
 import pytest
 from hypothesis import example as also
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -92,7 +92,6 @@ def test_the_prompt_is_the_chat_of_qwen2_audio(tokenizer: PreTrainedTokenizerFas
     assert tokenizer.decode(ids) == chat(render_question(example(), "answer"))
 
 
-@settings(deadline=None)
 @given(question=st.text(st.characters(codec="utf-8", exclude_characters="<|>"), min_size=1, max_size=40))
 @also(question="\nWhich animal?")
 def test_ordinary_text_is_tokenised_as_if_the_prompt_were_one_piece(
@@ -103,7 +102,6 @@ def test_ordinary_text_is_tokenised_as_if_the_prompt_were_one_piece(
     assert list(ids) == whole
 
 
-@settings(deadline=None)
 @given(
     pieces=st.lists(st.sampled_from([*SPECIAL, "\n", "user", "<|", "|>", "AUDIO", " "]), min_size=1, max_size=8),
     choice=st.sampled_from(SPECIAL),

@@ -8,7 +8,7 @@ import time
 from types import FrameType
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.types import ClipSource, Example
@@ -32,18 +32,6 @@ def scores(completion: str, gold: str = "Dog") -> tuple[float | None, float | No
     return accuracy([completion], row)[0], format_reward([completion], row)[0]
 
 
-def test_a_newline_inside_the_tag_is_inaccurate_and_in_form_as_in_the_paper() -> None:
-    assert scores("<answer>Dog\n</answer>") == (0.0, 1.0)
-
-
-def test_the_right_text_without_tags_is_accurate_and_out_of_form_as_in_the_paper() -> None:
-    assert scores("Dog") == (1.0, 0.0)
-
-
-def test_of_two_answers_the_first_counts_and_the_form_is_kept_as_in_the_paper() -> None:
-    assert scores("<answer>Dog</answer><answer>Cat</answer>") == (1.0, 1.0)
-
-
 @pytest.mark.parametrize(
     ("completion", "expected"),
     [
@@ -52,8 +40,11 @@ def test_of_two_answers_the_first_counts_and_the_form_is_kept_as_in_the_paper() 
         ("<answer>dog</answer>", (0.0, 1.0)),
         ("<answer>Cat</answer>", (0.0, 1.0)),
         ("<answer>\nDog</answer>", (0.0, 1.0)),
+        ("<answer>Dog\n</answer>", (0.0, 1.0)),
+        ("Dog", (1.0, 0.0)),
         (" Dog\n", (1.0, 0.0)),
         ("<answer>Cat</answer><answer>Dog</answer>", (0.0, 1.0)),
+        ("<answer>Dog</answer><answer>Cat</answer>", (1.0, 1.0)),
         ("I say <answer>Dog</answer>", (1.0, 0.0)),
         ("<answer>Dog</answer>\n", (1.0, 0.0)),
         ("<answer>Dog", (0.0, 0.0)),
@@ -73,11 +64,6 @@ def test_the_same_number_in_another_choice_is_accurate_unless_mathematics_is_off
     row = example("the 3 dogs")
     assert accuracy(["<answer>the 3 cats</answer>"], row) == [1.0]
     assert accuracy(["<answer>the 3 cats</answer>"], row, math=False) == [0.0]
-
-
-@pytest.mark.heavy
-def test_a_power_tower_ends_at_the_time_limit_of_the_main_thread() -> None:
-    assert accuracy(["<answer>it is $9^{9^{9^9}}$ </answer>"], example("the 3 dogs")) == [0.0]
 
 
 @pytest.mark.heavy
@@ -121,7 +107,6 @@ def test_accuracy_leaves_an_alarm_handler_as_it_was() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-@settings(deadline=None)
 @given(answer=TEXT, other=TEXT)
 def test_the_gold_choice_in_tags_always_earns_both_rewards(answer: str, other: str) -> None:
     if "\n" not in answer:

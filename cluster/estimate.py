@@ -13,7 +13,7 @@ from actors.limits import BATCHED_TOKENS
 from cluster.hardware import Hardware
 from configs.schema import Config
 from learner.figure import Figure, figure, total
-from learner.memory import BYTES, Parts
+from learner.memory import BYTES, Parts, checkpoint_parts
 from learner.sizes import Sizes
 from learner.work import Work, forward_operations, layer_weights, tower_operations
 
@@ -138,16 +138,7 @@ def store(config: Config, parts: Parts) -> tuple[Figure, ...]:
 
 def disk(config: Config, parts: Parts) -> tuple[Figure, ...]:
     """Of a checkpoint, and of all that are there while the next is written."""
-    width = BYTES[config.model.dtype]
-    one = (
-        figure("hf/", "parameters * bytes", parameters=parts.stored, bytes=width),
-        figure("trainer/: master weights and two moments", "trained * 12", trained=parts.trained),
-        *(
-            [figure("adapter/", "trained * bytes", trained=parts.trained, bytes=width)]
-            if config.model.lora is not None
-            else []
-        ),
-    )
+    one = checkpoint_parts(parts, config)
     kept = figure("those that are kept, and the next", "(keep + 1) * checkpoint", keep=config.checkpoint.keep,
                   checkpoint=total(one))  # fmt: skip
     return (*one, kept)

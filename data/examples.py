@@ -37,6 +37,9 @@ AUDIO_EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 MMAU_KEYS = frozenset({"audio_id", "sub-category", "other_attributes"})
 """Any of them tells a row of MMAU."""
 
+OWN_CLIPS = ("audio", "audio_path")
+"""Where a row of Auricle's own has its clip; the first that is there counts."""
+
 MMAU_CLIPS = ("audio_id", "audio", "context", "audio_url", "audio_path")
 """Where a row of MMAU or of a copy has its clip; the first that is there counts."""
 
@@ -82,8 +85,7 @@ def convert(row: Mapping[str, Any], schema: Schema, root: str, unanswered: bool 
         case "mmau":
             example, name = _from_mmau(row, root, unanswered)
         case "own":
-            key = "audio" if row.get("audio") is not None or row.get("audio_path") is None else "audio_path"
-            clip, name = _clip(row, key, root)
+            clip, name = _clip(row, _first_given(row, OWN_CLIPS), root)
             example = _example(row, clip, _choices(row, "choices"), _text(row, "answer", _number_for_a_choice))
     licence = _words(row, "licence" if row.get("licence") else "license")
     return Converted(example, name, licence, row.get("sha256"))
@@ -132,7 +134,7 @@ def _from_mmau(row: Mapping[str, Any], root: str, unanswered: bool) -> tuple[Exa
     Those keep what is not question, choices or answer as JSON in `other_attributes`, and have `(A) ` before a choice.
     """
     row = {**_attributes(row), **{key: value for key, value in row.items() if value is not None}}
-    clip, name = _clip(row, next((key for key in MMAU_CLIPS if row.get(key) is not None), MMAU_CLIPS[0]), root)
+    clip, name = _clip(row, _first_given(row, MMAU_CLIPS), root)
     lettered = _choices(row, "choices", allow_twice=True)
     choices = _without_letters(lettered)
     answer = row.get("answer")
@@ -152,6 +154,11 @@ def _from_mmau(row: Mapping[str, Any], root: str, unanswered: bool) -> tuple[Exa
         "source": row.get("dataset") or row.get("source"),
     }
     return _example(row, clip, choices, answer), name
+
+
+def _first_given(row: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """The first of the keys that the row has a value for, else the first of all."""
+    return next((key for key in keys if row.get(key) is not None), keys[0])
 
 
 def _attributes(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -143,12 +143,23 @@ def rank_memory(config: Config, sizes: Sizes, work: Work, on_gpu: bool) -> RankM
     )
 
 
+def checkpoint_parts(parts: Parts, config: Config) -> tuple[Figure, ...]:
+    """What a checkpoint is made of."""
+    width = _width(config)
+    lines = [
+        figure("hf/", "parameters * bytes", parameters=parts.stored, bytes=width),
+        figure("trainer/: master weights and two moments", "trained * 12", trained=parts.trained),
+    ]
+    if config.model.lora is not None:
+        lines.append(figure("adapter/", "trained * bytes", trained=parts.trained, bytes=width))
+    return tuple(lines)
+
+
 def checkpoint_memory(parts: Parts, config: Config) -> tuple[Figure, ...]:
     """What rank 0 holds on its machine while it writes a checkpoint: all of it, where training goes on meanwhile; else
     one part of the trainer's state, or one shard."""
     if config.checkpoint.in_background:
-        whole = {"trained": parts.trained, "parameters": parts.stored, "bytes": _width(config)}
-        return (figure("a checkpoint that is written", "trained * 12 + parameters * bytes", **whole),)
+        return checkpoint_parts(parts, config)
     return (
         figure(
             "writing a checkpoint",

@@ -67,6 +67,11 @@ def test_the_same_number_in_another_choice_is_accurate_unless_mathematics_is_off
 
 
 @pytest.mark.heavy
+def test_a_power_tower_ends_at_the_time_limit_of_the_main_thread() -> None:
+    assert accuracy(["<answer>it is $9^{9^{9^9}}$ </answer>"], example("the 3 dogs")) == [0.0]
+
+
+@pytest.mark.heavy
 def test_a_group_of_power_towers_ends_before_the_group_is_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules["rewards.accuracy"]
     monkeypatch.setattr(module, "BUDGET_SECONDS", 0.5)

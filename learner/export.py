@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from data.arguments import above_zero
@@ -34,6 +34,7 @@ from learner.hf_files import (
     load_processor,
     new_directory,
     read_json,
+    save_tensors,
     stored_tensors,
     weight_files,
 )
@@ -183,7 +184,7 @@ def export_adapter(source: Source, out: Path, dtype: torch.dtype | None) -> list
     with new_directory(out) as partial:
         stored = _adapter(source.adapter)
         tensors = dict(digests.noted((name, tensor.to(dtype or tensor.dtype)) for name, tensor in stored.items()))
-        save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_tensors(tensors, partial / "adapter_model.safetensors")
         shutil.copyfile(source.adapter / "adapter_config.json", partial / "adapter_config.json")
         copy_processor(source.model, partial)
     _verify(out, digests.by_name, _adapter(out).items())

@@ -249,19 +249,31 @@ def copy_processor(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write one safetensors file, which those may read who may read other files that are made here.
+
+    safetensors 0.8 makes it readable by its owner alone, whatever the umask.
+    """
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata={"format": "pt"})
+    if path.stat().st_mode != mode:
+        path.chmod(mode)
+
+
 def write_shards(directory: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int) -> None:
     """Write tensors as they come to model.safetensors, or to numbered shards with an index where they are larger.
 
     A shard is closed before it would pass `max_shard_bytes`; a single larger tensor still has a shard of its own.
     """
-    from safetensors.torch import save_file
-
     shards: list[list[str]] = []
     held: dict[str, Tensor] = {}
     held_bytes = total_bytes = 0
 
     def close() -> None:
-        save_file(held, directory / f"shard-{len(shards)}", metadata={"format": "pt"})
+        save_tensors(held, directory / f"shard-{len(shards)}")
         shards.append(list(held))
         held.clear()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from configs.schema import Config
@@ -21,6 +21,7 @@ from learner import attention
 from learner.checkpoint import Contents
 from learner.engine import MASTER, STATE, Engine, join_ranks
 from learner.hf import DTYPES, export_checkpoint, load_model
+from learner.hf_files import save_tensors
 from learner.packing import Sequences, pack
 from learner.policy import MicroBatch, Policy
 from learner.result import LessonResult, UpdateResult
@@ -124,13 +125,13 @@ class Learner:
         trainer.mkdir(parents=True)
         export_checkpoint(directory / "hf", self.model_config, contents.weights, self.model_path)
         for part, tensors in contents.state:
-            save_file(tensors, trainer / f"{part}.safetensors")
+            save_tensors(tensors, trainer / f"{part}.safetensors")
             if part == MASTER and self.config.model.lora is not None:
                 from learner.lora import export_adapter
 
                 dtype = DTYPES[self.config.model.dtype]
                 export_adapter(directory / "adapter", self.engine.policy.model, tensors, dtype)
-        save_file({"torch": contents.random}, trainer / "random.safetensors")
+        save_tensors({"torch": contents.random}, trainer / "random.safetensors")
         (trainer / "state.json").write_text(json.dumps(contents.facts, indent=1))
 
     def checkpoint_bytes(self) -> int:

@@ -18,11 +18,11 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import AuxiliaryTrainingWrapper
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Qwen2AudioForConditionalGeneration
 
 from configs.schema import LANGUAGE_LAYERS, TOWER_LAYERS, Lora, Model
+from learner.hf_files import save_tensors
 from learner.released import parameter_name
 from learner.weights import ADAPTER
 
@@ -101,4 +101,4 @@ def export_adapter(
     config.inference_mode = True
     config.save_pretrained(str(directory))
     tensors = {EXPORTED + parameter_name(name): tensor.to(dtype) for name, tensor in trained.items()}
-    save_file(tensors, directory / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    save_tensors(tensors, directory / SAFETENSORS_WEIGHTS_NAME)

@@ -95,6 +95,7 @@ def test_what_is_exported_and_read_again_is_the_same_bits(
     assert (out / INDEX_FILE).exists() == (shard_bytes == SHARD_BYTES)
     assert AutoTokenizer.from_pretrained(out).get_vocab() == AutoTokenizer.from_pretrained(model).get_vocab()
     assert {file.name for file in model.iterdir() if file.suffix != ".safetensors"} <= {f.name for f in out.iterdir()}
+    assert len({file.stat().st_mode for file in out.iterdir()}) == 1
     assert f"{len(expected)} tensors" in capsys.readouterr().out
 
 
@@ -130,6 +131,7 @@ def test_a_run_with_adapters_gives_the_adapter_alone_which_peft_loads_on_the_bas
     assert f"it needs its base model, {model}: peft.PeftModel.from_pretrained" in told
     names = {file.name for file in (tmp_path / "alone").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= names
+    assert len({file.stat().st_mode for file in (tmp_path / "alone").iterdir()}) == 1
     assert "config.json" not in names
     base = Qwen2AudioForConditionalGeneration.from_pretrained(model)
     before = logits(base)

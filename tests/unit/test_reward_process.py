@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import pytest
@@ -177,28 +176,24 @@ def test_a_function_that_is_not_loaded_in_time_is_an_error_and_leaves_no_process
     assert psutil.Process().children() == before
 
 
-def test_every_term_scores_the_group_in_its_own_process_and_with_its_arguments(plug_ins: PlugIns) -> None:
+async def test_every_term_scores_the_group_in_its_own_process_and_with_its_arguments(plug_ins: PlugIns) -> None:
     called, other = (f"{plug_ins.module(CALLED)}:do" for _ in range(2))
     prompt = Prompt("g", EXAMPLE, (1, 2), Clip("00", 1.0, 25), seed=1)
     texts = ("Dog", "<answer>Cat</answer>")
     group = Group(prompt, tuple(Completion((1,), text, (-0.1,), (0,), "stop") for text in texts))
     length = {"target_words": 0, "slope_words": 4}
-
-    async def score() -> Any:
-        terms = [
-            Term("mine", called),
-            Term("other", other, 0.0),
-            Term("accuracy", "accuracy", 2.0),
-            Term("length", "length", 4.0, length),
-        ]
-        scorer = Scorer(terms, START_SECONDS)
-        try:
-            await scorer.start()
-            return await scorer.score(group)
-        finally:
-            await scorer.end()
-
-    scored = asyncio.run(score())
+    terms = [
+        Term("mine", called),
+        Term("other", other, 0.0),
+        Term("accuracy", "accuracy", 2.0),
+        Term("length", "length", 4.0, length),
+    ]
+    scorer = Scorer(terms, START_SECONDS)
+    try:
+        await scorer.start()
+        scored = await scorer.score(group)
+    finally:
+        await scorer.end()
     assert scored.problems == ()
     mine, others = (scored.group.rewards[name] for name in ("mine", "other"))
     assert len({mine[0], others[0], float(os.getpid())}) == 3
@@ -270,21 +265,16 @@ def test_what_a_function_has_started_ends_with_the_owner_that_is_killed(plug_ins
     assert gone(child)
 
 
-def test_a_group_beside_one_that_nothing_stops_is_asked_again(
+async def test_a_group_beside_one_that_nothing_stops_is_asked_again(
     plug_ins: PlugIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "GRACE_SECONDS", 1.0)
-
-    async def score() -> list[Outcome]:
-        async with running(f"{plug_ins.module(AWAITED)}:do", limit=0.5) as found:
-            await found.start()
-            stays = asyncio.create_task(found.score(["stay"], EXAMPLE))
-            await asyncio.sleep(1.3)
-            beside = await found.score(["linger"], EXAMPLE)
-            return [await stays, beside]
-
-    stays, beside = asyncio.run(score())
-    assert (faults(stays), faults(beside)) == (["timeout"], [])
+    async with running(f"{plug_ins.module(AWAITED)}:do", limit=0.5) as found:
+        await found.start()
+        stays = asyncio.create_task(found.score(["stay"], EXAMPLE))
+        await asyncio.sleep(1.3)
+        beside = await found.score(["linger"], EXAMPLE)
+        assert (faults(await stays), faults(beside)) == (["timeout"], [])
 
 
 COUNTED = """
@@ -322,34 +312,24 @@ def test_a_function_that_cannot_be_loaded_again_many_times_ends_the_run_by_name(
         asyncio.run(in_turn(use, "exit", *"abcde", limit=START_SECONDS))
 
 
-def test_a_function_that_only_observes_is_given_up_and_ends_no_run(
+async def test_a_function_that_only_observes_is_given_up_and_ends_no_run(
     plug_ins: PlugIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "RESTART_SECONDS", 0.01)
     use = f"{plug_ins.module(COUNTED.format(fail_at='range(1, 99)'))}:do"
-
-    async def score() -> list[Outcome]:
-        async with running(use, limit=START_SECONDS, weight=0.0) as found:
-            return [await found.score([text], EXAMPLE) for text in ("exit", *"abcdefg")]
-
-    outcomes = asyncio.run(score())
+    async with running(use, limit=START_SECONDS, weight=0.0) as found:
+        outcomes = [await found.score([text], EXAMPLE) for text in ("exit", *"abcdefg")]
     assert [faults(outcome) for outcome in outcomes] == [["died"]] * 8
     assert outcomes[-1].problem.startswith("it is given up: could not be started again")
 
 
-def test_a_function_whose_file_has_changed_is_told_of_when_it_is_started_again(
-    plug_ins: PlugIns,
-) -> None:
+async def test_a_function_whose_file_has_changed_is_told_of_when_it_is_started_again(plug_ins: PlugIns) -> None:
     name = plug_ins.module(CALLED)
-
-    async def score() -> list[str]:
-        async with running(f"{name}:do", limit=START_SECONDS) as found:
-            outcomes = [await found.score([text], EXAMPLE) for text in ("exit", "a", "exit")]
-            (plug_ins.folder / f"{name}.py").write_text(f"{CALLED}\n# mended\n")
-            outcomes += [await found.score(["a"], EXAMPLE) for _ in range(2)]
-            return [outcome.note for outcome in outcomes]
-
-    *before, told, after = asyncio.run(score())
+    async with running(f"{name}:do", limit=START_SECONDS) as found:
+        outcomes = [await found.score([text], EXAMPLE) for text in ("exit", "a", "exit")]
+        (plug_ins.folder / f"{name}.py").write_text(f"{CALLED}\n# mended\n")
+        outcomes += [await found.score(["a"], EXAMPLE) for _ in range(2)]
+    *before, told, after = (outcome.note for outcome in outcomes)
     assert (before, after) == ([""] * 3, "")
     assert told.startswith(f"reward {name}:do was started again; ")
     assert told.endswith(f"{name}.py is another than when the run began")

@@ -103,6 +103,7 @@ def test_an_index_names_every_tensors_file_and_the_size_of_all(model: Path, tmp_
     index = json.loads((tmp_path / "out" / INDEX_FILE).read_text())
     held = {file.name: load_file(file) for file in (tmp_path / "out").glob("*.safetensors")}
     assert len(held) > 3
+    assert max(held) == f"model-{len(held):05d}-of-{len(held):05d}.safetensors"
     assert index["weight_map"] == {name: file for file, tensors in held.items() for name in tensors}
     assert index["metadata"]["total_size"] == sum(t.nbytes for tensors in held.values() for t in tensors.values())
     for tensors in held.values():

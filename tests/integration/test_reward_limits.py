@@ -59,7 +59,6 @@ def test_a_process_ends_with_its_owner_even_in_a_loop_that_nothing_interrupts(pl
     called = f"{plug_ins.module(CALLED)}:do"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     owner = subprocess.Popen([sys.executable, "-c", OWNER, called], stdout=subprocess.PIPE, text=True, env=environment)
-    assert owner.stdout is not None
     pid = int(owner.stdout.readline())
     looping = psutil.Process(pid)
     time.sleep(0.2)  # it loops by then

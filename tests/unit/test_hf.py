@@ -240,7 +240,6 @@ def test_a_processor_that_is_incomplete_or_of_another_model_is_refused(model: Pa
 
 def test_a_tokenizer_loaded_by_itself_is_the_processors(model: Path) -> None:
     alone, loaded = hf_files._plain(model), hf_files._by_processor(model)
-    assert alone is not None
     assert alone[1:] == loaded[1:]
     (mine, *_), (theirs, *_) = alone, loaded
     assert type(mine) is type(theirs)

@@ -192,7 +192,6 @@ def test_a_request_that_fails_drops_its_own_completion_and_no_other(server: Serv
     server.reply = lambda request: 500 if "cat" in request["messages"][-1]["content"] else "10"
     scores = judged(server, "dog", "cat", template="{completion}", retries=0)
     assert scores == [1.0, Dropped("unanswered")]
-    assert isinstance(scores[1], Dropped)
     assert scores[1].detail.startswith("Error code: 500")
 
 
@@ -214,7 +213,6 @@ def test_a_reply_that_was_cut_is_counted_as_such_unless_it_had_scored(server: Se
 def test_the_beginning_of_a_reply_without_a_score_is_kept(server: Server) -> None:
     server.reply = lambda request: "I cannot say. " * 100
     [dropped] = judged(server, "dog")
-    assert isinstance(dropped, Dropped)
     assert dropped.detail == repr(("I cannot say. " * 100)[:200])
 
 

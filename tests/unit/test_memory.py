@@ -41,9 +41,7 @@ def config(model: dict[str, Any] | None = None, **sections: Any) -> Config:
 
 
 def sizes_at(path: Path | str) -> Sizes:
-    found = find_sizes(str(path))
-    assert found is not None
-    return found
+    return find_sizes(str(path))
 
 
 @pytest.fixture(scope="module")

@@ -224,7 +224,6 @@ def test_a_lock_that_a_killed_process_left_does_not_block(tmp_path: Path) -> Non
     )
     RunDirectory.create(config(tmp_path), fresh=False).close()
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "r")], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(RunInUse, match=f"by process {holder.pid} on"):
         RunDirectory.resume(config(tmp_path))

@@ -49,7 +49,6 @@ def test_a_lesson_of_supervised_fine_tuning_has_one_answer() -> None:
 def test_operations_of_a_forward_are_those_that_torch_counts(tmp_path: Path) -> None:
     path = model_directory(tmp_path)
     sizes = find_sizes(str(path))
-    assert sizes is not None
     policy = Policy(load_model(str(path), torch.float32), 1.0)
     work = Work(LENGTHS, 1, 3, 1, 1)
     mel = torch.zeros(sizes.tower.mel_bins, LENGTHS.frames + 8).numpy()

@@ -20,12 +20,6 @@ from learner.hf import export_checkpoint, load_model, load_tensors, load_tower, 
 from learner.hf_files import ModelError, load_processor
 from learner.released import check_model, checkpoint_name, for_engines, load_config, parameter_name
 from learner.sizes import HEAD
-from tests.tiny_models import model_directory
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return model_directory(tmp_path_factory.mktemp("hf"))
 
 
 def changed(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,6 +29,7 @@ from tests.reward_processes import (
     at_once,
     faults,
     in_turn,
+    owned,
     running,
 )
 
@@ -237,27 +236,8 @@ def test_what_a_function_has_started_ends_with_its_process(
     assert gone(int(child))
 
 
-OWNER = """
-import asyncio, sys
-from rewards.process import RewardProcess
-from rewards.terms import Term
-from tests.reward_processes import EXAMPLE
-
-async def main():
-    process = RewardProcess(Term("do", sys.argv[1]), 30.0)
-    outcome = await process.score(["start another"], EXAMPLE)
-    print(int(outcome.values[0]), flush=True)
-    await process.score(["sleep"], EXAMPLE)
-
-asyncio.run(main())
-"""
-
-
 def test_what_a_function_has_started_ends_with_the_owner_that_is_killed(plug_ins: PlugIns) -> None:
-    called = f"{plug_ins.module(CALLED)}:do"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, called], stdout=subprocess.PIPE, text=True, env=environment)
-    with owner:
+    with owned(f"{plug_ins.module(CALLED)}:do", "start another", "sleep") as owner:
         child = int(owner.stdout.readline())
         owner.kill()
     assert gone(child)

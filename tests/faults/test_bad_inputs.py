@@ -18,8 +18,7 @@ from data.errors import ClipError
 from data.types import ClipSource, Example
 from tests.faults import bad_inputs
 from tests.faults.bad_inputs import USED
-from tests.integration.commands import command
-from tests.integration.runs import RUN_SECONDS, write_config
+from tests.integration.runs import finished, write_config
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -53,9 +52,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Outcome:
         algorithm={"prompts_per_step": PROMPTS_PER_STEP, "group_size": 2},
         rollout={"max_model_tokens": 2048, "max_completion_tokens": 4},
     )
-    with command("cluster.launch", "--config", config.name, cwd=folder) as started:
-        assert started.wait(RUN_SECONDS) == 0, started.output
-        return Outcome(expected, folder / "runs" / "bad", started.output)
+    run = finished(config)
+    return Outcome(expected, run.path, run.output)
 
 
 def test_the_corpus_has_all_kinds(outcome: Outcome) -> None:

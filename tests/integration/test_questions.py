@@ -27,7 +27,7 @@ from tests.disk_datasets import save_to_disk
 from tests.integration.commands import command
 from tests.integration.models import hearing_model
 from tests.integration.recordings import Questions
-from tests.integration.runs import RUN_SECONDS, Finished, write_config
+from tests.integration.runs import RUN_SECONDS, Finished, finished, write_config
 from tests.unit.mmau_script import counted
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
@@ -143,9 +143,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory, model: Path, other: Path, qu
         learner={"learning_rate": 1e-12},
         evaluate={"samples": 1},
     )
-    with command("cluster.launch", "--config", config.name, "--fresh", cwd=folder) as started:
-        assert started.wait(RUN_SECONDS) == 0, started.output
-    return Finished(folder / "runs" / "begun", folder, started.output)
+    return finished(config, "--fresh")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ import pytest
 
 from data.types import Clip, Completion, Group, Prompt
 from rewards import process
-from rewards.process import RewardProcess
 from rewards.registry import RewardError
 from rewards.score import Scorer
 from rewards.terms import Term
@@ -152,27 +151,6 @@ def test_of_what_was_raised_no_more_than_is_read_is_told(judged: Judged) -> None
 
 def test_what_the_function_starts_can_be_interrupted(judged: Judged) -> None:
     assert judged.told[2].values == (0.0,)
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("1 / 0", "raised ZeroDivisionError"),
-        ("raise SystemExit(0)", r"raised SystemExit\(0\); mend the module"),
-        ("import os; os._exit(7)", "its process ended by exit status 7 while it was loaded"),
-    ],
-)
-def test_a_function_that_cannot_be_loaded_is_an_error(plug_ins: PlugIns, source: str, message: str) -> None:
-    with pytest.raises(RewardError, match=message):
-        asyncio.run(in_turn(f"{plug_ins.module(source)}:do", "a"))
-
-
-def test_a_function_that_is_not_loaded_in_time_is_an_error_and_leaves_no_process(plug_ins: PlugIns) -> None:
-    name = plug_ins.module("import time; time.sleep(60)")
-    before = psutil.Process().children()
-    with pytest.raises(RewardError, match=rf"'{name}:do' has not been loaded within 0.3 s"):
-        asyncio.run(RewardProcess(Term("slow", f"{name}:do"), 0.3).start())
-    assert psutil.Process().children() == before
 
 
 async def test_every_term_scores_the_group_in_its_own_process_and_with_its_arguments(plug_ins: PlugIns) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -98,6 +101,30 @@ async def do(completions, example):
     finally:
         running -= 1
 '''
+
+
+OWNER = """
+import asyncio, sys
+from rewards.process import RewardProcess
+from rewards.terms import Term
+from tests.reward_processes import EXAMPLE
+
+async def main():
+    use, first, last = sys.argv[1:]
+    process = RewardProcess(Term("do", use), 30.0)
+    outcome = await process.score([first], EXAMPLE)
+    print(int(outcome.values[0]), flush=True)
+    await process.score([last], EXAMPLE)
+
+asyncio.run(main())
+"""
+
+
+def owned(use: str, first: str, last: str) -> subprocess.Popen[str]:
+    """A process of Python that has a function score two groups, and prints the value of the first."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", OWNER, use, first, last]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 @asynccontextmanager

@@ -20,23 +20,16 @@ LANGUAGE = demo_model.LanguageSizes(
 )
 
 
+def whisper_config(**sizes: int) -> WhisperConfig:
+    """A Whisper of these sizes, of whose decoder nothing is used."""
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
+    return WhisperConfig(vocab_size=60, decoder_layers=1, decoder_attention_heads=2, **tokens, **sizes)
+
+
 def whisper_directory(path: Path) -> Path:
     """A Whisper checkpoint with an encoder of 2 layers x 32, as transformers saves it."""
-    config = WhisperConfig(
-        vocab_size=60,
-        num_mel_bins=80,
-        d_model=32,
-        encoder_layers=2,
-        encoder_attention_heads=2,
-        encoder_ffn_dim=64,
-        decoder_layers=1,
-        decoder_attention_heads=2,
-        decoder_ffn_dim=64,
-        pad_token_id=0,
-        bos_token_id=0,
-        eos_token_id=0,
-        decoder_start_token_id=0,
-    )
+    sizes = {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+    config = whisper_config(num_mel_bins=80, d_model=32, **sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = WhisperModel(config)

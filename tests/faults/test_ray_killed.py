@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.commands import command
 from tests.integration.recordings import Questions
-from tests.integration.runs import RUN_SECONDS, START_SECONDS, metrics_lines, missing_groups, write_config
+from tests.integration.runs import START_SECONDS, finished, metrics_lines, missing_groups, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -42,9 +42,6 @@ def test_a_launch_whose_ray_is_killed_ends_and_another_goes_on(
         assert any(line.startswith("error: ") and "--resume" in line for line in started.lines), started.output
         assert not started.left()
         steps = metrics_lines(run)[-1]["step"] + 2
-        with command(
-            "cluster.launch", "--config", config.name, "--resume", f"run.max_steps={steps}", cwd=tmp_path
-        ) as resumed:
-            assert resumed.wait(RUN_SECONDS) == 0, resumed.output
+        finished(config, "--resume", f"run.max_steps={steps}")
     assert [line["step"] for line in metrics_lines(run)] == list(range(1, steps + 1))
     assert missing_groups(run) == []

@@ -7,6 +7,7 @@ import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,6 +26,18 @@ from learner.result import UpdateResult
 from tests.integration.recordings import Questions
 
 SECONDS = 60.0
+
+
+def live_config(model: Path, questions: Questions, /, **sections: dict[str, Any]) -> Config:
+    """Clips alike in length and steps that move the policy far; `sections` change keys of each section."""
+    config: dict[str, dict[str, Any]] = {
+        "model": {"path": str(model)},
+        "data": {"train": str(questions.train), "max_seconds": 1.0},
+        "rollout": {"max_model_tokens": 1024, "max_completion_tokens": 16},
+        "learner": {"learning_rate": 0.02, "schedule": "constant", "max_grad_norm": 1e9, "threads": 1},
+        "algorithm": {"beta": 0.0, "group_size": 4, "prompts_per_step": 4},
+    }
+    return Config.model_validate({name: keys | sections.get(name, {}) for name, keys in config.items()})
 
 
 def rising(group: Group) -> Group:

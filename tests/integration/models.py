@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import WhisperConfig, WhisperModel
+from transformers import WhisperModel
 
 from learner import demo_model
 from tests import tiny_models
@@ -30,21 +30,8 @@ def hearing_model(path: Path, seed: int = 0) -> Path:
 
 def other_model(path: Path) -> Path:
     """A checkpoint in `path`/model of other sizes in every part, more mel bins and another tokenizer."""
-    encoder = WhisperConfig(
-        vocab_size=60,
-        num_mel_bins=128,
-        d_model=48,
-        encoder_layers=3,
-        encoder_attention_heads=4,
-        encoder_ffn_dim=80,
-        decoder_layers=1,
-        decoder_attention_heads=2,
-        decoder_ffn_dim=32,
-        pad_token_id=0,
-        bos_token_id=0,
-        eos_token_id=0,
-        decoder_start_token_id=0,
-    )
+    layers = {"encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 80, "decoder_ffn_dim": 32}
+    encoder = tiny_models.whisper_config(num_mel_bins=128, d_model=48, **layers)
     WhisperModel(encoder).save_pretrained(path / "whisper")
     sizes = demo_model.LanguageSizes(
         hidden_size=96,

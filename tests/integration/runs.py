@@ -77,6 +77,13 @@ def write_config(path: Path, model: Path, train: Path, /, **sections: Any) -> Pa
     return path
 
 
+def finished(config: Path, *arguments: str) -> Finished:
+    """Launch the configuration's run where it lies, and wait for its good end."""
+    with command("cluster.launch", "--config", config.name, *arguments, cwd=config.parent) as started:
+        assert started.wait(RUN_SECONDS) == 0, started.output
+        return Finished(config.parent / "runs" / config.stem, config.parent, started.output)
+
+
 def run_on_flawed_data(folder: Path, model: Path, questions: Questions) -> Finished:
     """Train, validate and test on recordings, with bad rows and clips among them; scrapes `/metrics` meanwhile."""
     config = write_config(

@@ -12,9 +12,8 @@ import pytest
 import ray
 
 from cluster.placement import Node
-from configs.schema import Config
 from tests.integration import gloo
-from tests.integration.live import Live, examples, live
+from tests.integration.live import Live, examples, live, live_config
 from tests.integration.recordings import Questions
 from tests.integration.test_weight_transfer import AGREEMENT, keep_digests
 
@@ -25,27 +24,11 @@ ENGINES, UPDATE_SECONDS, JOIN_SECONDS = 2, 8.0, 120.0
 
 @pytest.fixture(scope="module")
 def session(model: Any, questions: Questions, nodes: list[Node]) -> Iterator[Live]:
-    config = Config.model_validate(
-        {
-            "model": {"path": str(model), "audio_tower": "frozen", "projector": "frozen"},
-            "data": {"train": str(questions.train), "max_seconds": 1.0},
-            "rollout": {
-                "engines": ENGINES,
-                "weight_transfer": "nccl",
-                "max_model_tokens": 1024,
-                "max_completion_tokens": 16,
-                "update_timeout_seconds": UPDATE_SECONDS,
-            },
-            "learner": {
-                "ranks": 2,
-                "zero_stage": 3,
-                "learning_rate": 0.02,
-                "schedule": "constant",
-                "max_grad_norm": 1e9,
-                "threads": 1,
-            },
-            "algorithm": {"beta": 0.0, "group_size": 4, "prompts_per_step": 4},
-        }
+    config = live_config(
+        *(model, questions),
+        model={"audio_tower": "frozen", "projector": "frozen"},
+        rollout={"engines": ENGINES, "weight_transfer": "nccl", "update_timeout_seconds": UPDATE_SECONDS},
+        learner={"ranks": 2, "zero_stage": 3},
     )
     with live(config, nodes) as started:
         for engine in started.workers.rollout.actors.values():

@@ -37,7 +37,6 @@ def test_processes_are_scraped_while_the_run_goes_on_and_known_by_the_labels_of_
     metrics, rank = Metrics("mine"), RankMetrics(lambda: {"process_bytes": 1.0})
     metrics.serve(HERE, 0)
     endpoint = serve_actor(schema.Metrics(port=0), rank.registry, HERE)
-    assert endpoint is not None
     with listed(runs / "mine", metrics.endpoint(HERE)) as targets:
         targets.add("learner", "3", endpoint)
         metrics.progress()

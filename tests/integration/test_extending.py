@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from cluster.runs import load
-from tests.integration.commands import command
 from tests.integration.recordings import Questions, write_jsonl
-from tests.integration.runs import RUN_SECONDS, metrics_lines, write_config
+from tests.integration.runs import finished, write_config
 from tests.page_files import write_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -44,13 +43,12 @@ def test_a_run_trains_with_the_files_of_the_page(tmp_path: Path, model: Path, qu
         },
         rollout={"engines": 2, "weight_transfer": "my_transport:InTurn"},
     )
-    with command("cluster.launch", "--config", config.name, cwd=tmp_path) as started:
-        assert started.wait(RUN_SECONDS) == 0, started.output
-    run = load(tmp_path / "runs" / "mine")
-    lines = metrics_lines(run.path)
+    ended = finished(config)
+    run = load(ended.path)
+    lines = ended.lines()
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert all(line["grad_norm"] > 0 and line["verified_difference"] < 1e-3 for line in lines)
-    assert "line 9 left out: plug_in: my_format:quiz raised" in started.output
+    assert "line 9 left out: plug_in: my_format:quiz raised" in ended.output
     for group in run.rollouts.to_dict("records"):
         values = sorted(group["advantages"])
         assert values[len(values) // 2 - 1] <= 0 <= values[len(values) // 2]  # from the median

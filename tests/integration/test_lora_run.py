@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from torch import Tensor
 from transformers import Qwen2AudioForConditionalGeneration
 
 from learner.hf import load_model
-from tests.integration.commands import command
 from tests.integration.recordings import Questions
-from tests.integration.runs import RUN_SECONDS, SAME, Finished, metrics_lines, write_config
+from tests.integration.runs import SAME, Finished, finished, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a busy machine starts an engine in minutes
 
@@ -46,19 +45,12 @@ def twice(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Ques
         learner={"schedule": "constant"},
         checkpoint={"every_steps": 2},
     )
-    run = folder / "runs" / "adapted"
-    output = launch(folder, config.name)
-    before, state = metrics_lines(run), trained(run / "checkpoints" / "step_4")
-    shutil.rmtree(run / "checkpoints" / "step_4")  # with the summary, what came after the checkpoint of step 2
-    (run / "summary.json").unlink()
-    output += launch(folder, config.name, "--resume")
-    return Twice(Finished(run, folder, output), before, state)
-
-
-def launch(folder: Path, *arguments: str) -> str:
-    with command("cluster.launch", "--config", *arguments, cwd=folder) as started:
-        assert started.wait(RUN_SECONDS) == 0, started.output
-        return started.output
+    first = finished(config)
+    before, state = first.lines(), trained(first.path / "checkpoints" / "step_4")
+    shutil.rmtree(first.path / "checkpoints" / "step_4")  # with the summary, what came after the checkpoint of step 2
+    (first.path / "summary.json").unlink()
+    second = finished(config, "--resume")
+    return Twice(replace(second, output=first.output + second.output), before, state)
 
 
 def trained(checkpoint: Path) -> dict[str, Tensor]:

@@ -10,10 +10,9 @@ import torch
 
 from learner.hf import load_tensors
 from learner.hf_files import load_processor
-from tests.integration.commands import command
 from tests.integration.models import other_model
 from tests.integration.recordings import Questions
-from tests.integration.runs import RUN_SECONDS, Finished, write_config
+from tests.integration.runs import Finished, finished, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a busy machine starts an engine in minutes
 
@@ -37,9 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, other: Path, questions: Qu
         rollout={"engines": 2},
         learner={"ranks": 2},
     )
-    with command("cluster.launch", "--config", config.name, "--nodes", "2", cwd=folder) as started:
-        assert started.wait(RUN_SECONDS) == 0, started.output
-        return Finished(folder / "runs" / "whole", folder, started.output)
+    return finished(config, "--nodes", "2")
 
 
 def test_every_step_is_taken_and_engine_and_learner_agree(trained: Finished) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from tests.disk_datasets import save_to_disk
 from tests.integration.commands import command
 from tests.integration.models import hearing_model
 from tests.integration.recordings import Questions
-from tests.integration.runs import RUN_SECONDS, Finished, write_config
+from tests.integration.runs import RUN_SECONDS, Finished, finished, write_config
 from tests.unit.mmau_script import counted
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
@@ -144,9 +143,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory, model: Path, other: Path, qu
         learner={"learning_rate": 1e-12},
         evaluate={"samples": 1},
     )
-    with command("cluster.launch", "--config", config.name, "--fresh", cwd=folder) as started:
-        assert started.wait(RUN_SECONDS) == 0, started.output
-    return Finished(folder / "runs" / "begun", folder, started.output)
+    return finished(config, "--fresh")
 
 
 @pytest.fixture(scope="module")
@@ -339,20 +336,17 @@ def test_a_run_keeps_its_bad_rows_and_counts_those_held_out_as_wrong(begun: Fini
         assert (figures["questions"], figures["answered"], figures["bad_rows"]) == (asked + 1, asked - 1, 1)
 
 
-def test_a_run_that_asks_for_thinking_rewards_its_form(model: Path, nodes: list[Node]) -> None:
+async def test_a_run_that_asks_for_thinking_rewards_its_form(model: Path, nodes: list[Node]) -> None:
     config = Config.model_validate({"model": {"path": str(model)}, "data": {"train": "unused", "prompt": "think"}})
     roles = [role for role in plan(config, nodes) if role.name == "reward"]
     texts = ("<think>It barks.</think><answer>dog</answer>", "<answer>dog</answer>")
     completions = tuple(Completion((1,), text, (0.0,), (0,), "stop") for text in texts)
     example = Example("dog", None, "Which animal?", ("dog", "cat"), "dog")  # type: ignore[arg-type]
     group = Group(Prompt("0-0", example, (1,), Clip("", 1.0, 25), seed=0), completions)
-
-    async def scored() -> Group:
-        async with workers(config, roles, str(model)) as (started, _, _):
-            [reward] = started.rollout.rewards
-            return (await reward.score.remote(group))[0]
-
-    assert asyncio.run(scored()).rewards == {"accuracy": (1.0, 1.0), "format": (1.0, 0.0)}
+    async with workers(config, roles, str(model)) as (started, _, _):
+        [reward] = started.rollout.rewards
+        scored, *_ = await reward.score.remote(group)
+    assert scored.rewards == {"accuracy": (1.0, 1.0), "format": (1.0, 0.0)}
 
 
 def words(text: str) -> list[str]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 import time
 
 import psutil
@@ -13,7 +10,7 @@ import pytest
 
 from rewards.process import GRACE_SECONDS
 from tests.plug_in_files import PlugIns
-from tests.reward_processes import AWAITED, CALLED, faults, in_turn
+from tests.reward_processes import AWAITED, CALLED, faults, in_turn, owned
 
 MATH_SECONDS = 1.0
 """Limit that mathematics has of its own in the function."""
@@ -39,31 +36,10 @@ def test_the_limit_holds_before_and_after_the_alarm_of_math_verify(plug_ins: Plu
     assert late.seconds < limit + GRACE_SECONDS
 
 
-OWNER = """
-import asyncio, sys
-from rewards.process import RewardProcess
-from rewards.terms import Term
-from data.types import ClipSource, Example
-
-async def main():
-    process = RewardProcess(Term("do", sys.argv[1]), 30.0)
-    outcome = await process.score(["a"], Example("1", ClipSource(""), "", (), ""))
-    print(int(outcome.values[0]), flush=True)
-    await process.score(["loop in C"], Example("1", ClipSource(""), "", (), ""))
-
-asyncio.run(main())
-"""
-
-
 def test_a_process_ends_with_its_owner_even_in_a_loop_that_nothing_interrupts(plug_ins: PlugIns) -> None:
-    called = f"{plug_ins.module(CALLED)}:do"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, called], stdout=subprocess.PIPE, text=True, env=environment)
-    assert owner.stdout is not None
-    pid = int(owner.stdout.readline())
-    looping = psutil.Process(pid)
-    time.sleep(0.2)  # it loops by then
-    assert looping.is_running()
-    owner.kill()
-    owner.wait()
+    with owned(f"{plug_ins.module(CALLED)}:do", "a", "loop in C") as owner:
+        looping = psutil.Process(int(owner.stdout.readline()))
+        time.sleep(0.2)  # it loops by then
+        assert looping.is_running()
+        owner.kill()
     looping.wait(10)

@@ -22,7 +22,7 @@ from configs.schema import Config
 from data.types import ClipSource, Example, Group, Sampling
 from learner.hf import load_tensors
 from learner.sizes import PROJECTOR, TOWER
-from tests.integration.live import Live, live
+from tests.integration.live import Live, live, live_config
 from tests.integration.recordings import Questions
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
@@ -83,21 +83,11 @@ LONG = {
 
 
 def configured(path: str, model: Path, questions: Questions) -> Config:
-    return Config.model_validate(
-        {
-            "model": {"path": str(model), **PATHS[path]["model"]},
-            "data": {"train": str(questions.train), "max_seconds": 1.0},  # all clips alike in length
-            "rollout": {"max_model_tokens": 1024, "max_completion_tokens": 16, **PATHS[path].get("rollout", {})},
-            "learner": {
-                "learning_rate": 0.02,
-                "schedule": "constant",
-                "max_grad_norm": 1e9,
-                "micro_batch_tokens": 600,
-                "bucket_bytes": 60_000,  # tensors of one layer lie in several buckets
-                "threads": 1,
-            },
-            "algorithm": {"beta": 0.0, "group_size": 4, "prompts_per_step": 6},
-        }
+    return live_config(
+        *(model, questions),
+        **PATHS[path],
+        learner={"micro_batch_tokens": 600, "bucket_bytes": 60_000},  # tensors of one layer lie in several buckets
+        algorithm={"prompts_per_step": 6},
     )
 
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.integration.commands import command
 from tests.integration.recordings import Questions, write_flawed
-from tests.integration.runs import RUN_SECONDS, Finished, metrics_lines, write_config
+from tests.integration.runs import Finished, finished, metrics_lines, write_config
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
 
@@ -37,13 +36,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Que
 @pytest.fixture(scope="module")
 def whole(config: Path) -> Finished:
     """A run without held-out questions, and so without engines."""
-    return Finished(config.parent / "runs" / "taught", config.parent, launch(config))
-
-
-def launch(config: Path, *arguments: str) -> str:
-    with command("cluster.launch", "--config", config.name, *arguments, cwd=config.parent) as started:
-        assert started.wait(RUN_SECONDS) == 0, started.output
-        return started.output
+    return finished(config)
 
 
 def test_a_run_without_questions_to_evaluate_starts_no_engine_and_learns(whole: Finished) -> None:
@@ -64,7 +57,7 @@ def test_a_resume_takes_the_same_steps_again(whole: Finished, config: Path) -> N
     before, state = whole.lines(), load_file(checkpoint / "trainer" / "master.safetensors")
     shutil.rmtree(checkpoint)
     (whole.path / "summary.json").unlink()
-    assert "from step 2" in launch(config, "--resume")
+    assert "from step 2" in finished(config, "--resume").output
     again = metrics_lines(whole.path)
     assert [{key: line[key] for key in SAME} for line in again] == [{key: line[key] for key in SAME} for line in before]
     for name, tensor in load_file(checkpoint / "trainer" / "master.safetensors").items():
@@ -75,7 +68,7 @@ def test_a_resume_takes_the_same_steps_again(whole: Finished, config: Path) -> N
 def test_held_out_questions_are_answered_with_the_weights_before_and_after(config: Path, questions: Questions) -> None:
     """Taught the held-out questions themselves, a random model comes to answer them in the form that it was taught."""
     keys = [f"data.train={questions.test}", f"data.test={questions.test}", "run.name=heard", "run.max_steps=60"]
-    launch(config, *keys, "learner.learning_rate=3e-3", "checkpoint.every_steps=0", "evaluate.samples=1")
+    finished(config, *keys, "learner.learning_rate=3e-3", "checkpoint.every_steps=0", "evaluate.samples=1")
     figures = {
         name: json.loads((config.parent / "runs" / "heard" / "eval" / f"{name}.json").read_text())
         for name in ("base", "trained")

@@ -12,9 +12,8 @@ import ray
 
 from actors.weights.buckets import Bucket, Layout
 from cluster.placement import Node
-from configs.schema import Config
 from data.types import Completion, Group, Prompt, Sampling
-from tests.integration.live import SECONDS, Live, arrived, examples, live, rising
+from tests.integration.live import SECONDS, Live, arrived, examples, live, live_config, rising
 from tests.integration.recordings import Questions
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
@@ -30,14 +29,11 @@ BEFORE = 12
 
 @pytest.fixture(scope="module")
 def session(model: Path, questions: Questions, nodes: list[Node]) -> Iterator[Live]:
-    config = Config.model_validate(
-        {
-            "model": {"path": str(model), "audio_tower": "frozen", "projector": "frozen"},
-            "data": {"train": str(questions.train), "max_seconds": 1.0},
-            "rollout": {"max_model_tokens": 1024, "max_completion_tokens": TOKENS, "ignore_stop": True},
-            "learner": {"learning_rate": 0.02, "schedule": "constant", "max_grad_norm": 1e9, "threads": 1},
-            "algorithm": {"beta": 0.0, "group_size": 4, "prompts_per_step": 4, "max_staleness": 2},
-        }
+    config = live_config(
+        *(model, questions),
+        model={"audio_tower": "frozen", "projector": "frozen"},
+        rollout={"max_completion_tokens": TOKENS, "ignore_stop": True},
+        algorithm={"max_staleness": 2},
     )
     with live(config, nodes) as started:
         yield started

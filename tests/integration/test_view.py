@@ -55,7 +55,6 @@ def viewed(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Que
         with command("cluster.view", "runs", "--port", "0", cwd=folder) as viewer:
             viewer.wait_for(lambda: "http://" in viewer.output, "an address", VIEW_SECONDS)
             found = re.search(r"http://\S+", viewer.output)
-            assert found is not None
             yield Viewed(found[0], live)
 
 
@@ -135,7 +134,6 @@ def test_a_recording_of_a_group_plays(watched: Watched, viewed: Viewed) -> None:
     until(lambda: audio.evaluate("audio => audio.currentTime") > 0.05, "sound", VIEW_SECONDS)
     page.keyboard.press("p")
     box = page.locator(".pictures").bounding_box()
-    assert box is not None
     page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 20)
     until(
         lambda: abs(audio.evaluate("audio => audio.currentTime / audio.duration") - 0.5) < 0.1,

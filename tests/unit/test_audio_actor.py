@@ -16,12 +16,6 @@ from actors.audio import AudioActor
 from configs.schema import Config
 from data.audio import SAMPLE_RATE
 from data.types import ClipSource
-from tests.tiny_models import model_directory
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return model_directory(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(autouse=True)

@@ -156,7 +156,6 @@ def test_a_writer_that_is_killed_between_any_two_changes_of_files_leaves_a_whole
         said: list[str] = []
         step, state = left.checkpoints.start(said.append)
         assert said == []
-        assert state is not None
         assert state["step"] == step
         left.storage.claim()
         assert sorted(path.name for path in (folder / "r" / "checkpoints").iterdir())[-1] == f"step_{step}"

@@ -88,77 +88,58 @@ def test_a_clip_beyond_the_budget_is_held_until_the_next() -> None:
     assert held.held_bytes == SIZE
 
 
-def test_a_clip_is_asked_for_once_however_many_wait_for_it_and_comes_with_its_features() -> None:
-    async def prepared() -> list[Clip | str]:
-        audio = Audio()
-        clips, audio.go = pool(audio), asyncio.Event()
-        clips.prefetch(ONE[0])
-        waiting = [asyncio.create_task(clips.prepare(ONE[0])) for _ in range(2)]
-        await asyncio.sleep(0)
-        audio.go.set()
-        given = [*await asyncio.gather(*waiting), await clips.prepare(ONE[0])]
-        assert audio.asked == {ONE: 1}
-        return given
-
-    first, *others = asyncio.run(prepared())
-    assert isinstance(first, Clip)
+async def test_a_clip_is_asked_for_once_however_many_wait_for_it_and_comes_with_its_features() -> None:
+    audio = Audio()
+    clips, audio.go = pool(audio), asyncio.Event()
+    clips.prefetch(ONE[0])
+    waiting = [asyncio.create_task(clips.prepare(ONE[0])) for _ in range(2)]
+    await asyncio.sleep(0)
+    audio.go.set()
+    first, *others = [*await asyncio.gather(*waiting), await clips.prepare(ONE[0])]
+    assert audio.asked == {ONE: 1}
     assert first.features == "features of 1.wav"
     assert all(other is first for other in others)
 
 
-def test_who_stops_waiting_takes_the_clip_from_nobody() -> None:
-    async def prepared() -> Clip | str:
-        audio = Audio()
-        clips, audio.go = pool(audio), asyncio.Event()
-        impatient, patient = (asyncio.create_task(clips.prepare(ONE[0])) for _ in range(2))
-        await asyncio.sleep(0)
-        impatient.cancel()
-        audio.go.set()
-        return await patient
-
-    assert isinstance(asyncio.run(prepared()), Clip)
+async def test_who_stops_waiting_takes_the_clip_from_nobody() -> None:
+    audio = Audio()
+    clips, audio.go = pool(audio), asyncio.Event()
+    impatient, patient = (asyncio.create_task(clips.prepare(ONE[0])) for _ in range(2))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    audio.go.set()
+    assert isinstance(await patient, Clip)
 
 
-def test_silence_is_another_clip() -> None:
-    async def prepared() -> Counter[tuple[ClipSource, bool]]:
-        audio = Audio()
-        clips = pool(audio)
-        await clips.prepare(ONE[0])
-        await clips.prepare(ONE[0], silent=True)
-        return audio.asked
-
-    assert asyncio.run(prepared()) == {ONE: 1, (ONE[0], True): 1}
+async def test_silence_is_another_clip() -> None:
+    audio = Audio()
+    clips = pool(audio)
+    await clips.prepare(ONE[0])
+    await clips.prepare(ONE[0], silent=True)
+    assert audio.asked == {ONE: 1, (ONE[0], True): 1}
 
 
-def test_a_clip_that_cannot_be_used_is_told_and_asked_for_again() -> None:
-    async def prepared() -> tuple[Clip | str, Clip | str, int]:
-        audio = Audio()
-        clips, none = pool(audio), ClipSource("none.wav")
-        return await clips.prepare(none), await clips.prepare(none), audio.asked[none, False]
-
-    assert asyncio.run(prepared()) == ("clip_missing: gone", "clip_missing: gone", 2)
+async def test_a_clip_that_cannot_be_used_is_told_and_asked_for_again() -> None:
+    audio = Audio()
+    clips, none = pool(audio), ClipSource("none.wav")
+    assert [await clips.prepare(none) for _ in range(2)] == ["clip_missing: gone"] * 2
+    assert audio.asked[none, False] == 2
 
 
-def test_clips_are_shared_among_the_actors_and_one_always_goes_to_the_same() -> None:
-    async def prepared() -> list[set[str]]:
-        audio = Audio(), Audio()
-        clips = pool(*audio, clips_held=1)
-        for _ in range(2):
-            for number in range(20):
-                await clips.prepare(ClipSource(f"{number}.wav"))
-        return [{source.path for source, _ in actor.asked} for actor in audio]
-
-    one, other = asyncio.run(prepared())
+async def test_clips_are_shared_among_the_actors_and_one_always_goes_to_the_same() -> None:
+    audio = Audio(), Audio()
+    clips = pool(*audio, clips_held=1)
+    for _ in range(2):
+        for number in range(20):
+            await clips.prepare(ClipSource(f"{number}.wav"))
+    one, other = ({source.path for source, _ in actor.asked} for actor in audio)
     assert not one & other
     assert min(len(one), len(other)) > 0
     assert len(one | other) == 20
 
 
-def test_an_answer_that_does_not_come_in_time_ends_the_wait() -> None:
-    async def prepared() -> None:
-        audio = Audio()
-        audio.go = asyncio.Event()
-        await pool(audio, seconds=0.01).prepare(ONE[0])
-
+async def test_an_answer_that_does_not_come_in_time_ends_the_wait() -> None:
+    audio = Audio()
+    audio.go = asyncio.Event()
     with pytest.raises(WorkerError, match=r"audio actor 0 has not prepared 1\.wav within"):
-        asyncio.run(prepared())
+        await pool(audio, seconds=0.01).prepare(ONE[0])

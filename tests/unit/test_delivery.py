@@ -26,23 +26,20 @@ class Slow(Actors):
             raise WorkerError("no engine is left")
 
 
-def test_a_delivery_is_pending_until_every_engine_has_the_version() -> None:
-    async def scenario() -> None:
-        workers: Any = Slow()
-        delivery = Delivery(workers, lambda: None)
+async def test_a_delivery_is_pending_until_every_engine_has_the_version() -> None:
+    workers: Any = Slow()
+    delivery = Delivery(workers, lambda: None)
+    assert delivery.pending_seconds == 0
+    async with asyncio.TaskGroup() as tasks:
+        await delivery.publish(1, tasks)
+        await asyncio.sleep(0.02)
+        assert 0.02 <= delivery.pending_seconds < 5
+        workers.taken.set()
+        await delivery.over()
         assert delivery.pending_seconds == 0
-        async with asyncio.TaskGroup() as tasks:
-            await delivery.publish(1, tasks)
-            await asyncio.sleep(0.02)
-            assert 0.02 <= delivery.pending_seconds < 5
-            workers.taken.set()
-            await delivery.over()
-            assert delivery.pending_seconds == 0
-
-    asyncio.run(scenario())
 
 
-def test_a_delivery_that_failed_is_not_pending() -> None:
+async def test_a_delivery_that_failed_is_not_pending() -> None:
     async def deliver(delivery: Delivery, workers: Slow) -> None:
         async with asyncio.TaskGroup() as tasks:
             await delivery.publish(1, tasks)
@@ -50,12 +47,9 @@ def test_a_delivery_that_failed_is_not_pending() -> None:
             assert delivery.pending_seconds > 0
             workers.taken.set()
 
-    async def scenario() -> None:
-        workers: Any = Slow()
-        workers.fails = True
-        delivery = Delivery(workers, lambda: None)
-        with pytest.raises(ExceptionGroup):
-            await deliver(delivery, workers)
-        assert delivery.pending_seconds == 0
-
-    asyncio.run(scenario())
+    workers: Any = Slow()
+    workers.fails = True
+    delivery = Delivery(workers, lambda: None)
+    with pytest.raises(ExceptionGroup):
+        await deliver(delivery, workers)
+    assert delivery.pending_seconds == 0

@@ -16,12 +16,7 @@ from data.tokenizer import train
 from learner import demo_model, whisper
 from learner.hf import load_model
 from learner.hf_files import ModelError, load_processor
-from tests.tiny_models import LANGUAGE, TEXTS, model_directory, whisper_directory
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return model_directory(tmp_path_factory.mktemp("demo"))
+from tests.tiny_models import LANGUAGE, TEXTS, whisper_directory
 
 
 def write_ct2(path: Path, encoder: dict[str, np.ndarray]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,11 @@ from learner.audio_tower import encode
 from learner.hf import load_model, load_tensors, load_tower
 from learner.hf_files import load_processor
 from learner.sizes import PROJECTOR, TOWER
-from tests.tiny_models import model_directory
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(model_directory(tmp_path_factory.mktemp("model")))
+def model(model: Path) -> str:
+    return str(model)
 
 
 def configured(model: str, tower: str, projector: str) -> Config:

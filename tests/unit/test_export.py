@@ -65,9 +65,8 @@ def logits(model: torch.nn.Module) -> Tensor:
 
 def test_the_small_model_has_the_released_ones_kinds_of_tensors(model: Path) -> None:
     def kinds(path: str) -> set[str]:
-        sizes = find_sizes(path)
-        assert sizes is not None
-        return {".".join(part for part in name.split(".") if not part.isdigit()) for name in sizes.shapes()}
+        shapes = find_sizes(path).shapes()
+        return {".".join(part for part in name.split(".") if not part.isdigit()) for name in shapes}
 
     assert kinds(str(model)) == kinds("Qwen/Qwen2-Audio-7B-Instruct")
     config = load_config(str(model))
@@ -104,6 +103,7 @@ def test_an_index_names_every_tensors_file_and_the_size_of_all(model: Path, tmp_
     index = json.loads((tmp_path / "out" / INDEX_FILE).read_text())
     held = {file.name: load_file(file) for file in (tmp_path / "out").glob("*.safetensors")}
     assert len(held) > 3
+    assert max(held) == f"model-{len(held):05d}-of-{len(held):05d}.safetensors"
     assert index["weight_map"] == {name: file for file, tensors in held.items() for name in tensors}
     assert index["metadata"]["total_size"] == sum(t.nbytes for tensors in held.values() for t in tensors.values())
     for tensors in held.values():

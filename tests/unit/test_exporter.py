@@ -21,7 +21,6 @@ ELSEWHERE = "203.0.113.5"
 def samples(registry: CollectorRegistry, settings: Metrics | None = None) -> dict[tuple[str, ...], float]:
     """Value of every metric by its name and labels' values, as Prometheus reads them over HTTP."""
     endpoint = serve_actor(settings or Metrics(port=0), registry, "127.0.0.1")
-    assert endpoint is not None
     with urlopen(f"http://{endpoint.address}/metrics", timeout=10) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
     found = [sample for family in families for sample in family.samples if not sample.name.endswith("_created")]
@@ -36,8 +35,6 @@ def test_an_actor_listens_on_a_free_port_whatever_the_control_loops_is() -> None
     settings = Metrics(port=9464)
     first = serve_actor(settings, CollectorRegistry(), "127.0.0.1")
     second = serve_actor(settings, CollectorRegistry(), "127.0.0.1")
-    assert first is not None
-    assert second is not None
     assert len({first.port, second.port, 9464}) == 3
     assert first.host == "127.0.0.1"
 
@@ -46,7 +43,6 @@ def test_a_metric_keeps_its_name_whatever_format_prometheus_would_rather_have() 
     registry = CollectorRegistry()
     Gauge("vllm:num_requests_running", "Requests", registry=registry).set(3)
     endpoint = serve_actor(Metrics(port=0), registry, "127.0.0.1")
-    assert endpoint is not None
     rather = {"Accept": "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75"}
     with urlopen(Request(f"http://{endpoint.address}/metrics", headers=rather), timeout=10) as answer:
         assert "\nvllm:num_requests_running 3.0\n" in answer.read().decode()
@@ -55,7 +51,6 @@ def test_a_metric_keeps_its_name_whatever_format_prometheus_would_rather_have() 
 @pytest.mark.skipif(outward() == "127.0.0.1", reason="this machine has no address but loopback")
 def test_loopback_is_not_left_by_default() -> None:
     endpoint = serve_actor(Metrics(port=0), CollectorRegistry(), outward())
-    assert endpoint is not None
     assert endpoint.local
     with pytest.raises(ConnectionError), socket.create_connection((outward(), endpoint.port), timeout=5):
         pass
@@ -63,7 +58,6 @@ def test_loopback_is_not_left_by_default() -> None:
 
 def test_where_the_machine_lacks_the_address_the_nodes_is_taken() -> None:
     endpoint = serve_actor(Metrics(port=0, host=ELSEWHERE), CollectorRegistry(), "127.0.0.1")
-    assert endpoint is not None
     assert endpoint.host == "127.0.0.1"
 
 

@@ -234,7 +234,7 @@ def test_the_transport_is_one(page: Path) -> None:
     assert issubclass(kind_of("my_transport:InTurn"), ObjectStore)
 
 
-def test_the_transport_sends_to_one_engine_after_the_other(page: Path) -> None:
+async def test_the_transport_sends_to_one_engine_after_the_other(page: Path) -> None:
     from my_transport import OneByOne
 
     events: list[str] = []
@@ -252,13 +252,10 @@ def test_the_transport_sends_to_one_engine_after_the_other(page: Path) -> None:
         def remote(self, version: int, number: int, bucket: Any) -> Any:
             return self.loaded()
 
-    async def send() -> list[str]:
-        update = OneByOne(1, lay_out([("a", torch.float32, (2,))], 100))
-        update.add("bucket")
-        engines = [SimpleNamespace(receive=Receive(name)) for name in ("first", "second")]
-        return [await answer for answer in await asyncio.gather(*map(update.send, engines))]
-
-    assert asyncio.run(send()) == ["first", "second"]
+    update = OneByOne(1, lay_out([("a", torch.float32, (2,))], 100))
+    update.add("bucket")
+    engines = [SimpleNamespace(receive=Receive(name)) for name in ("first", "second")]
+    assert [await answer for answer in await asyncio.gather(*map(update.send, engines))] == ["first", "second"]
     assert events == ["first begins", "first has loaded", "second begins", "second has loaded"]
 
 

@@ -14,16 +14,10 @@ from learner.audio_tower import encode
 from learner.feature_cache import FrozenTower
 from learner.hf import load_tower
 from learner.hf_files import load_processor
-from tests.tiny_models import model_directory
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(model_directory(tmp_path_factory.mktemp("model")))
-
-
-def frozen(model: str, directory: Path | None) -> FrozenTower:
-    return FrozenTower(load_tower(model, torch.float32), load_processor(model).feature_extractor, directory)
+def frozen(model: Path, directory: Path | None) -> FrozenTower:
+    return FrozenTower(load_tower(str(model), torch.float32), load_processor(str(model)).feature_extractor, directory)
 
 
 def waveform(samples: int = 20_000) -> np.ndarray:
@@ -44,7 +38,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_clip_is_encoded_once_and_comes_back_to_the_bit_in_another_run(
-    model: str, tmp_path: Path, encoded: list[int]
+    model: Path, tmp_path: Path, encoded: list[int]
 ) -> None:
     first = frozen(model, tmp_path)
     output = first.pooled(waveform(), "a")
@@ -58,23 +52,23 @@ def test_a_clip_is_encoded_once_and_comes_back_to_the_bit_in_another_run(
     assert len(encoded) == 1
 
 
-def test_a_recording_that_is_cut_elsewhere_is_another_clip(model: str, tmp_path: Path, encoded: list[int]) -> None:
+def test_a_recording_that_is_cut_elsewhere_is_another_clip(model: Path, tmp_path: Path, encoded: list[int]) -> None:
     tower = frozen(model, tmp_path)
     assert tower.pooled(waveform(), "a").shape != tower.pooled(waveform()[:8_000], "a").shape
     assert encoded == [125, 50]
 
 
-def test_another_tower_does_not_see_what_this_one_kept(model: str, tmp_path: Path, encoded: list[int]) -> None:
+def test_another_tower_does_not_see_what_this_one_kept(model: Path, tmp_path: Path, encoded: list[int]) -> None:
     first = frozen(model, tmp_path)
     first.pooled(waveform(), "a")
     first.save()
-    other = load_tower(model, torch.float32)
+    other = load_tower(str(model), torch.float32)
     other.layer_norm.weight.data += 1
     FrozenTower(other, first.extractor, tmp_path).pooled(waveform(), "a")
     assert len(encoded) == 2
 
 
-def test_a_damaged_file_is_encoded_again(model: str, tmp_path: Path, encoded: list[int]) -> None:
+def test_a_damaged_file_is_encoded_again(model: Path, tmp_path: Path, encoded: list[int]) -> None:
     first = frozen(model, tmp_path)
     output = first.pooled(waveform(), "a")
     first.save()
@@ -84,7 +78,7 @@ def test_a_damaged_file_is_encoded_again(model: str, tmp_path: Path, encoded: li
     assert len(encoded) == 2
 
 
-def test_without_a_directory_nothing_is_kept(model: str, encoded: list[int]) -> None:
+def test_without_a_directory_nothing_is_kept(model: Path, encoded: list[int]) -> None:
     tower = frozen(model, None)
     np.testing.assert_array_equal(tower.pooled(waveform(), "a"), tower.pooled(waveform(), "a"))
     tower.save()

@@ -36,9 +36,7 @@ TEXT_TOKENS = 84
 
 def told(*overrides: str, device: str | None = None, assumed: str | None = None) -> Forecast:
     config = load_config(PRESET, overrides)
-    sizes = find_sizes(config.model.path)
-    assert sizes is not None
-    roles = plan(config, [Node("any", 1e9, 1e9)])
+    sizes, roles = find_sizes(config.model.path), plan(config, [Node("any", 1e9, 1e9)])
     return forecast(config, sizes, hardware(device, on_gpu=True), lengths_of(config, assumed), roles)
 
 
@@ -105,7 +103,6 @@ def swept(values: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize("on_gpu", [True, False])
 def test_every_formula_of_every_way_to_train_has_its_numbers(on_gpu: bool) -> None:
     sizes = find_sizes("Qwen/Qwen2-Audio-7B-Instruct")
-    assert sizes is not None
     gpus = 1e9 if on_gpu else 0.0
     for point, turn in zip(product(*SWEPT.values()), cycle(IN_TURN), strict=False):
         overrides = [*swept(dict(zip(SWEPT, point, strict=True))), *turn.split()]

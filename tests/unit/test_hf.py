@@ -14,19 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
 from learner import hf_files
-from learner.hf import expected_shapes, export_checkpoint, load_model, load_tensors, load_tower, tower_hash
+from learner.hf import export_checkpoint, load_model, load_tensors, load_tower, tower_hash
 from learner.hf_files import ModelError, load_processor
 from learner.released import check_model, checkpoint_name, for_engines, load_config, parameter_name
-from learner.sizes import EMBEDDINGS, HEAD
-from tests.tiny_models import model_directory
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return model_directory(tmp_path_factory.mktemp("hf"))
+from learner.sizes import HEAD
 
 
 def changed(
@@ -69,15 +62,6 @@ def test_a_name_of_no_parameter_is_refused() -> None:
         checkpoint_name("policy.lm_head.weight")
 
 
-def test_the_released_model_has_the_sizes_that_its_configuration_gives() -> None:
-    text = {"vocab_size": 156032, "hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 11008}
-    shapes = expected_shapes(Qwen2AudioConfig(text_config={"model_type": "qwen2", **text}))
-    assert shapes[HEAD] == shapes[EMBEDDINGS] == (156032, 4096)
-    assert shapes["multi_modal_projector.linear.weight"] == (4096, 1280)
-    assert shapes["audio_tower.layers.31.fc1.weight"] == (5120, 1280)
-    assert 8.3e9 < sum(shape.numel() for shape in shapes.values()) < 8.5e9
-
-
 def test_a_checkpoint_saved_by_transformers_5_loads_unchanged(model: Path, tmp_path: Path) -> None:
     load_model(str(model), torch.float32).save_pretrained(tmp_path)
     assert "language_model.model.model.embed_tokens.weight" in load_file(tmp_path / "model.safetensors")
@@ -88,21 +72,6 @@ def test_a_checkpoint_with_the_parameters_own_names_loads_unchanged(model: Path,
     renamed = changed(model, tmp_path / "inside", lambda all: {parameter_name(n): t for n, t in all.items()})
     check_model(renamed)
     assert_same(weights(renamed), weights(model))
-
-
-def test_a_sharded_export_loads_unchanged(model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "sharded"
-    export_checkpoint(out, load_config(str(model)), load_tensors(str(model)), str(model), max_shard_bytes=100_000)
-    shards = sorted(out.glob("*.safetensors"))
-    assert len(shards) > 2
-    assert shards[-1].name == f"model-{len(shards):05d}-of-{len(shards):05d}.safetensors"
-    single = [len(load_file(shard)) == 1 for shard in shards]
-    assert all(shard.stat().st_size < 110_000 or alone for shard, alone in zip(shards, single, strict=True))
-    assert_same(weights(out), weights(model))
-    assert_same(
-        {checkpoint_name(n): p for n, p in Qwen2AudioForConditionalGeneration.from_pretrained(out).named_parameters()},
-        weights(model),
-    )
 
 
 @pytest.mark.parametrize("level", ["top", "text"])
@@ -166,9 +135,10 @@ def test_a_directory_without_a_usable_model_says_what_it_lacks(model: Path, tmp_
         load_model(str(tmp_path / "nowhere"), torch.float32)
 
 
-def test_a_checkpoint_that_lacks_a_shard_names_it(model: Path, tmp_path: Path) -> None:
+def test_a_sharded_checkpoint_loads_unchanged_and_one_that_lacks_a_shard_names_it(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "sharded"
-    export_checkpoint(out, load_config(str(model)), load_tensors(str(model)), str(model), max_shard_bytes=200_000)
+    export_checkpoint(out, load_config(str(model)), load_tensors(str(model)), str(model), max_shard_bytes=100_000)
+    assert_same(weights(out), weights(model))
     lost = sorted(out.glob("*.safetensors"))[0]
     lost.unlink()
     with pytest.raises(ModelError, match=f"lacks {lost.name}, which model.safetensors.index.json names"):
@@ -239,11 +209,6 @@ def test_an_export_that_lacks_a_tensor_leaves_nothing_behind(model: Path, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_over_another_checkpoint_is_refused(model: Path) -> None:
-    with pytest.raises(ModelError, match="exists already; export to a new directory or move it away"):
-        export_checkpoint(model, load_config(str(model)), load_tensors(str(model)), str(model))
-
-
 def test_engines_take_a_released_checkpoint_as_it_is_and_an_export_of_any_other(model: Path, tmp_path: Path) -> None:
     assert for_engines(str(model), tmp_path / "unused") == model
     assert not (tmp_path / "unused").exists()
@@ -269,7 +234,6 @@ def test_a_processor_that_is_incomplete_or_of_another_model_is_refused(model: Pa
 
 def test_a_tokenizer_loaded_by_itself_is_the_processors(model: Path) -> None:
     alone, loaded = hf_files._plain(model), hf_files._by_processor(model)
-    assert alone is not None
     assert alone[1:] == loaded[1:]
     (mine, *_), (theirs, *_) = alone, loaded
     assert type(mine) is type(theirs)

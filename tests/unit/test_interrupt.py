@@ -44,7 +44,6 @@ def test_every_finally_is_run_once_also_in_the_background_and_where_the_signal_i
     started = subprocess.Popen(
         [sys.executable, "-c", COMMAND, kind], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert started.stdout is not None
     assert started.stdout.readline() == "working\n"
     started.send_signal(signal.SIGTERM)
     assert started.stdout.readline() == "ending\n"

@@ -160,7 +160,6 @@ def nodes_of(group: str) -> list[Any]:
 def test_every_node_has_the_memory_that_the_forecast_asks_for() -> None:
     config = trained()
     sizes = find_sizes("Qwen/Qwen2-Audio-7B-Instruct")
-    assert sizes is not None
     asked = forecast(config, sizes, hardware("h100", True), lengths_of(config, None), plan(config, nodes(CLUSTER)))
     stored = total(store(config, asked.parts))
     limits = {name: container(group["template"])["resources"]["limits"] for name, group in groups(CLUSTER).items()}

@@ -175,7 +175,6 @@ def test_a_section_of_adapters_is_read_from_overrides_and_from_a_file(tmp_path: 
         "model: {path: m, audio_tower: frozen, lora: {rank: 8}}\ndata: {train: t.jsonl}\n"
     )
     config = load_config(str(tmp_path / "mine.yaml"), ["model.lora.alpha=64", "model.lora.targets=[q_proj, v_proj]"])
-    assert config.model.lora is not None
     assert (config.model.lora.rank, config.model.lora.alpha) == (8, 64)
     assert config.model.lora.targets == ("q_proj", "v_proj")
     assert load_config(str(tmp_path / "mine.yaml"), ["model.lora=null"]).model.lora is None

@@ -20,24 +20,18 @@ from learner.hf_files import load_processor
 from learner.learner import checkpoint_activations
 from learner.packing import Sequences, pack
 from learner.policy import MicroBatch, Policy
-from tests.tiny_models import model_directory
 
 TEMPERATURE = 0.7
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return model_directory(tmp_path_factory.mktemp("policy"))
-
-
 @pytest.fixture
-def policy(directory: Path) -> Policy:
-    return Policy(load_model(str(directory), torch.float32), TEMPERATURE)
+def policy(model: Path) -> Policy:
+    return Policy(load_model(str(model), torch.float32), TEMPERATURE)
 
 
-def clip(directory: Path, seconds: float, seed: int) -> ClipFeatures:
+def clip(model: Path, seconds: float, seed: int) -> ClipFeatures:
     waveform = np.random.default_rng(seed).standard_normal(int(seconds * 16_000)).astype(np.float32) * 0.1
-    mel = log_mel(waveform, load_processor(str(directory)).feature_extractor)
+    mel = log_mel(waveform, load_processor(str(model)).feature_extractor)
     return ClipFeatures(mel=mel, valid_frames=mel_frames(len(waveform)))
 
 
@@ -72,8 +66,8 @@ def naive(policy: Policy, group: Sequences, features: ClipFeatures) -> tuple[lis
     return logprobs, entropies
 
 
-def test_packed_groups_give_the_log_probs_and_entropies_of_separate_forwards(policy: Policy, directory: Path) -> None:
-    clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
+def test_packed_groups_give_the_log_probs_and_entropies_of_separate_forwards(policy: Policy, model: Path) -> None:
+    clips = [clip(model, 1.3, 0), clip(model, 0.4, 1)]
     groups = groups_of(policy, clips)
     logprobs, entropies = policy(MicroBatch(pack(groups), clips))
     expected = [naive(policy, group, features) for group, features in zip(groups, clips, strict=True)]
@@ -87,8 +81,8 @@ def gradients(policy: Policy, loss: Tensor) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
 
 
-def test_gradients_through_the_shared_prompt_are_those_of_separate_forwards(policy: Policy, directory: Path) -> None:
-    clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
+def test_gradients_through_the_shared_prompt_are_those_of_separate_forwards(policy: Policy, model: Path) -> None:
+    clips = [clip(model, 1.3, 0), clip(model, 0.4, 1)]
     groups = groups_of(policy, clips)
     logprobs, entropies = policy(MicroBatch(pack(groups), clips), entropy="gradient")
     scale = torch.linspace(-1, 1, len(logprobs))
@@ -110,11 +104,11 @@ def assert_the_same(packed: dict[str, Tensor], separate: dict[str, Tensor]) -> N
 
 @pytest.mark.parametrize(("beta", "coefficient"), [(0.0, 0.0), (0.04, 0.0), (0.04, 0.01)])
 def test_the_gradient_of_grpo_is_that_of_completions_that_are_alone_with_their_prompt(
-    policy: Policy, directory: Path, beta: float, coefficient: float
+    policy: Policy, model: Path, beta: float, coefficient: float
 ) -> None:
-    clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
+    clips = [clip(model, 1.3, 0), clip(model, 0.4, 1)]
     groups = groups_of(policy, clips)
-    other = moved(Policy(load_model(str(directory), torch.float32), TEMPERATURE))
+    other = moved(Policy(load_model(str(model), torch.float32), TEMPERATURE))
     completions = [completion for group in groups for completion in group.completions]
     advantages = torch.tensor([0.8, -1.2, 0.9, 0.7, 1.0, -0.4])
 
@@ -153,8 +147,8 @@ def moved(policy: Policy) -> Policy:
     return policy
 
 
-def test_a_clip_in_the_wrong_place_changes_the_log_probs(policy: Policy, directory: Path) -> None:
-    clips = [clip(directory, 0.4, 0), clip(directory, 0.4, 1)]
+def test_a_clip_in_the_wrong_place_changes_the_log_probs(policy: Policy, model: Path) -> None:
+    clips = [clip(model, 0.4, 0), clip(model, 0.4, 1)]
     groups = groups_of(policy, clips)
     with torch.no_grad():
         policy.model.model.multi_modal_projector.linear.weight.mul_(30)
@@ -164,9 +158,9 @@ def test_a_clip_in_the_wrong_place_changes_the_log_probs(policy: Policy, directo
 
 
 def test_the_tower_hears_a_clip_once_for_all_of_its_groups_and_gets_the_gradient_of_all(
-    policy: Policy, directory: Path
+    policy: Policy, model: Path
 ) -> None:
-    features = clip(directory, 1.3, 0)
+    features = clip(model, 1.3, 0)
     packed = pack(groups_of(policy, [features, features]))
     apart = gradients(policy, policy(MicroBatch(packed, [features, replace(features)]))[0].sum())
     heard: list[int] = []
@@ -176,8 +170,8 @@ def test_the_tower_hears_a_clip_once_for_all_of_its_groups_and_gets_the_gradient
     assert_the_same(together, apart)
 
 
-def test_policy_and_reference_share_the_mask_of_a_micro_batch(policy: Policy, directory: Path) -> None:
-    clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
+def test_policy_and_reference_share_the_mask_of_a_micro_batch(policy: Policy, model: Path) -> None:
+    clips = [clip(model, 1.3, 0), clip(model, 0.4, 1)]
     batch = MicroBatch(pack(groups_of(policy, clips)), clips)
     given = []
     layer = policy.model.model.language_model.layers[0]
@@ -187,21 +181,21 @@ def test_policy_and_reference_share_the_mask_of_a_micro_batch(policy: Policy, di
     assert given[0] is given[1]
 
 
-def test_embeddings_that_do_not_fill_the_placeholders_are_refused(policy: Policy, directory: Path) -> None:
-    clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
+def test_embeddings_that_do_not_fill_the_placeholders_are_refused(policy: Policy, model: Path) -> None:
+    clips = [clip(model, 1.3, 0), clip(model, 0.4, 1)]
     with pytest.raises(ValueError, match="audio positions"):
         policy(MicroBatch(pack(groups_of(policy, clips)[:1]), clips[1:]))
 
 
-def test_a_sampled_placeholder_token_is_a_plain_token(policy: Policy, directory: Path) -> None:
-    features = clip(directory, 0.4, 0)
+def test_a_sampled_placeholder_token_is_a_plain_token(policy: Policy, model: Path) -> None:
+    features = clip(model, 0.4, 0)
     prompt = groups_of(policy, [features, features])[0].prompt
     group = Sequences(prompt, [[policy.audio_token_id, 5]])
     assert torch.isfinite(policy(MicroBatch(pack([group]), [features]))[0]).all()
 
 
-def test_greedy_tokens_are_known_as_the_most_likely(policy: Policy, directory: Path) -> None:
-    features = clip(directory, 0.4, 0)
+def test_greedy_tokens_are_known_as_the_most_likely(policy: Policy, model: Path) -> None:
+    features = clip(model, 0.4, 0)
     prompt = groups_of(policy, [features, features])[0].prompt
     vocabulary = policy.model.config.text_config.vocab_size
     batch = MicroBatch(pack([Sequences(prompt, [[token] for token in range(vocabulary)])]), [features])
@@ -211,8 +205,8 @@ def test_greedy_tokens_are_known_as_the_most_likely(policy: Policy, directory: P
 
 
 @pytest.mark.heavy
-def test_flex_attention_gives_the_same_log_probs(policy: Policy, directory: Path) -> None:
-    clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
+def test_flex_attention_gives_the_same_log_probs(policy: Policy, model: Path) -> None:
+    clips = [clip(model, 1.3, 0), clip(model, 0.4, 1)]
     batch = MicroBatch(pack(groups_of(policy, clips)), clips)
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # compiling the kernel takes a minute on CPUs
         expected, _ = policy(batch)
@@ -220,8 +214,8 @@ def test_flex_attention_gives_the_same_log_probs(policy: Policy, directory: Path
     torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_gradients_are_the_same_when_activations_are_computed_again(policy: Policy, directory: Path) -> None:
-    clips = [clip(directory, 1.3, 0), clip(directory, 0.4, 1)]
+def test_the_gradients_are_the_same_when_activations_are_computed_again(policy: Policy, model: Path) -> None:
+    clips = [clip(model, 1.3, 0), clip(model, 0.4, 1)]
     batch = MicroBatch(pack(groups_of(policy, clips)), clips)
     kept = gradients(policy, policy(batch)[0].sum())
     for layer in policy.model.model.audio_tower.layers:

@@ -80,9 +80,7 @@ def test_transformers_class_has_the_described_tensors_under_our_names_and_no_oth
 def test_every_way_to_the_shapes_gives_the_described_ones() -> None:
     expected = dict(described())
     assert {name: tuple(shape) for name, shape in expected_shapes(released_config()).items()} == expected
-    sizes = find_sizes("Qwen/Qwen2-Audio-7B-Instruct")
-    assert sizes is not None
-    assert sizes.shapes() == expected
+    assert find_sizes("Qwen/Qwen2-Audio-7B-Instruct").shapes() == expected
 
 
 def test_the_parameters_are_as_many_as_are_published() -> None:
@@ -96,6 +94,7 @@ def test_the_preset_trains_that_model_by_the_papers_recipe() -> None:
     assert (config.model.audio_tower, config.model.projector, config.model.lora) == ("trained", "trained", None)
     assert (config.run.max_steps, algorithm.prompts_per_step, algorithm.group_size) == (1000, 16, 8)
     assert (learner.learning_rate, learner.schedule, learner.warmup_steps) == (1e-6, "linear", 0)
+    assert (learner.zero_stage, learner.offload) == (3, "optimizer")
     assert (learner.weight_decay, learner.betas, learner.max_grad_norm) == (0.0, (0.9, 0.999), 1.0)
     assert (config.rollout.temperature, config.rollout.max_completion_tokens) == (1.0, 256)
     assert (algorithm.name, algorithm.beta, algorithm.updates_per_step, algorithm.max_staleness) == ("grpo", 0.04, 1, 0)

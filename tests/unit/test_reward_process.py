@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import pytest
 
 from data.types import Clip, Completion, Group, Prompt
 from rewards import process
-from rewards.process import RewardProcess
 from rewards.registry import RewardError
 from rewards.score import Scorer
 from rewards.terms import Term
@@ -32,6 +28,7 @@ from tests.reward_processes import (
     at_once,
     faults,
     in_turn,
+    owned,
     running,
 )
 
@@ -156,49 +153,24 @@ def test_what_the_function_starts_can_be_interrupted(judged: Judged) -> None:
     assert judged.told[2].values == (0.0,)
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("1 / 0", "raised ZeroDivisionError"),
-        ("raise SystemExit(0)", r"raised SystemExit\(0\); mend the module"),
-        ("import os; os._exit(7)", "its process ended by exit status 7 while it was loaded"),
-    ],
-)
-def test_a_function_that_cannot_be_loaded_is_an_error(plug_ins: PlugIns, source: str, message: str) -> None:
-    with pytest.raises(RewardError, match=message):
-        asyncio.run(in_turn(f"{plug_ins.module(source)}:do", "a"))
-
-
-def test_a_function_that_is_not_loaded_in_time_is_an_error_and_leaves_no_process(plug_ins: PlugIns) -> None:
-    name = plug_ins.module("import time; time.sleep(60)")
-    before = psutil.Process().children()
-    with pytest.raises(RewardError, match=rf"'{name}:do' has not been loaded within 0.3 s"):
-        asyncio.run(RewardProcess(Term("slow", f"{name}:do"), 0.3).start())
-    assert psutil.Process().children() == before
-
-
-def test_every_term_scores_the_group_in_its_own_process_and_with_its_arguments(plug_ins: PlugIns) -> None:
+async def test_every_term_scores_the_group_in_its_own_process_and_with_its_arguments(plug_ins: PlugIns) -> None:
     called, other = (f"{plug_ins.module(CALLED)}:do" for _ in range(2))
     prompt = Prompt("g", EXAMPLE, (1, 2), Clip("00", 1.0, 25), seed=1)
     texts = ("Dog", "<answer>Cat</answer>")
     group = Group(prompt, tuple(Completion((1,), text, (-0.1,), (0,), "stop") for text in texts))
     length = {"target_words": 0, "slope_words": 4}
-
-    async def score() -> Any:
-        terms = [
-            Term("mine", called),
-            Term("other", other, 0.0),
-            Term("accuracy", "accuracy", 2.0),
-            Term("length", "length", 4.0, length),
-        ]
-        scorer = Scorer(terms, START_SECONDS)
-        try:
-            await scorer.start()
-            return await scorer.score(group)
-        finally:
-            await scorer.end()
-
-    scored = asyncio.run(score())
+    terms = [
+        Term("mine", called),
+        Term("other", other, 0.0),
+        Term("accuracy", "accuracy", 2.0),
+        Term("length", "length", 4.0, length),
+    ]
+    scorer = Scorer(terms, START_SECONDS)
+    try:
+        await scorer.start()
+        scored = await scorer.score(group)
+    finally:
+        await scorer.end()
     assert scored.problems == ()
     mine, others = (scored.group.rewards[name] for name in ("mine", "other"))
     assert len({mine[0], others[0], float(os.getpid())}) == 3
@@ -239,52 +211,26 @@ def test_what_a_function_has_started_ends_with_its_process(
         outcome.values
         for outcome in asyncio.run(in_turn(f"{plug_ins.module(CALLED)}:do", "start another", last, limit=1.0))
     )
-    assert isinstance(child, float)
     assert gone(int(child))
 
 
-OWNER = """
-import asyncio, sys
-from rewards.process import RewardProcess
-from rewards.terms import Term
-from tests.reward_processes import EXAMPLE
-
-async def main():
-    process = RewardProcess(Term("do", sys.argv[1]), 30.0)
-    outcome = await process.score(["start another"], EXAMPLE)
-    print(int(outcome.values[0]), flush=True)
-    await process.score(["sleep"], EXAMPLE)
-
-asyncio.run(main())
-"""
-
-
 def test_what_a_function_has_started_ends_with_the_owner_that_is_killed(plug_ins: PlugIns) -> None:
-    called = f"{plug_ins.module(CALLED)}:do"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, called], stdout=subprocess.PIPE, text=True, env=environment)
-    with owner:
-        assert owner.stdout is not None
+    with owned(f"{plug_ins.module(CALLED)}:do", "start another", "sleep") as owner:
         child = int(owner.stdout.readline())
         owner.kill()
     assert gone(child)
 
 
-def test_a_group_beside_one_that_nothing_stops_is_asked_again(
+async def test_a_group_beside_one_that_nothing_stops_is_asked_again(
     plug_ins: PlugIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "GRACE_SECONDS", 1.0)
-
-    async def score() -> list[Outcome]:
-        async with running(f"{plug_ins.module(AWAITED)}:do", limit=0.5) as found:
-            await found.start()
-            stays = asyncio.create_task(found.score(["stay"], EXAMPLE))
-            await asyncio.sleep(1.3)
-            beside = await found.score(["linger"], EXAMPLE)
-            return [await stays, beside]
-
-    stays, beside = asyncio.run(score())
-    assert (faults(stays), faults(beside)) == (["timeout"], [])
+    async with running(f"{plug_ins.module(AWAITED)}:do", limit=0.5) as found:
+        await found.start()
+        stays = asyncio.create_task(found.score(["stay"], EXAMPLE))
+        await asyncio.sleep(1.3)
+        beside = await found.score(["linger"], EXAMPLE)
+        assert (faults(await stays), faults(beside)) == (["timeout"], [])
 
 
 COUNTED = """
@@ -322,34 +268,24 @@ def test_a_function_that_cannot_be_loaded_again_many_times_ends_the_run_by_name(
         asyncio.run(in_turn(use, "exit", *"abcde", limit=START_SECONDS))
 
 
-def test_a_function_that_only_observes_is_given_up_and_ends_no_run(
+async def test_a_function_that_only_observes_is_given_up_and_ends_no_run(
     plug_ins: PlugIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "RESTART_SECONDS", 0.01)
     use = f"{plug_ins.module(COUNTED.format(fail_at='range(1, 99)'))}:do"
-
-    async def score() -> list[Outcome]:
-        async with running(use, limit=START_SECONDS, weight=0.0) as found:
-            return [await found.score([text], EXAMPLE) for text in ("exit", *"abcdefg")]
-
-    outcomes = asyncio.run(score())
+    async with running(use, limit=START_SECONDS, weight=0.0) as found:
+        outcomes = [await found.score([text], EXAMPLE) for text in ("exit", *"abcdefg")]
     assert [faults(outcome) for outcome in outcomes] == [["died"]] * 8
     assert outcomes[-1].problem.startswith("it is given up: could not be started again")
 
 
-def test_a_function_whose_file_has_changed_is_told_of_when_it_is_started_again(
-    plug_ins: PlugIns,
-) -> None:
+async def test_a_function_whose_file_has_changed_is_told_of_when_it_is_started_again(plug_ins: PlugIns) -> None:
     name = plug_ins.module(CALLED)
-
-    async def score() -> list[str]:
-        async with running(f"{name}:do", limit=START_SECONDS) as found:
-            outcomes = [await found.score([text], EXAMPLE) for text in ("exit", "a", "exit")]
-            (plug_ins.folder / f"{name}.py").write_text(f"{CALLED}\n# mended\n")
-            outcomes += [await found.score(["a"], EXAMPLE) for _ in range(2)]
-            return [outcome.note for outcome in outcomes]
-
-    *before, told, after = asyncio.run(score())
+    async with running(f"{name}:do", limit=START_SECONDS) as found:
+        outcomes = [await found.score([text], EXAMPLE) for text in ("exit", "a", "exit")]
+        (plug_ins.folder / f"{name}.py").write_text(f"{CALLED}\n# mended\n")
+        outcomes += [await found.score(["a"], EXAMPLE) for _ in range(2)]
+    *before, told, after = (outcome.note for outcome in outcomes)
     assert (before, after) == ([""] * 3, "")
     assert told.startswith(f"reward {name}:do was started again; ")
     assert told.endswith(f"{name}.py is another than when the run began")

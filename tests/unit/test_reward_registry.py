@@ -171,18 +171,20 @@ def test_a_configuration_is_refused_for_any_reward_that_cannot_be_used() -> None
 @pytest.mark.parametrize(
     ("source", "seconds", "message"),
     [
+        ("1 / 0", START_SECONDS, "raised ZeroDivisionError"),
         ("raise SystemExit(0)", START_SECONDS, r"raised SystemExit\(0\); mend the module"),
         ("import os; os._exit(0)", START_SECONDS, "its process ended by exit status 0 while it was loaded"),
-        ("import time; time.sleep(60)", 0.3, "has not been loaded within 0.3 s"),
+        ("import time; time.sleep(60)", 0.3, ":do' has not been loaded within 0.3 s"),
     ],
 )
 def test_a_plug_in_whose_import_ends_or_hangs_is_refused_and_does_neither_to_who_asks(
     plug_ins: PlugIns, source: str, seconds: float, message: str
 ) -> None:
-    name = plug_ins.module(source)
-    with pytest.raises(RewardError, match=message):
+    name, before = plug_ins.module(source), psutil.Process().children()
+    with pytest.raises(RewardError, match=f"{name}.*{message}"):
         check_rewards([Reward(use="accuracy"), Reward(use=f"{name}:do")], "answer", seconds)
     assert name not in sys.modules
+    assert psutil.Process().children() == before
 
 
 def test_a_configuration_whose_rewards_can_be_used_passes_and_leaves_no_process(plug_ins: PlugIns) -> None:

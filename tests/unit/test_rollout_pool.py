@@ -195,314 +195,251 @@ def update(version: int) -> Buckets:
     return whole
 
 
-def test_a_group_goes_to_the_engine_with_the_least_outstanding_work() -> None:
-    async def scenario() -> None:
-        held = Pool()
-        first, second = held.engines.values()
-        first.free.clear()
-        waiting = asyncio.create_task(held.pool.sample_and_score(prompt("a"), SAMPLING))
-        await asyncio.sleep(0)
-        for name in "bc":
-            await held.pool.sample_and_score(prompt(name), SAMPLING)
-        assert (first.asked, second.asked) == (["a"], ["b", "c"])
-        first.free.set()
-        await waiting
-        assert held.pool.outstanding == {"engine-0": 0, "engine-1": 0}
-
-    asyncio.run(scenario())
+async def test_a_group_goes_to_the_engine_with_the_least_outstanding_work() -> None:
+    held = Pool()
+    first, second = held.engines.values()
+    first.free.clear()
+    waiting = asyncio.create_task(held.pool.sample_and_score(prompt("a"), SAMPLING))
+    await asyncio.sleep(0)
+    for name in "bc":
+        await held.pool.sample_and_score(prompt(name), SAMPLING)
+    assert (first.asked, second.asked) == (["a"], ["b", "c"])
+    first.free.set()
+    await waiting
+    assert held.pool.outstanding == {"engine-0": 0, "engine-1": 0}
 
 
-def test_an_engine_whose_cache_is_full_takes_no_further_group() -> None:
-    async def scenario() -> None:
-        held = Pool()
-        first, second = held.engines.values()
-        assert held.pool.places == 2 * (8 // 4 + 1)
-        first.free.clear()
-        second.free.clear()
-        waiting = [asyncio.create_task(held.pool.sample_and_score(prompt(name), SAMPLING)) for name in "abcde"]
-        await asyncio.sleep(0)
-        assert (first.asked, second.asked) == (["a", "c", "e"], ["b", "d"])
-        first.kv_cache_use = 0.95
-        held.pool._heard("engine-0", EngineReport(0, 9.0, 0.95))
-        assert held.pool.places == 3 + 8 // 4 + 1  # what it has, and what the other one takes
-        waiting += [asyncio.create_task(held.pool.sample_and_score(prompt(name), SAMPLING)) for name in "fgh"]
-        await asyncio.sleep(0)
-        assert second.asked == ["b", "d", "f", "g", "h"]
-        first.free.set()
-        second.free.set()
-        await asyncio.gather(*waiting)
-        assert held.pool.places == 2 * (8 // 4 + 1)  # nothing is in its cache any more
-
-    asyncio.run(scenario())
+async def test_an_engine_whose_cache_is_full_takes_no_further_group() -> None:
+    held = Pool()
+    first, second = held.engines.values()
+    assert held.pool.places == 2 * (8 // 4 + 1)
+    first.free.clear()
+    second.free.clear()
+    waiting = [asyncio.create_task(held.pool.sample_and_score(prompt(name), SAMPLING)) for name in "abcde"]
+    await asyncio.sleep(0)
+    assert (first.asked, second.asked) == (["a", "c", "e"], ["b", "d"])
+    first.kv_cache_use = 0.95
+    held.pool._heard("engine-0", EngineReport(0, 9.0, 0.95))
+    assert held.pool.places == 3 + 8 // 4 + 1  # what it has, and what the other one takes
+    waiting += [asyncio.create_task(held.pool.sample_and_score(prompt(name), SAMPLING)) for name in "fgh"]
+    await asyncio.sleep(0)
+    assert second.asked == ["b", "d", "f", "g", "h"]
+    first.free.set()
+    second.free.set()
+    await asyncio.gather(*waiting)
+    assert held.pool.places == 2 * (8 // 4 + 1)  # nothing is in its cache any more
 
 
-def test_a_report_that_was_overtaken_is_not_taken_for_the_newest() -> None:
-    async def scenario() -> None:
-        held = Pool(engines=1)
-        held.pool._heard("engine-0", EngineReport(3, 5.0, 0.5))
-        held.pool._heard("engine-0", EngineReport(2, 5.0, 0.5))
-        assert held.pool.version == 3
-
-    asyncio.run(scenario())
+async def test_a_report_that_was_overtaken_is_not_taken_for_the_newest() -> None:
+    held = Pool(engines=1)
+    held.pool._heard("engine-0", EngineReport(3, 5.0, 0.5))
+    held.pool._heard("engine-0", EngineReport(2, 5.0, 0.5))
+    assert held.pool.version == 3
 
 
-def test_the_pool_is_as_old_as_its_oldest_engine() -> None:
-    async def scenario() -> None:
-        held = Pool()
-        held.engines["engine-1"].free.clear()
-        loading = asyncio.create_task(held.pool.update(update(1)))
+async def test_the_pool_is_as_old_as_its_oldest_engine() -> None:
+    held = Pool()
+    held.engines["engine-1"].free.clear()
+    loading = asyncio.create_task(held.pool.update(update(1)))
+    await asyncio.sleep(0.01)
+    assert {name: report.version for name, report in held.pool.reports.items()} == {"engine-0": 1, "engine-1": 0}
+    assert held.pool.version == 0
+    held.engines["engine-1"].free.set()
+    await loading
+    assert held.pool.version == 1
+
+
+async def test_engines_get_each_bucket_as_it_comes_and_are_told_what_is_in_them_once() -> None:
+    held = Pool()
+    engines = held.engines.values()
+    first, second = begun(1), update(2)
+    loading = asyncio.create_task(held.pool.update(first))
+    for number, name in enumerate("abc"):
         await asyncio.sleep(0.01)
-        assert {name: report.version for name, report in held.pool.reports.items()} == {"engine-0": 1, "engine-1": 0}
-        assert held.pool.version == 0
-        held.engines["engine-1"].free.set()
-        await loading
-        assert held.pool.version == 1
-
-    asyncio.run(scenario())
-
-
-def test_engines_get_each_bucket_as_it_comes_and_are_told_what_is_in_them_once() -> None:
-    async def scenario() -> None:
-        held = Pool()
-        engines = held.engines.values()
-        first, second = begun(1), update(2)
-        loading = asyncio.create_task(held.pool.update(first))
-        for number, name in enumerate("abc"):
-            await asyncio.sleep(0.01)
-            assert all(len(engine.received) == number for engine in engines)
-            first.add(name)
-        await loading
-        await held.pool.update(second)
-        for engine in engines:
-            assert engine.layouts == [LAYOUT]
-            assert engine.received == [(1, 0, "a"), (1, 1, "b"), (1, 2, "c"), (2, 0, "a2"), (2, 1, "b2"), (2, 2, "c2")]
-
-    asyncio.run(scenario())
+        assert all(len(engine.received) == number for engine in engines)
+        first.add(name)
+    await loading
+    await held.pool.update(second)
+    for engine in engines:
+        assert engine.layouts == [LAYOUT]
+        assert engine.received == [(1, 0, "a"), (1, 1, "b"), (1, 2, "c"), (2, 0, "a2"), (2, 1, "b2"), (2, 2, "c2")]
 
 
-def test_the_time_that_the_learner_takes_to_publish_is_not_the_engines() -> None:
-    async def scenario() -> None:
-        held = Pool(update_seconds=0.05)
-        slow = begun(1)
-        loading = asyncio.create_task(held.pool.update(slow))
-        for name in "abc":
-            await asyncio.sleep(0.04)
-            slow.add(name)
-        await loading
-        assert held.pool.version == 1
-        assert held.pool.lost == 0
-
-    asyncio.run(scenario())
+async def test_the_time_that_the_learner_takes_to_publish_is_not_the_engines() -> None:
+    held = Pool(update_seconds=0.05)
+    slow = begun(1)
+    loading = asyncio.create_task(held.pool.update(slow))
+    for name in "abc":
+        await asyncio.sleep(0.04)
+        slow.add(name)
+    await loading
+    assert held.pool.version == 1
+    assert held.pool.lost == 0
 
 
-def test_an_engine_that_is_lost_before_the_last_bucket_is_replaced_by_one_that_gets_all() -> None:
-    async def scenario() -> None:
-        held = Pool()
-        half = begun(1)
-        loading = asyncio.create_task(held.pool.update(half))
-        half.add("a")
-        await asyncio.sleep(0)
-        await held.lose_first(RayActorError())
-        await asyncio.sleep(0.01)
-        half.add("b")
-        half.add("c")
-        await loading
-        await held.joined(2)
-        assert held.new[0].layouts == [LAYOUT]
-        assert held.new[0].received == [(1, 0, "a"), (1, 1, "b"), (1, 2, "c")]
-        assert held.pool.version == 1
-        assert held.pool.lost == 1
-
-    asyncio.run(scenario())
+async def test_an_engine_that_is_lost_before_the_last_bucket_is_replaced_by_one_that_gets_all() -> None:
+    held = Pool()
+    half = begun(1)
+    loading = asyncio.create_task(held.pool.update(half))
+    half.add("a")
+    await asyncio.sleep(0)
+    await held.lose_first(RayActorError())
+    await asyncio.sleep(0.01)
+    half.add("b")
+    half.add("c")
+    await loading
+    await held.joined(2)
+    assert held.new[0].layouts == [LAYOUT]
+    assert held.new[0].received == [(1, 0, "a"), (1, 1, "b"), (1, 2, "c")]
+    assert held.pool.version == 1
+    assert held.pool.lost == 1
 
 
 @pytest.mark.parametrize("error", [RayActorError(), EngineDied("the engine died: KeyError()")])
-def test_who_waits_for_a_lost_engine_is_told_and_another_takes_its_place(error: Exception) -> None:
-    async def scenario() -> None:
-        held = Pool()
-        first = held.engines["engine-0"]
-        await held.lose_first(error)
-        assert first.ended
-        assert list(held.pool.actors) == ["engine-1"]
-        assert "engine-0 is lost, and another takes its place" in held.said[0]
-        await held.joined(2)
-        assert held.pool.actors["engine-0"] is held.new[0]
-        assert held.pool.lost == 1
-
-    asyncio.run(scenario())
+async def test_who_waits_for_a_lost_engine_is_told_and_another_takes_its_place(error: Exception) -> None:
+    held = Pool()
+    first = held.engines["engine-0"]
+    await held.lose_first(error)
+    assert first.ended
+    assert list(held.pool.actors) == ["engine-1"]
+    assert "engine-0 is lost, and another takes its place" in held.said[0]
+    await held.joined(2)
+    assert held.pool.actors["engine-0"] is held.new[0]
+    assert held.pool.lost == 1
 
 
-def test_an_engine_that_does_not_take_its_weights_in_time_is_replaced_and_the_others_go_on() -> None:
-    async def scenario() -> None:
-        held = Pool(update_seconds=0.05)
-        held.engines["engine-1"].free.clear()
-        await held.pool.update(update(1))
-        assert held.pool.version == 1
-        assert "engine-1 has not taken version 1 within rollout.update_timeout_seconds (0.05 s)" in held.said[0]
-        await held.joined(2)
-        assert held.new[0].version == 1
-
-    asyncio.run(scenario())
+async def test_an_engine_that_does_not_take_its_weights_in_time_is_replaced_and_the_others_go_on() -> None:
+    held = Pool(update_seconds=0.05)
+    held.engines["engine-1"].free.clear()
+    await held.pool.update(update(1))
+    assert held.pool.version == 1
+    assert "engine-1 has not taken version 1 within rollout.update_timeout_seconds (0.05 s)" in held.said[0]
+    await held.joined(2)
+    assert held.new[0].version == 1
 
 
-def test_another_engine_joins_with_the_newest_weights() -> None:
-    async def scenario() -> None:
-        held = Pool()
-        await held.pool.update(update(1))
-        held.starts.clear()
-        await held.lose_first(RayActorError())
-        await held.pool.update(update(2))  # while the other one starts
-        assert held.pool.version == 2
-        held.starts.set()
-        await held.joined(2)
-        assert held.new[0].version == 2
-        assert held.pool.version == 2
-
-    asyncio.run(scenario())
+async def test_another_engine_joins_with_the_newest_weights() -> None:
+    held = Pool()
+    await held.pool.update(update(1))
+    held.starts.clear()
+    await held.lose_first(RayActorError())
+    await held.pool.update(update(2))  # while the other one starts
+    assert held.pool.version == 2
+    held.starts.set()
+    await held.joined(2)
+    assert held.new[0].version == 2
+    assert held.pool.version == 2
 
 
-def test_a_version_that_comes_while_an_engine_loads_the_last_one_is_loaded_too() -> None:
-    async def scenario() -> None:
-        held = Pool()
-        await held.pool.update(update(1))
-        held.slow = True
-        await held.lose_first(RayActorError())
-        while not held.new or held.new[0].loading != 1:
-            await asyncio.sleep(0)
-        await held.pool.update(update(2))
-        held.new[0].free.set()
-        await held.joined(2)
-        assert held.new[0].version == 2
-
-    asyncio.run(scenario())
+async def test_a_version_that_comes_while_an_engine_loads_the_last_one_is_loaded_too() -> None:
+    held = Pool()
+    await held.pool.update(update(1))
+    held.slow = True
+    await held.lose_first(RayActorError())
+    while not held.new or held.new[0].loading != 1:
+        await asyncio.sleep(0)
+    await held.pool.update(update(2))
+    held.new[0].free.set()
+    await held.joined(2)
+    assert held.new[0].version == 2
 
 
-def test_a_group_that_was_lost_before_it_was_scored_is_told_as_lost() -> None:
-    async def scenario() -> None:
-        held = Pool()
-        held.reward.error = ObjectLostError("ab" * 28, None, "")
-        with pytest.raises(EngineLost, match="group 0-0 was lost with its node"):
-            await held.pool.sample_and_score(prompt(), SAMPLING)
-        assert len(held.pool.actors) == 2
-
-    asyncio.run(scenario())
+async def test_a_group_that_was_lost_before_it_was_scored_is_told_as_lost() -> None:
+    held = Pool()
+    held.reward.error = ObjectLostError("ab" * 28, None, "")
+    with pytest.raises(EngineLost, match="group 0-0 was lost with its node"):
+        await held.pool.sample_and_score(prompt(), SAMPLING)
+    assert len(held.pool.actors) == 2
 
 
-def test_a_group_may_wait_for_its_turn_with_the_rewards_as_long_as_their_actor_is_there() -> None:
-    async def scenario() -> None:
-        held = Pool()
-        held.pool.answer_seconds = 0.01
-        held.reward.free.clear()
-        scored = asyncio.create_task(held.pool.sample_and_score(prompt(), SAMPLING))
-        async with asyncio.timeout(5):
-            while held.reward.pings < 3:
-                await asyncio.sleep(0.001)
-        held.reward.free.set()
-        assert (await scored)[1].group_id == "0-0"
-
-    asyncio.run(scenario())
+async def test_a_group_may_wait_for_its_turn_with_the_rewards_as_long_as_their_actor_is_there() -> None:
+    held = Pool()
+    held.pool.answer_seconds = 0.01
+    held.reward.free.clear()
+    scored = asyncio.create_task(held.pool.sample_and_score(prompt(), SAMPLING))
+    async with asyncio.timeout(5):
+        while held.reward.pings < 3:
+            await asyncio.sleep(0.001)
+    held.reward.free.set()
+    assert (await scored)[1].group_id == "0-0"
 
 
-def test_a_reward_actor_that_does_not_answer_ends_the_wait() -> None:
-    async def scenario() -> None:
-        held = Pool()
-        held.pool.answer_seconds = 0.01
-        held.reward.free.clear()
-        held.reward.there.clear()
-        with pytest.raises(WorkerError, match=r"the reward actor does not answer within cluster.actor_timeout_seconds"):
-            await held.pool.sample_and_score(prompt(), SAMPLING)
-
-    asyncio.run(scenario())
+async def test_a_reward_actor_that_does_not_answer_ends_the_wait() -> None:
+    held = Pool()
+    held.pool.answer_seconds = 0.01
+    held.reward.free.clear()
+    held.reward.there.clear()
+    with pytest.raises(WorkerError, match=r"the reward actor does not answer within cluster.actor_timeout_seconds"):
+        await held.pool.sample_and_score(prompt(), SAMPLING)
 
 
-def test_a_further_engine_joins_with_the_newest_weights_and_is_no_loss() -> None:
-    async def scenario() -> None:
-        held = Pool(engines=1)
-        await held.pool.update(update(1))
-        places = held.pool.places
-        held.pool.begin("engine-1")
-        assert len(held.pool._starts) == 1
-        await held.joined(2)
-        assert len(held.pool._starts) == 0
-        assert held.new[0].version == 1
-        assert held.pool.places == 2 * places
-        assert held.pool.lost == 0
-
-    asyncio.run(scenario())
+async def test_a_further_engine_joins_with_the_newest_weights_and_is_no_loss() -> None:
+    held = Pool(engines=1)
+    await held.pool.update(update(1))
+    places = held.pool.places
+    held.pool.begin("engine-1")
+    assert len(held.pool._starts) == 1
+    await held.joined(2)
+    assert len(held.pool._starts) == 0
+    assert held.new[0].version == 1
+    assert held.pool.places == 2 * places
+    assert held.pool.lost == 0
 
 
 @pytest.mark.parametrize(("deaths", "joins"), [(2, True), (3, False)])
-def test_an_engine_whose_process_ends_before_it_is_ready_is_started_again_but_not_for_ever(
+async def test_an_engine_whose_process_ends_before_it_is_ready_is_started_again_but_not_for_ever(
     deaths: int, joins: bool
 ) -> None:
-    async def scenario() -> None:
-        held = Pool(engines=1)
-        held.deaths = deaths
-        held.pool.begin("engine-1")
-        while held.pool._starts:
-            await asyncio.sleep(0)
-        assert ("engine-1" in held.pool.actors) == joins
-        assert ("engine-1" in held.pool.failed) != joins
-        assert [name for name, _ in held.counted] == ["engine-1"] * deaths
-
-    asyncio.run(scenario())
+    held = Pool(engines=1)
+    held.deaths = deaths
+    held.pool.begin("engine-1")
+    while held.pool._starts:
+        await asyncio.sleep(0)
+    assert ("engine-1" in held.pool.actors) == joins
+    assert ("engine-1" in held.pool.failed) != joins
+    assert [name for name, _ in held.counted] == ["engine-1"] * deaths
 
 
-def test_a_question_of_an_evaluation_is_asked_again_where_its_engine_is_lost() -> None:
-    async def scenario() -> None:
-        held = Pool(engines=1)
-        held.engines["engine-0"].error = RayActorError()
-        assert await held.pool.sample(prompt("q"), SAMPLING) == "q"
-        assert held.new[0].asked == ["q"]
-
-    asyncio.run(scenario())
+async def test_a_question_of_an_evaluation_is_asked_again_where_its_engine_is_lost() -> None:
+    held = Pool(engines=1)
+    held.engines["engine-0"].error = RayActorError()
+    assert await held.pool.sample(prompt("q"), SAMPLING) == "q"
+    assert held.new[0].asked == ["q"]
 
 
-def test_a_question_that_every_engine_dies_of_is_not_asked_for_ever() -> None:
-    async def scenario() -> None:
-        held = Pool(engines=1)
-        held.engines["engine-0"].error = held.new_error = RayActorError()
-        with pytest.raises(EngineLost):
-            await held.pool.sample(prompt("deadly"), SAMPLING)
-        assert held.pool.lost == 3
-
-    asyncio.run(scenario())
+async def test_a_question_that_every_engine_dies_of_is_not_asked_for_ever() -> None:
+    held = Pool(engines=1)
+    held.engines["engine-0"].error = held.new_error = RayActorError()
+    with pytest.raises(EngineLost):
+        await held.pool.sample(prompt("deadly"), SAMPLING)
+    assert held.pool.lost == 3
 
 
-def test_every_engine_is_asked_where_each_is_to_answer_and_a_lost_one_gives_nothing() -> None:
-    async def scenario() -> None:
-        held = Pool(engines=3)
-        held.engines["engine-1"].error = RayActorError()
-        given = await held.pool.sample_from_each(prompt("check"), SAMPLING)
-        assert {name: await group for name, group in given.items()} == {"engine-0": "check", "engine-2": "check"}
-        assert held.pool.lost == 1
-        assert set(held.pool.outstanding.values()) == {0}
-
-    asyncio.run(scenario())
+async def test_every_engine_is_asked_where_each_is_to_answer_and_a_lost_one_gives_nothing() -> None:
+    held = Pool(engines=3)
+    held.engines["engine-1"].error = RayActorError()
+    given = await held.pool.sample_from_each(prompt("check"), SAMPLING)
+    assert {name: await group for name, group in given.items()} == {"engine-0": "check", "engine-2": "check"}
+    assert held.pool.lost == 1
+    assert set(held.pool.outstanding.values()) == {0}
 
 
-def test_an_engine_can_be_replaced_by_name_and_only_while_it_is_there() -> None:
-    async def scenario() -> None:
-        held = Pool()
-        first = held.engines["engine-0"]
-        for _ in range(2):
-            held.pool.replace("engine-0", "it is another policy")
-        assert first.ended
-        assert held.pool.lost == 1
-        await held.joined(2)
-        assert held.pool.actors["engine-0"] is held.new[0]
-
-    asyncio.run(scenario())
+async def test_an_engine_can_be_replaced_by_name_and_only_while_it_is_there() -> None:
+    held = Pool()
+    first = held.engines["engine-0"]
+    for _ in range(2):
+        held.pool.replace("engine-0", "it is another policy")
+    assert first.ended
+    assert held.pool.lost == 1
+    await held.joined(2)
+    assert held.pool.actors["engine-0"] is held.new[0]
 
 
-def test_a_pool_without_engines_ends_the_wait() -> None:
-    async def scenario() -> None:
-        held = Pool(engines=1)
-        held.start_error = WorkerError("engine-0 has not started again")
-        await held.lose_first(RayActorError())
-        with pytest.raises(WorkerError, match="no engine is left: engine-0 has not started again"):
-            await held.pool.sample_and_score(prompt(), SAMPLING)
-        assert "could not be started, 0 engines go on" in held.said[1]
-        assert list(held.pool.failed) == ["engine-0"]
-
-    asyncio.run(scenario())
+async def test_a_pool_without_engines_ends_the_wait() -> None:
+    held = Pool(engines=1)
+    held.start_error = WorkerError("engine-0 has not started again")
+    await held.lose_first(RayActorError())
+    with pytest.raises(WorkerError, match="no engine is left: engine-0 has not started again"):
+        await held.pool.sample_and_score(prompt(), SAMPLING)
+    assert "could not be started, 0 engines go on" in held.said[1]
+    assert list(held.pool.failed) == ["engine-0"]

@@ -18,27 +18,20 @@ from cluster.checkpoints import CheckpointError
 from cluster.run_directory import RunDirectory, RunError, model_directory
 from cluster.run_lock import HOLDER, RunInUse
 from cluster.run_storage import UrlStorage
-from configs.schema import Config
 from data.remote import WHOLE, Remote, copied, written
-from tests.unit.test_run_directory import FACTS, newest, write_checkpoint
+from tests.unit.test_run_directory import FACTS, config, newest, write_checkpoint
 
 
 @pytest.fixture(params=["path", "url"])
-def runs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def runs(request: pytest.FixtureRequest, tmp_path: Path, url: str) -> str:
     """Where runs are: a folder, or a storage of this process."""
-    monkeypatch.setenv("AURICLE_CACHE", str(tmp_path / "cache"))
-    return str(tmp_path / "runs") if request.param == "path" else f"memory://{uuid.uuid4().hex}/runs"
+    return str(tmp_path / "runs") if request.param == "path" else url
 
 
 @pytest.fixture
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AURICLE_CACHE", str(tmp_path / "cache"))
     return f"memory://{uuid.uuid4().hex}/runs"
-
-
-def config(runs: str, **changes: Any) -> Config:
-    values = {"run": {"name": "r", "dir": runs}, "model": {"path": "m"}, "data": {"train": "t.jsonl"}}
-    return Config.model_validate(values | changes)
 
 
 def save(run: RunDirectory, step: int, keep: int = 9, **facts: Any) -> None:
@@ -64,8 +57,8 @@ def test_a_resume_finds_what_the_run_has_written_up_to_its_checkpoint(runs: str)
     run.close()
 
     again, _ = RunDirectory.resume(config(runs))
-    step, state = again.checkpoints.start(print)
-    assert (step, state and state["position"]) == (2, 7)
+    state = {**FACTS, "questions": {}, "step": 2, "position": 7}
+    assert again.checkpoints.newest() == again.checkpoints.start(print) == (2, state)
     again.cut_after(2, max_steps=9)
     again.close()
     assert [json.loads(line)["step"] for line in again.metrics.read_text().splitlines()] == [1, 2]
@@ -136,7 +129,7 @@ def test_an_existing_run_is_refused_or_moved_aside_with_all_that_it_has(runs: st
         lambda: RunDirectory.create(config(runs), fresh=False),
         lambda: RunDirectory.check(config(runs), resume=False, fresh=False),
     ):
-        with pytest.raises(RunError, match=rf"^{runs}/r holds a run already"):
+        with pytest.raises(RunError, match=rf"^{runs}/r holds a run already.*--resume.*--fresh.*run\.name="):
             refused()
     fresh = RunDirectory.create(config(runs), fresh=True)
     assert fresh.checkpoints.steps() == []
@@ -150,12 +143,15 @@ def test_a_run_that_goes_on_is_refused_with_its_process_and_host(runs: str) -> N
     run = RunDirectory.create(config(runs), fresh=False)
     for refused in (
         lambda: RunDirectory.check(config(runs), resume=True, fresh=False),
+        lambda: RunDirectory.check(config(runs), resume=False, fresh=True),
         lambda: RunDirectory.resume(config(runs)),
         lambda: RunDirectory.create(config(runs), fresh=True),
     ):
         with pytest.raises(RunInUse, match=rf"{runs}/r is in use by process {os.getpid()} on {socket.gethostname()}"):
             refused()
     run.close()
+    for resume in (True, False):
+        RunDirectory.check(config(runs), resume, fresh=not resume)
     RunDirectory.resume(config(runs))[0].close()
 
 
@@ -164,6 +160,7 @@ def test_a_checkpoint_stands_for_its_model(runs: str) -> None:
     save(run, 3)
     assert model_directory(run.checkpoints.place(3)) == f"{runs}/r/checkpoints/step_3/hf"
     assert model_directory(f"{run.checkpoints.place(3)}/hf") == f"{runs}/r/checkpoints/step_3/hf"
+    assert model_directory("Qwen/Qwen2-Audio-7B-Instruct") == "Qwen/Qwen2-Audio-7B-Instruct"
     run.close()
 
 

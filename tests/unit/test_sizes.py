@@ -21,7 +21,6 @@ from tests.tiny_models import model_directory
 def test_the_shapes_of_a_model_directory_are_those_of_transformers_class(build: object, tmp_path: Path) -> None:
     path = build(tmp_path)  # type: ignore[operator]
     sizes = find_sizes(str(path))
-    assert sizes is not None
     assert sizes.shapes() == {name: tuple(s) for name, s in expected_shapes(load_config(str(path))).items()}
     assert sizes.source == str(path / "config.json")
 
@@ -45,7 +44,6 @@ def test_a_hub_model_that_was_fetched_is_read_from_the_cache_and_another_is_not_
     (cached / "snapshots" / commit / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     found = find_sizes("me/mine")
-    assert found is not None
     assert found.language.vocabulary == 77
     assert find_sizes("me/other") is None
     assert find_sizes("/nowhere/at/all") is None

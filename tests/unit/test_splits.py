@@ -24,9 +24,7 @@ PAPER = "clip_seconds=10,completion_tokens=64"
 
 def told(*overrides: str, device: str | None = None, gpus: float = 1e9) -> tuple[Forecast, tuple[Role, ...]]:
     config = load_config(PRESET, [*overrides, *([] if gpus else ["cluster.device=cpu"])])
-    sizes = find_sizes(config.model.path)
-    assert sizes is not None
-    roles = plan(config, [Node("any", 1e9, gpus)])
+    sizes, roles = find_sizes(config.model.path), plan(config, [Node("any", 1e9, gpus)])
     lengths = lengths_of(config, PAPER)
     return forecast(config, sizes, hardware(device, on_gpu=bool(gpus)), lengths, roles), roles
 
@@ -85,7 +83,6 @@ def test_a_dry_run_names_the_split_that_is_faster_than_the_one_configured() -> N
         r"7 engines and 2 ranks as configured take ([\d.]+) s",
         line,
     )
-    assert found is not None
     engines, ranks, best, own = int(found[1]), int(found[2]), float(found[3]), float(found[4])
     assert engines + ranks == 9
     assert ranks > 2

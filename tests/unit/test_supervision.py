@@ -90,15 +90,12 @@ def test_the_first_answer_has_the_time_of_a_start_and_no_more() -> None:
     assert why.startswith("no answer for 0.3 s")
 
 
-def test_what_a_loss_raises_ends_the_watch() -> None:
+async def test_what_a_loss_raises_ends_the_watch() -> None:
     async def silent(name: str, actor: Any, why: str, again: bool) -> None:
         raise TooManyLost(name)
 
-    async def watch() -> None:
-        await Watch(0.1, 0.1, lambda: {"hangs": Asked(None)}, silent).keep()
-
     with pytest.raises(ExceptionGroup) as raised:
-        asyncio.run(watch())
+        await Watch(0.1, 0.1, lambda: {"hangs": Asked(None)}, silent).keep()
     assert isinstance(raised.value.exceptions[0], TooManyLost)
 
 

@@ -15,7 +15,6 @@ from learner.packing import Sequences, pack, plan_micro_batches
 from learner.policy import MicroBatch, Policy
 from learner.sizes import find_sizes
 from learner.work import Lengths, Work, forward_operations, work_of
-from tests.tiny_models import model_directory
 
 LENGTHS = Lengths(clip_seconds=2.0, text_tokens=20, completion_tokens=12)
 
@@ -46,11 +45,9 @@ def test_a_lesson_of_supervised_fine_tuning_has_one_answer() -> None:
     assert work_of(Config.model_validate(told), LENGTHS).group_size == 1
 
 
-def test_operations_of_a_forward_are_those_that_torch_counts(tmp_path: Path) -> None:
-    path = model_directory(tmp_path)
-    sizes = find_sizes(str(path))
-    assert sizes is not None
-    policy = Policy(load_model(str(path), torch.float32), 1.0)
+def test_operations_of_a_forward_are_those_that_torch_counts(model: Path) -> None:
+    sizes = find_sizes(str(model))
+    policy = Policy(load_model(str(model), torch.float32), 1.0)
     work = Work(LENGTHS, 1, 3, 1, 1)
     mel = torch.zeros(sizes.tower.mel_bins, LENGTHS.frames + 8).numpy()
     clip = ClipFeatures(mel=mel, valid_frames=LENGTHS.frames)

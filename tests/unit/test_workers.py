@@ -33,49 +33,40 @@ def log(writer: Writer) -> RolloutLog:
     return RolloutLog([writer], Config.model_validate({"model": {"path": ""}, "data": {"train": ""}}))
 
 
-def test_all_who_wait_for_a_shard_wait_until_it_is_written() -> None:
-    async def scenario() -> None:
-        writer = Writer()
-        one = log(writer)
-        await one.write("", "", step(1))
-        next_step = asyncio.create_task(one.write("", "", step(2)))
-        await asyncio.sleep(0)
-        checkpoint = asyncio.create_task(one.written())
-        await asyncio.sleep(0)
-        assert not checkpoint.done()
-        writer.shards[0].set_result(())
-        await asyncio.gather(next_step, checkpoint)
-        assert len(writer.shards) == 2
-        last = asyncio.create_task(one.written())
-        await asyncio.sleep(0)
-        assert not last.done()
-        writer.shards[1].set_result(())
-        await last
-        await one.written()
-
-    asyncio.run(scenario())
+async def test_all_who_wait_for_a_shard_wait_until_it_is_written() -> None:
+    writer = Writer()
+    one = log(writer)
+    await one.write("", "", step(1))
+    next_step = asyncio.create_task(one.write("", "", step(2)))
+    await asyncio.sleep(0)
+    checkpoint = asyncio.create_task(one.written())
+    await asyncio.sleep(0)
+    assert not checkpoint.done()
+    writer.shards[0].set_result(())
+    await asyncio.gather(next_step, checkpoint)
+    assert len(writer.shards) == 2
+    last = asyncio.create_task(one.written())
+    await asyncio.sleep(0)
+    assert not last.done()
+    writer.shards[1].set_result(())
+    await last
+    await one.written()
 
 
-def test_what_the_log_has_to_tell_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
-    async def scenario() -> None:
-        writer = Writer()
-        one = log(writer)
-        await one.write("", "", step(1))
-        writer.shards[0].set_result(("clips/ is full",))
-        await asyncio.gather(one.written(), one.written())
-
-    asyncio.run(scenario())
+async def test_what_the_log_has_to_tell_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    writer = Writer()
+    one = log(writer)
+    await one.write("", "", step(1))
+    writer.shards[0].set_result(("clips/ is full",))
+    await asyncio.gather(one.written(), one.written())
     assert capsys.readouterr().out == "clips/ is full\n"
 
 
-def test_a_shard_that_could_not_be_written_is_told_to_all_who_ask() -> None:
-    async def scenario() -> None:
-        writer = Writer()
-        one = log(writer)
-        await one.write("", "", step(1))
-        writer.shards[0].set_exception(WriteError("no room"))
-        for asks in (one.written, one.written, lambda: one.write("", "", step(2))):
-            with pytest.raises(WriteError, match="no room"):
-                await asks()
-
-    asyncio.run(scenario())
+async def test_a_shard_that_could_not_be_written_is_told_to_all_who_ask() -> None:
+    writer = Writer()
+    one = log(writer)
+    await one.write("", "", step(1))
+    writer.shards[0].set_exception(WriteError("no room"))
+    for asks in (one.written, one.written, lambda: one.write("", "", step(2))):
+        with pytest.raises(WriteError, match="no room"):
+            await asks()

@@ -7,13 +7,13 @@ one recording without being compared.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
+from scipy.cluster.hierarchy import DisjointSet
 
 from data.demo.recordings import MAX_SECONDS, SAMPLE_RATE, Recording, Waveform
 
@@ -124,26 +124,13 @@ def _best_correlation(first: Spectrum, second: Spectrum, length: int) -> float:
 
 
 def clusters(recordings: Sequence[Recording], pairs: Iterable[Pair]) -> list[int]:
-    """Number of the cluster of each recording: linked by a pair, by the same prompt, or through others."""
-    parent = list(range(len(recordings)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    def join(first: int, second: int) -> None:
-        low, high = sorted((root(first), root(second)))
-        parent[high] = low
-
+    """Lowest place in the list of each recording's cluster: linked by a pair, by the same prompt, or through others."""
+    linked = DisjointSet(range(len(recordings)))
     for pair in pairs:
-        join(pair.first, pair.second)
-    by_prompt: dict[str, list[int]] = defaultdict(list)
+        linked.merge(pair.first, pair.second)
+    by_prompt: dict[str, int] = {}
     for index, recording in enumerate(recordings):
         if recording.prompt:
-            by_prompt[recording.prompt].append(index)
-    for first, *others in by_prompt.values():
-        for other in others:
-            join(first, other)
-    return [root(index) for index in range(len(recordings))]
+            linked.merge(by_prompt.setdefault(recording.prompt, index), index)
+    lowest: dict[int, int] = {}
+    return [lowest.setdefault(linked[index], index) for index in range(len(recordings))]

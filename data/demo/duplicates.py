@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 from scipy.cluster.hierarchy import DisjointSet
+from transformers.audio_utils import mel_filter_bank
 
 from data.demo.recordings import MAX_SECONDS, SAMPLE_RATE, Recording, Waveform
 
@@ -24,6 +25,8 @@ WINDOW = 1024
 HOP = 800
 BANDS = 20
 FRAMES = int(MAX_SECONDS * SAMPLE_RATE / HOP)
+MEL: Matrix = mel_filter_bank(WINDOW // 2 + 1, BANDS, 60, 7500, SAMPLE_RATE, mel_scale="htk").astype(np.float32)
+"""Triangles of equal width on the mel scale, 60 Hz to 7.5 kHz. Shape (WINDOW // 2 + 1, BANDS)."""
 SHIFTS = range(9)
 """In frames of 50 ms, of either clip against the other."""
 FINGERPRINT_THRESHOLD = 0.86
@@ -86,26 +89,12 @@ def fingerprint(waveform: Waveform) -> Matrix:
     padded = np.pad(waveform, (0, WINDOW))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:FRAMES]
     power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW), axis=1)) ** 2
-    mel = np.log10(power @ _MEL.T + 1e-5)
+    mel = np.log10(power @ MEL + 1e-5)
     mel -= mel.mean()
     out: Matrix = np.zeros((FRAMES, BANDS), dtype=np.float32)
     out[: len(mel)] = mel
     out /= max(float(np.linalg.norm(out)), 1e-9)
     return out
-
-
-def _mel_filters() -> Matrix:
-    """Triangles of equal width on the mel scale, 60 Hz to 7.5 kHz. Shape (BANDS, WINDOW // 2 + 1)."""
-    low, high = (2595 * np.log10(1 + hertz / 700) for hertz in (60, 7500))
-    centres = 700 * (10 ** (np.linspace(low, high, BANDS + 2) / 2595) - 1)
-    bins = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE)
-    rising = (bins - centres[:-2, None]) / np.diff(centres)[:-1, None]
-    falling = (centres[2:, None] - bins) / np.diff(centres)[1:, None]
-    filters: Matrix = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
-    return filters
-
-
-_MEL = _mel_filters()
 
 
 def _transform_length(first: Waveform, second: Waveform) -> int:

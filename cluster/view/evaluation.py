@@ -78,5 +78,5 @@ def flips(first: Sequence[Row], second: Sequence[Row]) -> dict[str, list[dict[st
 def shown(row: Row) -> dict[str, Any]:
     """What the page needs of a row."""
     keys = ("id", "question", "choices", "answer", "task", "difficulty", "recording", "completion", "correct",
-            "correct_sampled", "problem")  # fmt: skip
+            "problem")  # fmt: skip
     return {key: row.get(key) for key in keys} | {"predicted": predicted(row)}

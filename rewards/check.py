@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from configs.schema import Reward
-from data.arguments import above_zero
+from data.arguments import above_zero, count
 from data.command import command
 from data.teller import bar, table
 from rewards.logged import LogError, LoggedGroup, form_of, read_groups
@@ -52,13 +52,13 @@ def parser() -> argparse.ArgumentParser:
         "--args", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of the reward, or one JSON object"
     )
     arguments.add_argument(
-        "--groups", type=above_zero(int), default=200, metavar="N", help="groups, spread over the run (default 200)"
+        "--groups", type=count(1), default=200, metavar="N", help="groups, spread over the run (default 200)"
     )
     arguments.add_argument(
-        "--examples", type=above_zero(int), default=3, metavar="N", help="completions shown at either end (default 3)"
+        "--examples", type=count(1), default=3, metavar="N", help="completions shown at either end (default 3)"
     )
     arguments.add_argument(
-        "--timeout-seconds", type=above_zero(float), default=60.0, metavar="S", help="limit of a group (default 60)"
+        "--timeout-seconds", type=above_zero(), default=60.0, metavar="S", help="limit of a group (default 60)"
     )
     return arguments
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.arguments import finite
+from cluster.outputs import finite
 from cluster.view.tokens import Tokens
 from data.types import SILENCE
 from rewards.answers import is_correct

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cluster.arguments import finite
+from cluster.outputs import finite
 from data.cache import cache_directory
 from data.step_files import shard_name, shards
 from data.whole_file import whole_file

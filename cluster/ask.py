@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.arguments import count
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
 from cluster.inference import add_options, ask, inference_config
 from cluster.progress import Reporter
+from data.arguments import count
 from data.audio import read_clip
 from data.command import command
 from data.types import ClipSource, Example

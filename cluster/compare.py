@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.arguments import replacing, write_json
 from cluster.comparison import compare
 from cluster.errors import UsageError, report_errors
+from cluster.outputs import replacing, write_json
 from cluster.progress import Reporter
 from cluster.tables import comparison_rows
 from data.command import command

@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from cluster import bad_rows, prediction_file
-from cluster.arguments import count, replacing, write_json
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
 from cluster.inference import add_options, ask, inference_config
+from cluster.outputs import replacing, write_json
 from cluster.predictions import score_rows
 from cluster.progress import Reporter
 from cluster.scoring import score
 from cluster.tables import prediction_rows, share, show_evaluation
-from data.arguments import FORMAT_HELP
+from data.arguments import FORMAT_HELP, count
 from data.command import command
 from data.formats import Loaded, find_questions, load_examples
 from data.order import hash_seed, shuffle_choices

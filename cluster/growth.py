@@ -46,7 +46,7 @@ class Growth:
         look: Callable[[], Awaitable[View]],
         further: Callable[[str], str] | None,
         say: Callable[[str], None],
-        a_node: int = 1,
+        a_node: int,
     ) -> None:
         self._pool = pool
         self._first = first

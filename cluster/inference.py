@@ -7,12 +7,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import get_args
 
-from cluster.arguments import count
 from cluster.placement import plan_asking
 from cluster.progress import Reporter
 from cluster.scoring import Answered
 from configs.load import load_prompt
 from configs.schema import Channels, Config
+from data.arguments import count
 from data.types import Example
 
 

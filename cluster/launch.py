@@ -106,7 +106,7 @@ def wait_for(run: RunDirectory, reporter: Reporter) -> bool:
             time.sleep(1.0)
 
 
-def dry_run(config: Config, reporter: Reporter, hardware: str | None = None, assumed: str | None = None) -> None:
+def dry_run(config: Config, reporter: Reporter, hardware: str | None, assumed: str | None) -> None:
     """Print the resolved configuration, the placement plan, and what the run will take on such hardware."""
     from cluster.forecast_report import tell
     from cluster.nodes import embedded_nodes, existing_address

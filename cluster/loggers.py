@@ -12,7 +12,6 @@ from typing import Any
 from cluster.run_directory import flat
 from configs.schema import Config
 
-INSTALL = "install it with `pip install 'auricle[loggers]'`, or switch it off"
 NOT_FIGURES = ("step", "time")
 
 
@@ -107,12 +106,13 @@ def loggers(config: Config, run: Path, step: int) -> Iterator[Loggers]:
 
 def check_loggers(config: Config) -> None:
     """Raise LoggerError where a package is missing that `loggers` would need."""
-    for key, wanted, package in (
-        ("tensorboard", config.logging.tensorboard, "tensorboard"),
-        ("wandb", config.logging.wandb is not None, "wandb"),
-    ):
+    settings = config.logging
+    for package, wanted in (("tensorboard", settings.tensorboard), ("wandb", settings.wandb is not None)):
         if wanted and find_spec(package) is None:
-            raise LoggerError(f"logging.{key} needs the package {package}: {INSTALL}")
+            raise LoggerError(
+                f"logging.{package} needs the package {package}: install it with `make setup` or "
+                f"`pip install {package}`, or switch it off"
+            )
 
 
 def figures(line: Mapping[str, Any]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from cluster.metrics import (
     REWARDS,
     STALENESS,
 )
-from configs.reference import write_page
+from configs.reference import write_files
 
 PAGE = HOME / "docs" / "metrics.md"
 ALERTS = HOME / "deploy" / "prometheus" / "alerts.rules.yml"
@@ -163,7 +163,7 @@ def _alerts() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    return write_page("cluster.metrics_reference", __doc__, PAGE, render, argv)
+    return write_files("cluster.metrics_reference", __doc__, {PAGE: render()}, argv)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from data.teller import table
+
 PLAIN_EVERY_STEPS = 10
 TABLE_STEPS = 8
 REFRESHES_PER_SECOND = 4.0
@@ -53,12 +55,7 @@ class Reporter:
 
     def table(self, title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
         """A table; columns after the first are figures."""
-        table = Table(title=title, title_justify="left")
-        for number, name in enumerate(header):
-            table.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        self.console.print(table)
+        self.console.print(table(title, rows, header))
 
     def _bar(self, name: str) -> Progress:
         columns = (TextColumn(f"[bold]{name}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.arguments import count
 from cluster.errors import UsageError, report_errors
 from cluster.tables import share, with_interval
+from data.arguments import count
 from data.command import command
 from data.whole_file import whole_file, writing
 

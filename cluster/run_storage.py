@@ -13,7 +13,6 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import Protocol
 
 from cluster.run_lock import RunLock, UrlLock
 from data.cache import cache_directory
@@ -25,91 +24,42 @@ COPIED_BACK = ("", "eval", "wandb")
 """Directories whose files, but none in theirs, a resume reads or goes on with."""
 
 
-class RunStorage(Protocol):
-    """One run's directory; names are relative to it."""
-
-    path: Path
-
-    def __str__(self) -> str:
-        """What a user calls it."""
-
-    def place(self, name: str) -> str:
-        """Where an actor on any node writes and reads that file or directory: an absolute path or a URL."""
-
-    def exists(self, name: str) -> bool:
-        """Whether a file or a directory is there."""
-
-    def read(self, name: str) -> str | None:
-        """The text of a file, None where there is none."""
-
-    def names(self, directory: str) -> list[str]:
-        """Of files and directories in a directory, without those that begin with a dot."""
-
-    def whole(self, directory: str) -> list[str]:
-        """Of directories in a directory that were finished."""
-
-    def remove(self, name: str) -> None:
-        """Remove a file or a directory, if it is there."""
-
-    def move_aside(self, ending: str) -> None:
-        """Give the run's directory a longer name."""
-
-    def check_free(self) -> None:
-        """Raise RunInUse where another process has the run; changes nothing."""
-
-    def claim(self) -> None:
-        """Take the run, and have in `path` what is there of it; raises RunInUse."""
-
-    def release(self) -> None:
-        """Let the next process have the run."""
-
-    def publish(self) -> None:
-        """Let others have what has changed in `path`."""
-
-    def begin(self, name: str) -> str:
-        """The place to write a new directory of that name into."""
-
-    def finish(self, name: str, files: Checksums) -> None:
-        """The directory that was begun is whole and holds these files: it takes the place of any other of its name."""
-
-    def set_aside(self, name: str) -> str:
-        """Have a directory not count as whole any more; tells where it is kept."""
-
-
-def storage_of(place: str) -> RunStorage:
-    """The storage of the run directory at a path or URL."""
-    return UrlStorage(place) if is_url(place) else DiskStorage(Path(place))
-
-
 class DiskStorage:
-    """A run's directory that every node mounts."""
+    """A run's directory that every node mounts; names are relative to it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = RunLock(path)
 
     def __str__(self) -> str:
+        """What a user calls it."""
         return str(self.path)
 
     def place(self, name: str) -> str:
+        """Where an actor on any node writes and reads that file or directory: an absolute path or a URL."""
         return str((self.path / name).absolute())
 
     def exists(self, name: str) -> bool:
+        """Whether a file or a directory is there."""
         return (self.path / name).exists()
 
     def read(self, name: str) -> str | None:
+        """The text of a file, None where there is none."""
         file = self.path / name
         return file.read_text() if file.exists() else None
 
     def names(self, directory: str) -> list[str]:
+        """Of files and directories in a directory, without those that begin with a dot."""
         folder = self.path / directory
         found = sorted(folder.iterdir()) if folder.is_dir() else []
         return [path.name for path in found if not path.name.startswith(".")]
 
     def whole(self, directory: str) -> list[str]:
+        """Of directories in a directory that were finished."""
         return self.names(directory)  # a directory takes its name when it is whole
 
     def remove(self, name: str) -> None:
+        """Remove a file or a directory, if it is there."""
         path = self.path / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -117,36 +67,43 @@ class DiskStorage:
             path.unlink(missing_ok=True)
 
     def move_aside(self, ending: str) -> None:
+        """Give the run's directory a longer name."""
         self.path.rename(self.path.with_name(self.path.name + ending))
 
     def check_free(self) -> None:
+        """Raise RunInUse where another process has the run; changes nothing."""
         self._lock.check()
 
     def claim(self) -> None:
+        """Take the run, and have in `path` what is there of it; raises RunInUse."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
         for left in self.path.glob("*/.*.tmp"):  # of a process that was killed
             shutil.rmtree(left)
 
     def release(self) -> None:
+        """Let the next process have the run."""
         self._lock.release()
 
     def publish(self) -> None:
-        """Nothing to do: `path` is what the others see."""
+        """Let others have what has changed in `path`: here they see it as it is."""
 
     def begin(self, name: str) -> str:
+        """The place to write a new directory of that name into."""
         temporary = self._temporary(name)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         return str(temporary.absolute())
 
     def finish(self, name: str, files: Checksums) -> None:
+        """The directory that was begun is whole and holds these files: it takes the place of any other of its name."""
         final = self.path / name
         (self._temporary(name) / WHOLE).write_text(_mark(files))
         shutil.rmtree(final, ignore_errors=True)
         self._temporary(name).rename(final)
 
     def set_aside(self, name: str) -> str:
+        """Have a directory not count as whole any more; tells where it is kept."""
         aside = self.path / f"{name}.broken"
         shutil.rmtree(aside, ignore_errors=True)
         (self.path / name).rename(aside)
@@ -251,6 +208,15 @@ class UrlStorage:
                     state = file.stat()
                     found[relative.as_posix()] = state.st_mtime_ns, state.st_size
         return found
+
+
+RunStorage = DiskStorage | UrlStorage
+"""What a method of either does, `DiskStorage` says."""
+
+
+def storage_of(place: str) -> RunStorage:
+    """The storage of the run directory at a path or URL."""
+    return UrlStorage(place) if is_url(place) else DiskStorage(Path(place))
 
 
 def _mark(files: Checksums) -> str:

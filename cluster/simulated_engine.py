@@ -55,10 +55,10 @@ class SimulatedEngine:
     ([], 'decoding', 4.0)
     """
 
-    def __init__(self, timings: Timings, max_running: int, on_update: str, version: int = 0) -> None:
+    def __init__(self, timings: Timings, max_running: int, on_update: str) -> None:
         self.state: State = "idle"
         self.until = inf
-        self.version = version
+        self.version = 0
         self._timings = timings
         self._max_running = max_running
         self._on_update = on_update

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster import demo, study_report
-from cluster.arguments import replacing, write_json
 from cluster.environment import check_rooms, describe
 from cluster.errors import report_errors
 from cluster.inference import ask
 from cluster.launch import train
+from cluster.outputs import replacing, write_json
 from cluster.progress import Reporter
 from cluster.questions import digest
 from cluster.run_directory import RunDirectory, RunError, flat, model_directory, resumable

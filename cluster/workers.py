@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
-from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -309,9 +308,7 @@ class Workers:
             self.rollout.close()
         ended(*(functools.partial(ray.kill, actor) for actor in self._actors), self._places.give_back)
 
-    async def _create(
-        self, name: str, kind: Any, arguments: Any, options: Mapping[str, Any] = MappingProxyType({})
-    ) -> list[Any]:
+    async def _create(self, name: str, kind: Any, arguments: Any, options: Mapping[str, Any]) -> list[Any]:
         role = self._roles.get(name)
         if role is None:
             return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from configs.algorithms import ALGORITHMS, GRPO, SOURCES
@@ -40,24 +40,21 @@ def render() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    return write_page("configs.reference", __doc__, PAGE, render, argv)
+    return write_files("configs.reference", __doc__, {PAGE: render()}, argv)
 
 
-def write_page(
-    module: str, description: str | None, page: Path, render: Callable[[], str], argv: Sequence[str] | None
-) -> int:
-    """Run `python -m MODULE`, which writes a page, or with `--check` tells by its exit status whether it is stale."""
+def write_files(module: str, description: str | None, texts: Mapping[Path, str], argv: Sequence[str] | None) -> int:
+    """Run `python -m MODULE`, which writes files, or with `--check` tells by its exit status whether one is stale."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when the page is stale")
-    parser.add_argument("--page", type=Path, default=page, help="file to write or check (default: %(default)s)")
-    options = parser.parse_args(argv)
-    if not options.check:
-        options.page.write_text(render(), encoding="utf-8")
-        return 0
-    if options.page.is_file() and options.page.read_text(encoding="utf-8") == render():
-        return 0
-    print(f"{options.page} is stale; run `python -m {module}`", file=sys.stderr)
-    return 1
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a file is stale")
+    check = parser.parse_args(argv).check
+    for file, text in texts.items():
+        if not check:
+            file.write_text(text, encoding="utf-8")
+        elif not file.is_file() or file.read_text(encoding="utf-8") != text:
+            print(f"{file} is stale; run `python -m {module}`", file=sys.stderr)
+            return 1
+    return 0
 
 
 def _algorithms() -> list[str]:

@@ -561,10 +561,9 @@ class Logging(Section):
     """Room for `clips/` of the run directory, which holds each recording that was trained on once, to be heard in the
     viewer wherever the run is copied to; when it is full no more are kept."""
     tensorboard: bool = False
-    """Write event files into `tensorboard/` of the run directory. Needs `pip install 'auricle[loggers]'`."""
+    """Write event files into `tensorboard/` of the run directory."""
     wandb: str | None = None
-    """Project of Weights & Biases that the run is told to; `WANDB_MODE=offline` keeps it in the run directory. Needs
-    `pip install 'auricle[loggers]'`."""
+    """Project of Weights & Biases that the run is told to; `WANDB_MODE=offline` keeps it in the run directory."""
 
 
 class Metrics(Section):

@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from typing import TypeVar
 
 from configs.schema import FORMATS, Data
 from data.command import command
-
-Number = TypeVar("Number", int, float)
 
 DEFAULTS = Data(train="")
 
@@ -19,18 +16,32 @@ DAY_SECONDS = 86_400.0
 FORMAT_HELP = f"{', '.join(FORMATS)}, or a plug-in module:function (default: auto, told from the file)"
 
 
-def above_zero(kind: Callable[[str], Number], most: float = math.inf) -> Callable[[str], Number]:
+def count(least: int) -> Callable[[str], int]:
+    """The type of an argument that is an integer of at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
+        return value
+
+    return parse
+
+
+def above_zero(most: float = math.inf) -> Callable[[str], float]:
     """The type of an argument that is a finite number above 0, and at most so much."""
 
-    def parse(text: str) -> Number:
+    def parse(text: str) -> float:
         try:
-            value = kind(text)
+            value = float(text)
         except ValueError:
-            value = kind("0")
+            value = 0.0
         if not 0 < value <= most or math.isinf(value):
-            name = "an integer" if kind is int else "a number"
             limit = "" if math.isinf(most) else f" and at most {most:g}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {name} above 0{limit}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0{limit}")
         return value
 
     return parse
@@ -50,7 +61,7 @@ def add_seconds(arguments: argparse.ArgumentParser, option: str, default: float,
     """Add a length of clips, at most a day, to the command line."""
     arguments.add_argument(
         option,
-        type=above_zero(float, DAY_SECONDS),
+        type=above_zero(DAY_SECONDS),
         default=default,
         metavar="S",
         help=f"{what} (default {default:g})",

@@ -70,7 +70,7 @@ def schema_of(keys: Collection[str]) -> Schema:
     return "mmau" if MMAU_KEYS.intersection(keys) else "own"
 
 
-def convert(row: Mapping[str, Any], schema: Schema, root: str, unanswered: bool = False) -> Converted:
+def convert(row: Mapping[str, Any], schema: Schema, root: str, unanswered: bool) -> Converted:
     """The example that a row is; raises `RowError`.
 
     Args:

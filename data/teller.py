@@ -1,15 +1,17 @@
-"""Tell of rows as a command goes through them: problems as lines, a bar meanwhile, counts at the end."""
+"""Tell of rows as a command goes through them: problems as lines, a bar meanwhile, counts at the end; and tables."""
 
 from __future__ import annotations
 
 import io
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from data.problems import Problem
 
@@ -26,6 +28,16 @@ def bar(title: str, console: Console) -> Progress:
         disable=not console.is_terminal,
         transient=True,
     )
+
+
+def table(title: str, rows: Sequence[Sequence[str]], header: Sequence[str]) -> Table:
+    """A table; columns after the first are figures. An empty header is not shown."""
+    made = Table(title=title, title_justify="left", show_header=any(header))
+    for number, name in enumerate(header):
+        made.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 class Teller:

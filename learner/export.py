@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data.arguments import above_zero
+from data.arguments import count
 from data.checksums import changed_part
 from data.command import command
 from data.remote import WHOLE, Remote, RemoteError, copied, is_url
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--dtype", choices=DTYPES, help="type to cast the stored weights to; default as stored")
     arguments.add_argument(
         "--max-shard-bytes",
-        type=above_zero(int),
+        type=count(1),
         default=SHARD_BYTES,
         metavar="N",
         help=f"of a file of weights ({SHARD_BYTES:,}), but for a tensor that is larger; a smaller model is one file",

@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
+from data.arguments import DEFAULTS
 from data.audio import log_mel, mel_frames
 from learner.audio_tower import encode
 from learner.feature_store import FeatureStore
 from learner.hf import tower_hash
 
 Floats = NDArray[np.float32]
-
-MEMORY_BYTES = 100_000_000
 
 
 class FrozenTower:
@@ -28,7 +27,7 @@ class FrozenTower:
         tower: Qwen2AudioEncoder,
         extractor: WhisperFeatureExtractor,
         directory: str | Path | None,
-        memory_bytes: int = MEMORY_BYTES,
+        memory_bytes: int = DEFAULTS.feature_cache_bytes,
     ) -> None:
         self.tower = tower
         self.extractor = extractor

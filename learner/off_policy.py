@@ -55,20 +55,10 @@ def check_objective(algorithm: Algorithm) -> None:
     losses.surrogate(algorithm.surrogate)
 
 
-def older_policy(sampled_logprobs: Tensor, first_logprobs: Tensor | None, algorithm: Algorithm) -> Tensor | None:
-    """Log-probs of the policy that the ratio is to, (N,); None where that is the one that is trained, as it is.
-
-    Args:
-        sampled_logprobs: the engine's, (N,).
-        first_logprobs: the policy's before the first update from the batch, (N,); None in the first.
-        algorithm: `ratio` says which.
-    """
-    return sampled_logprobs if algorithm.ratio == "sampled" else first_logprobs
-
-
 def policy_loss(
     logprobs: Tensor,
-    older_logprobs: Tensor | None,
+    sampled_logprobs: Tensor,
+    first_logprobs: Tensor | None,
     advantages: Tensor,
     owners: Tensor,
     found: Importance,
@@ -80,13 +70,15 @@ def policy_loss(
 
     Args:
         logprobs: the policy's log-probability of each token, (N,), with gradient.
-        older_logprobs: of `older_policy`, (N,).
+        sampled_logprobs: the engine's, (N,).
+        first_logprobs: the policy's before the first update from the batch, (N,); None in the first.
         advantages: of the token's completion, (N,).
         owners: number of the completion that each token belongs to, (N,).
         found: what `importance` gave for them before the first update.
-        algorithm: `surrogate`, its bounds, and whether tokens are weighed.
+        algorithm: `ratio` says which policy it is to; `surrogate`, its bounds, and whether tokens are weighed.
     """
-    older = logprobs.detach() if older_logprobs is None else older_logprobs
+    older = sampled_logprobs if algorithm.ratio == "sampled" else first_logprobs
+    older = logprobs.detach() if older is None else older
     clip = losses.Clip(*algorithm.clip, algorithm.dual_clip)
     loss, cut = losses.surrogate(algorithm.surrogate)(logprobs, older, advantages, owners, clip)
     return (loss if algorithm.correction_level == "none" else loss * found.weights), cut

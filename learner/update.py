@@ -26,7 +26,7 @@ from learner.engine import Engine
 from learner.head import Entropy
 from learner.kl_reward import less_kl
 from learner.micro_batches import Share, shares
-from learner.off_policy import Importance, importance, older_policy, policy_loss
+from learner.off_policy import Importance, importance, policy_loss
 from learner.packing import Packed, Sequences
 from learner.policy import MicroBatch
 from learner.result import UpdateResult
@@ -195,8 +195,10 @@ class Update:
             part.first = _First(logprobs.detach(), reference, found)
         else:
             found = first.importance
-        older = older_policy(tokens.sampled_logprobs, None if first is None else first.logprobs, algorithm)
-        gained, cut = policy_loss(logprobs, older, tokens.advantages, tokens.owners, found, algorithm)
+        before = None if first is None else first.logprobs
+        gained, cut = policy_loss(
+            logprobs, tokens.sampled_logprobs, before, tokens.advantages, tokens.owners, found, algorithm
+        )
         kl = None if reference is None else losses.KL[algorithm.kl](logprobs, reference)
         weights = tokens.weights * part.weighted
         bonus = algorithm.entropy_coefficient * part.weighted / max(counts.tokens, 1)

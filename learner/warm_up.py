@@ -24,7 +24,7 @@ from rich.progress import Progress, track
 from transformers import Qwen2AudioForConditionalGeneration
 
 from configs.schema import Learner
-from data.arguments import DEFAULTS, above_zero
+from data.arguments import DEFAULTS, count
 from data.audio import read_clip
 from data.command import command
 from data.formats import load_examples
@@ -86,7 +86,7 @@ def parser(module: str, description: str | None, steps: int) -> argparse.Argumen
     arguments.add_argument("--out", type=_new_directory, required=True, help="model directory to write; a new one")
     arguments.add_argument("--features", type=Path, required=True, help="directory that keeps the tower's output")
     arguments.add_argument("--seed", type=int, default=0, help="of initialisation and order (default 0)")
-    arguments.add_argument("--steps", type=above_zero(int), default=steps, help=f"fine-tuning steps (default {steps})")
+    arguments.add_argument("--steps", type=count(1), default=steps, help=f"fine-tuning steps (default {steps})")
     return arguments
 
 

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from configs.schema import Reward
-from data.arguments import above_zero
+from data.arguments import above_zero, count
 from data.command import command
-from data.teller import bar
+from data.teller import bar, table
 from rewards.logged import LogError, LoggedGroup, form_of, read_groups
 from rewards.process import RewardProcess
 from rewards.registry import RewardError
@@ -53,13 +52,13 @@ def parser() -> argparse.ArgumentParser:
         "--args", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of the reward, or one JSON object"
     )
     arguments.add_argument(
-        "--groups", type=above_zero(int), default=200, metavar="N", help="groups, spread over the run (default 200)"
+        "--groups", type=count(1), default=200, metavar="N", help="groups, spread over the run (default 200)"
     )
     arguments.add_argument(
-        "--examples", type=above_zero(int), default=3, metavar="N", help="completions shown at either end (default 3)"
+        "--examples", type=count(1), default=3, metavar="N", help="completions shown at either end (default 3)"
     )
     arguments.add_argument(
-        "--timeout-seconds", type=above_zero(float), default=60.0, metavar="S", help="limit of a group (default 60)"
+        "--timeout-seconds", type=above_zero(), default=60.0, metavar="S", help="limit of a group (default 60)"
     )
     return arguments
 
@@ -124,14 +123,14 @@ async def outcomes(term: Term, groups: Sequence[LoggedGroup], console: Console) 
 
 def show(trial: Trial, title: str, examples: int, console: Console) -> None:
     """Print what a trial tells."""
-    console.print(_table(title, ("", ""), figures(trial)))
+    console.print(table(title, figures(trial), ("", "")))
     agreements = [
         (name, str(one.completions), _number(one.mean), _number(one.correlation), _share(one.equal))
         for name, one in trial.agreements().items()
     ]
     header = ("logged reward", "completions", "its mean", "correlation", "equal")
     if agreements:
-        console.print(_table("beside what the run logged", header, agreements))
+        console.print(table("beside what the run logged", agreements, header))
     low, high = trial.extremes(examples)
     for name, ends in (("lowest", low), ("highest", high)):
         for one in ends:
@@ -165,15 +164,6 @@ def _distribution(values: Sequence[float]) -> list[tuple[str, str]]:
         ("standard deviation", _number(statistics.pstdev(values))),
         ("lowest, median, highest", ", ".join(map(_number, (min(values), middle, max(values))))),
     ]
-
-
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=any(header))
-    for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _described(name: str, one: Scored) -> str:

@@ -8,27 +8,22 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.weights.buckets import Bucket, Layout, Slot
+
+if TYPE_CHECKING:
+    from actors.embedder import Embedder, Waveforms
 
 Call = tuple[str, dict[str, Any]]
 """A method of vLLM's workers, and its arguments."""
 
 START: Call = ("start_weight_update", {})
 FINISH: Call = ("finish_weight_update", {})
-
-
-class Embeds(Protocol):
-    """What makes of clips what vLLM gets; it may have weights of its own."""
-
-    def load(self, version: int, slots: Sequence[Slot], bucket: Bucket) -> tuple[Slot, ...]:
-        """Take its tensors of a bucket; gives what is left for vLLM."""
-
 
 Shared = Callable[[Bucket], AbstractContextManager[Bucket | str]]
 """Puts a bucket where vLLM's workers reach it."""
@@ -45,7 +40,7 @@ class Incoming(Protocol):
     def complete(self) -> bool:
         """Whether an engine that samples may stop for it: nothing that takes long is still to come."""
 
-    def calls(self, embedder: Embeds, shared: Shared) -> Iterator[Call]:
+    def calls(self, embedder: Embedder | Waveforms, shared: Shared) -> Iterator[Call]:
         """What vLLM's workers have to do; waits for what is not here yet."""
 
 
@@ -101,7 +96,7 @@ class Arrivals:
                 bucket = self._here.pop(number)
             yield slots, bucket
 
-    def calls(self, embedder: Embeds, shared: Shared) -> Iterator[Call]:
+    def calls(self, embedder: Embedder | Waveforms, shared: Shared) -> Iterator[Call]:
         """Load bucket by bucket; where the rollout actor takes all of it, vLLM has nothing to do."""
         begun = False
         for slots, bucket in self:
@@ -147,7 +142,7 @@ class Reception:
         self._next.put((what, info, done))
         return done
 
-    def calls(self, embedder: Embeds, shared: Shared) -> Iterator[Call]:
+    def calls(self, embedder: Embedder | Waveforms, shared: Shared) -> Iterator[Call]:
         """Join and receive as told.
 
         Raises:

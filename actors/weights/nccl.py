@@ -181,20 +181,16 @@ class Broadcaster:
         shapes: what is broadcast, in its order.
         workers: ranks of an engine.
         seconds: longest wait for an engine to prepare, to join the group and to take the weights.
-        packed: whether vLLM sends tensors together; it can on GPUs alone.
     """
 
     def __init__(
-        self,
-        shapes: Iterable[tuple[str, torch.dtype, tuple[int, ...]]],
-        workers: int,
-        seconds: float,
-        packed: bool = True,
+        self, shapes: Iterable[tuple[str, torch.dtype, tuple[int, ...]]], workers: int, seconds: float
     ) -> None:
         self.shapes = list(shapes)
         self.workers = workers
         self.seconds = seconds
-        self.packed = packed
+        self.packed = True
+        """Whether vLLM sends tensors together; it can on GPUs alone."""
         self._client: EngineClient | None = None
         self._trainer: NCCLTrainerWeightTransferEngine | None = None
 

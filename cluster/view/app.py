@@ -127,7 +127,7 @@ def create(library: Library, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
     @app.get("/api/about")
     def about(run: str) -> dict[str, Any]:
         one = found(run).run
-        return {"config": one.config_text, "environment": one.environment, "summary": one.summary}
+        return {"config": one.config_text, "environment": one.environment}
 
     @app.get("/api/curves")
     def drawn(run: str, key: Annotated[list[str], Query()]) -> dict[str, Any]:

@@ -30,14 +30,13 @@ def predicted(row: Row) -> str:
     return next((str(choice) for choice in row.get("choices") or () if normalise(str(choice)) == prediction), OUTSIDE)
 
 
-def confusion(rows: Sequence[Row], most: int = MOST_ANSWERS) -> dict[str, Any]:
+def confusion(rows: Sequence[Row]) -> dict[str, Any]:
     """How often questions with each answer were answered with each, for the most frequent answers.
 
     Gives `answers`, `predictions` (the answers, and two for all others) and `counts`, a row an answer.
     """
-    frequent = [
-        answer for answer, _ in Counter(str(row["answer"]) for row in rows if row.get("answer")).most_common(most)
-    ]
+    asked = Counter(str(row["answer"]) for row in rows if row.get("answer"))
+    frequent = [answer for answer, _ in asked.most_common(MOST_ANSWERS)]
     columns = [*frequent, OTHER, OUTSIDE]
     places = {normalise(name): place for place, name in enumerate(columns)}
     counts = [[0] * len(columns) for _ in frequent]
@@ -78,5 +77,5 @@ def flips(first: Sequence[Row], second: Sequence[Row]) -> dict[str, list[dict[st
 def shown(row: Row) -> dict[str, Any]:
     """What the page needs of a row."""
     keys = ("id", "question", "choices", "answer", "task", "difficulty", "recording", "completion", "correct",
-            "correct_sampled", "problem")  # fmt: skip
+            "problem")  # fmt: skip
     return {key: row.get(key) for key in keys} | {"predicted": predicted(row)}

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.arguments import finite
+from cluster.outputs import finite
 from cluster.view.tokens import Tokens
 from data.types import SILENCE
-from rewards.answers import extract_answer, is_correct
+from rewards.answers import is_correct
 
 QUESTION = (
     "group_id", "step", "example_id", "audio_sha256", "audio_seconds", "question", "choices", "answer", "task",
-    "sub_category", "difficulty", "source", "engine", "context_version", "drop_reason",
+    "sub_category", "difficulty", "source", "engine", "drop_reason",
 )  # fmt: skip
 COLUMNS = {
     "text": "completions",
@@ -38,7 +38,6 @@ def as_shown(row: Mapping[str, Any], tokens: Tokens) -> dict[str, Any]:
             one
             | {
                 "tokens": tokens.texts(one["token_ids"] or []),
-                "predicted": extract_answer(text),
                 "correct": is_correct(text, str(row["answer"])),
                 "rewards": {name: values[number] for name, values in rewards.items()},
             }

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cluster.arguments import finite
+from cluster.outputs import finite
 from data.cache import cache_directory
 from data.step_files import shard_name, shards
 from data.whole_file import whole_file
@@ -36,8 +36,6 @@ INDEX = pa.schema(
         ("row", pa.int32()),
         ("group_id", pa.string()),
         ("example_id", pa.string()),
-        ("audio_sha256", pa.string()),
-        ("audio_seconds", pa.float32()),
         ("question", pa.string()),
         ("answer", pa.string()),
         ("task", pa.string()),
@@ -57,9 +55,11 @@ INDEX = pa.schema(
 """`reward` and `tokens` are means over completions, `advantage` and `mismatch` the largest without their signs;
 `staleness` is that of the oldest token; `drop` is the reason without its detail."""
 
+COPIED = ("group_id", "step", "example_id", "question", "answer", "task", "engine")
+"""Columns of the log that are columns of the index."""
 READ = (
-    "group_id", "step", "example_id", "audio_sha256", "audio_seconds", "question", "answer", "task", "engine",
-    "completions", "logprobs", "learner_logprobs", "versions", "total", "advantages", "finish_reasons", "drop_reason",
+    *COPIED, "completions", "logprobs", "learner_logprobs", "versions", "total", "advantages", "finish_reasons",
+    "drop_reason",
 )  # fmt: skip
 KEPT_EVERY, KEPT_AT_LEAST = 2_000, 200
 """New shards after which the index is kept while many are read, and after which it is at all: fewer are soon read."""
@@ -256,10 +256,8 @@ def summarise(shard: pa.Table, form: Literal["answer", "think"]) -> pa.Table:
     """The rows of INDEX of a shard, whose columns are those of the rollout log, or of the first that there were."""
     rows = shard.num_rows
     columns: dict[str, Any] = {
-        name: shard[name] if name in shard.column_names else pa.nulls(rows, INDEX.field(name).type)
-        for name in ("group_id", "step", "example_id", "audio_sha256", "audio_seconds", "question", "answer", "task",
-                     "engine")
-    }  # fmt: skip
+        name: shard[name] if name in shard.column_names else pa.nulls(rows, INDEX.field(name).type) for name in COPIED
+    }
     texts, answers = shard["completions"].to_pylist(), shard["answer"].to_pylist()
     finished, steps = shard["finish_reasons"].to_pylist(), shard["step"].to_pylist()
     advantages = shard["advantages"].to_pylist()

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from cluster.arguments import finite
 from cluster.errors import UsageError
+from cluster.outputs import finite
 from cluster.run_directory import flat
 from cluster.run_lock import FILE as LOCK
 from cluster.scoring import without_rows

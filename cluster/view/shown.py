@@ -39,7 +39,6 @@ class Shown:
             "path": str(run.path),
             "step": last.get("step", 0),
             "max_steps": config["run"]["max_steps"],
-            "algorithm": config["algorithm"]["name"],
             "written": run.is_written,
             "finished": run.summary is not None,
             "indexed": groups.indexed,

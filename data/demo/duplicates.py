@@ -7,13 +7,14 @@ one recording without being compared.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
+from scipy.cluster.hierarchy import DisjointSet
+from transformers.audio_utils import mel_filter_bank
 
 from data.demo.recordings import MAX_SECONDS, SAMPLE_RATE, Recording, Waveform
 
@@ -24,6 +25,8 @@ WINDOW = 1024
 HOP = 800
 BANDS = 20
 FRAMES = int(MAX_SECONDS * SAMPLE_RATE / HOP)
+MEL: Matrix = mel_filter_bank(WINDOW // 2 + 1, BANDS, 60, 7500, SAMPLE_RATE, mel_scale="htk").astype(np.float32)
+"""Triangles of equal width on the mel scale, 60 Hz to 7.5 kHz. Shape (WINDOW // 2 + 1, BANDS)."""
 SHIFTS = range(9)
 """In frames of 50 ms, of either clip against the other."""
 FINGERPRINT_THRESHOLD = 0.86
@@ -86,26 +89,12 @@ def fingerprint(waveform: Waveform) -> Matrix:
     padded = np.pad(waveform, (0, WINDOW))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:FRAMES]
     power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW), axis=1)) ** 2
-    mel = np.log10(power @ _MEL.T + 1e-5)
+    mel = np.log10(power @ MEL + 1e-5)
     mel -= mel.mean()
     out: Matrix = np.zeros((FRAMES, BANDS), dtype=np.float32)
     out[: len(mel)] = mel
     out /= max(float(np.linalg.norm(out)), 1e-9)
     return out
-
-
-def _mel_filters() -> Matrix:
-    """Triangles of equal width on the mel scale, 60 Hz to 7.5 kHz. Shape (BANDS, WINDOW // 2 + 1)."""
-    low, high = (2595 * np.log10(1 + hertz / 700) for hertz in (60, 7500))
-    centres = 700 * (10 ** (np.linspace(low, high, BANDS + 2) / 2595) - 1)
-    bins = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE)
-    rising = (bins - centres[:-2, None]) / np.diff(centres)[:-1, None]
-    falling = (centres[2:, None] - bins) / np.diff(centres)[1:, None]
-    filters: Matrix = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
-    return filters
-
-
-_MEL = _mel_filters()
 
 
 def _transform_length(first: Waveform, second: Waveform) -> int:
@@ -124,26 +113,13 @@ def _best_correlation(first: Spectrum, second: Spectrum, length: int) -> float:
 
 
 def clusters(recordings: Sequence[Recording], pairs: Iterable[Pair]) -> list[int]:
-    """Number of the cluster of each recording: linked by a pair, by the same prompt, or through others."""
-    parent = list(range(len(recordings)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    def join(first: int, second: int) -> None:
-        low, high = sorted((root(first), root(second)))
-        parent[high] = low
-
+    """Lowest place in the list of each recording's cluster: linked by a pair, by the same prompt, or through others."""
+    linked = DisjointSet(range(len(recordings)))
     for pair in pairs:
-        join(pair.first, pair.second)
-    by_prompt: dict[str, list[int]] = defaultdict(list)
+        linked.merge(pair.first, pair.second)
+    by_prompt: dict[str, int] = {}
     for index, recording in enumerate(recordings):
         if recording.prompt:
-            by_prompt[recording.prompt].append(index)
-    for first, *others in by_prompt.values():
-        for other in others:
-            join(first, other)
-    return [root(index) for index in range(len(recordings))]
+            linked.merge(by_prompt.setdefault(recording.prompt, index), index)
+    lowest: dict[int, int] = {}
+    return [lowest.setdefault(linked[index], index) for index in range(len(recordings))]

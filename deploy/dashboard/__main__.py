@@ -48,10 +48,10 @@ def program() -> str:
     return found
 
 
-def configuration(runs: Path, source: Path = CONFIG) -> str:
+def configuration(runs: Path) -> str:
     """The shipped configuration with absolute paths, for the runs of this directory."""
-    config = yaml.safe_load(source.read_text(encoding="utf-8"))
-    config["rule_files"] = [str(source.parent / name) for name in config["rule_files"]]
+    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    config["rule_files"] = [str(PROMETHEUS / name) for name in config["rule_files"]]
     for job in config["scrape_configs"]:
         for discovery in job["file_sd_configs"]:
             discovery["files"] = [

@@ -6,7 +6,6 @@ deploy/prometheus/consoles/panels.json what the page beside it, which Prometheus
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from configs.reference import write_files
 from deploy.dashboard.panels import ROWS, Panel, Query, Row
 
 DEPLOY = Path(__file__).resolve().parent.parent
@@ -125,16 +125,7 @@ def rendered() -> dict[Path, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.dashboard.files", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a file is stale")
-    check = parser.parse_args(argv).check
-    for path, text in rendered().items():
-        if not check:
-            path.write_text(text, encoding="utf-8")
-        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            print(f"{path} is stale; run `python -m deploy.dashboard.files`", file=sys.stderr)
-            return 1
-    return 0
+    return write_files("deploy.dashboard.files", __doc__, rendered(), argv)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from cluster.runs import load
 from data.command import command
+from data.teller import table
 from tests.faults.patient import END_SECONDS, ENGINES, Ended, Patient, patient
 from tests.faults.trouble import KINDS, Kind, hanging_file
 from tests.integration.commands import command as started
@@ -297,13 +297,12 @@ def judge(outcome: Outcome, faults: Sequence[Fault], kinds: Sequence[Kind], minu
 
 def tell(outcome: Outcome, faults: Sequence[Fault], broken: Sequence[str], console: Console) -> None:
     """Print what came of it."""
-    table = Table(title="recovery times, seconds", title_justify="left")
-    for heading in ("fault", "count", "median", "worst"):
-        table.add_column(heading, justify="left" if heading == "fault" else "right")
     by_kind = {kind: [fault.seconds for fault in faults if fault.kind == kind] for kind in {f.kind for f in faults}}
-    for name, seconds in [*sorted(by_kind.items()), ("all", [fault.seconds for fault in faults])]:
-        table.add_row(name, str(len(seconds)), f"{statistics.median(seconds):.0f}", f"{max(seconds):.0f}")
-    console.print(table)
+    rows = [
+        (name, str(len(seconds)), f"{statistics.median(seconds):.0f}", f"{max(seconds):.0f}")
+        for name, seconds in [*sorted(by_kind.items()), ("all", [fault.seconds for fault in faults])]
+    ]
+    console.print(table("recovery times, seconds", rows, ("fault", "count", "median", "worst")))
     ledger, (start, end) = outcome.ledger, outcome.controller_bytes
     console.print(
         f"{len(faults)} faults in {outcome.minutes:.1f} minutes, {outcome.steps} steps, {outcome.checkpoints} "

@@ -276,13 +276,14 @@ def test_the_reference_page_is_up_to_date() -> None:
 
 
 def test_the_check_of_the_reference_page_fails_when_it_is_stale(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "configuration.md"
-    assert reference.main(["--page", str(page)]) == 0
-    assert reference.main(["--check", "--page", str(page)]) == 0
+    monkeypatch.setattr(reference, "PAGE", page)
+    assert reference.main([]) == 0
+    assert reference.main(["--check"]) == 0
     page.write_text(page.read_text() + "more\n")
-    assert reference.main(["--check", "--page", str(page)]) == 1
+    assert reference.main(["--check"]) == 1
     assert "is stale" in capsys.readouterr().err
 
 

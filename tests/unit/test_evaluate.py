@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cluster import ask, bad_rows, evaluate
-from cluster.arguments import replacing
 from cluster.errors import UsageError
+from cluster.outputs import replacing
 from cluster.progress import Reporter
 from data.formats import load_examples
 

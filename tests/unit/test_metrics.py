@@ -163,10 +163,13 @@ def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == metrics_reference.render(), "run `python -m cluster.metrics_reference`"
 
 
-def test_the_check_of_the_page_fails_when_it_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_of_the_page_fails_when_it_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = tmp_path / "metrics.md"
-    assert metrics_reference.main(["--page", str(page)]) == 0
-    assert metrics_reference.main(["--check", "--page", str(page)]) == 0
+    monkeypatch.setattr(metrics_reference, "PAGE", page)
+    assert metrics_reference.main([]) == 0
+    assert metrics_reference.main(["--check"]) == 0
     page.write_text(page.read_text().replace("auricle_step", "auricle_steps"))
-    assert metrics_reference.main(["--check", "--page", str(page)]) == 1
+    assert metrics_reference.main(["--check"]) == 1
     assert f"{page} is stale" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from configs.schema import Algorithm
 from learner.losses import SURROGATES
-from learner.off_policy import Importance, importance, older_policy, policy_loss
+from learner.off_policy import Importance, importance, policy_loss
 
 LOGPROBS = [-1.0, -2.0, -0.5, -3.0]
 SAMPLED = [-1.5, -2.0, -2.0, -0.5]
@@ -67,8 +67,7 @@ def test_a_token_is_weighed_or_clipped_or_neither_but_never_both(
     algorithm = Algorithm.model_validate({"max_staleness": 1, **settings})
     logprobs, sampled = torch.tensor(LOGPROBS, dtype=torch.float64), torch.tensor(SAMPLED, dtype=torch.float64)
     found = weighed(**settings)
-    older = older_policy(sampled, None, algorithm)
-    loss, _ = policy_loss(logprobs, older, torch.ones(4), torch.tensor(OWNERS), found, algorithm)
+    loss, _ = policy_loss(logprobs, sampled, None, torch.ones(4), torch.tensor(OWNERS), found, algorithm)
     assert loss.tolist() == approximately(expected)
     assert found.ratios.tolist() == weighed().ratios.tolist()  # they are measured all the same
 
@@ -87,7 +86,7 @@ def test_a_masked_completion_has_no_gradient_whatever_the_surrogate(surrogate: s
     owners = torch.tensor([0, 0, 1, 2])
     found = importance(logprobs, sampled, owners, algorithm)
     assert found.masked.tolist() == [True, True, False, True]
-    loss, _ = policy_loss(logprobs, None, torch.ones(4), owners, found, algorithm)
+    loss, _ = policy_loss(logprobs, sampled, None, torch.ones(4), owners, found, algorithm)
     [by_token] = torch.autograd.grad(loss.sum(), logprobs)
     assert [value == 0.0 for value in by_token.tolist()] == found.masked.tolist()
 
@@ -130,7 +129,8 @@ def test_the_gradient_of_a_corrected_token_is_its_weight_times_its_advantage() -
     logprobs = torch.tensor(LOGPROBS, dtype=torch.float64, requires_grad=True)
     advantages, weights = torch.tensor([1.0, -1.0, 2.0, 1.0]), torch.tensor([0.5, 1.0, 2.0, 0.0])
     found = Importance(weights, weights, weights > 2, weights == 0)
-    loss, _ = policy_loss(logprobs, None, advantages, torch.tensor(OWNERS), found, Algorithm(max_staleness=1))
+    algorithm, owners = Algorithm(max_staleness=1), torch.tensor(OWNERS)
+    loss, _ = policy_loss(logprobs, torch.tensor(SAMPLED), None, advantages, owners, found, algorithm)
     assert loss.tolist() == approximately([-0.5, 1.0, -4.0, 0.0])
     assert gradient(loss, logprobs) == approximately([-0.5, 1.0, -4.0, 0.0])
 
@@ -151,8 +151,7 @@ def test_a_further_update_is_clipped_by_how_far_the_first_has_gone_and_weighed_a
     now = first + torch.tensor([0.5, 0.0, 0.5, -1.0])
     advantages = torch.tensor([1.0, -2.0, -1.0, 1.0], dtype=torch.float64)
     found = weighed(**settings)
-    older = older_policy(sampled, first, algorithm)
-    loss, _ = policy_loss(now, older, advantages, torch.tensor(OWNERS), found, algorithm)
+    loss, _ = policy_loss(now, sampled, first, advantages, torch.tensor(OWNERS), found, algorithm)
     assert loss.tolist() == approximately(expected)
 
 

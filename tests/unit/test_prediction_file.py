@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster import prediction_file
-from cluster.arguments import write_json
+from cluster.outputs import write_json
 from cluster.predictions import score_rows
 from cluster.scoring import Answered, score
 from data.formats import Loaded, find_questions, load_examples

@@ -226,7 +226,7 @@ def test_a_file_of_the_run_that_is_broken_is_named_in_one_error(
 def test_an_argument_that_is_none_is_refused(attempt: Try, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (("--args", "limit"), "argument --args: 'limit' is neither KEY=VALUE"),
-        (("--groups", "0"), "argument --groups: '0' is not an integer above 0"),
+        (("--groups", "0"), "argument --groups: '0' is not an integer of at least 1"),
     ):
         with pytest.raises(SystemExit) as ended:
             attempt("answer", *arguments)

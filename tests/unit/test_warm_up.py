@@ -50,7 +50,7 @@ def test_steps_that_are_none_are_refused(
     module: object, steps: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = refused(module, tmp_path / "out", capsys, f"--steps={steps}")
-    assert f"'{steps}' is not an integer above 0" in told
+    assert f"'{steps}' is not an integer of at least 1" in told
 
 
 def test_a_process_group_is_left_when_the_block_ends_and_when_it_fails() -> None:

@@ -1,32 +1,16 @@
-"""What the arguments of commands have in common: counts that are refused by name, and a file to write."""
+"""Files that commands write."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import UsageError
 from data.whole_file import whole_file
-
-
-def count(least: int) -> Callable[[str], int]:
-    """The type of an argument that is an integer of at least `least`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
-        return value
-
-    return parse
 
 
 @contextmanager

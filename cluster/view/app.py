@@ -86,12 +86,13 @@ def create(library: Library, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        thread = threading.Thread(target=follow, name="index", daemon=True)
-        thread.start()
-        threading.Thread(target=prepare, name="pictures", daemon=True).start()
+        threads = [threading.Thread(target=work, name=work.__name__, daemon=True) for work in (follow, prepare)]
+        for thread in threads:
+            thread.start()
         yield
         closing.set()
-        thread.join()
+        for thread in threads:  # an import that goes on would swap sys.stderr under whoever comes next
+            thread.join()
 
     app = FastAPI(title="Auricle", lifespan=life, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(GZipMiddleware, minimum_size=2_000)

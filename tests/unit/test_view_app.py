@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,14 @@ def ask(client: TestClient, what: str, **parameters: Any) -> Any:
     answer = client.get(f"/api/{what}", params=parameters)
     assert answer.status_code == 200, answer.text
     return answer.json()
+
+
+def test_nothing_of_a_viewer_that_has_closed_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "prepare", lambda: time.sleep(0.3))
+    before = set(threading.enumerate())
+    with TestClient(create(Library([str(run)]))):
+        assert len(threading.enumerate()) > len(before)
+    assert set(threading.enumerate()) <= before
 
 
 def test_every_page_gets_what_it_asks_for(client: TestClient) -> None:

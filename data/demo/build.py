@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from data.demo import report as reports
-from data.demo.archives import read_deb
 from data.demo.duplicates import clusters, find_pairs
 from data.demo.packages import PACKAGES
 from data.demo.questions import Question, ask
 from data.demo.recordings import Drops, Recording, encode, load
 from data.demo.split import assign, check_split
+from data.ordered import cpus, ordered
 from data.writing import write_questions
 
 COUNTS: Mapping[str, Mapping[str, int]] = {
@@ -30,10 +30,10 @@ Progress = Callable[[str], None]
 def build(paths: Mapping[str, Path], out: Path, seed: int, progress: Progress) -> dict[str, Any]:
     """Build the set from the package files into `out`; returns the report."""
     progress("reading and decoding the packages")
-    recordings, dropped = load(paths)
+    recordings, dropped, copyrights = load(paths)
     progress(f"{len(recordings)} recordings; looking for near-duplicates")
     report = build_from(recordings, dropped, out, seed, COUNTS)
-    _write_credits(paths, recordings, out)
+    _write_credits(copyrights, recordings, out)
     progress(f"wrote {out}")
     return report
 
@@ -46,12 +46,19 @@ def build_from(
     cluster = clusters(recordings, pairs)
     sides = assign(recordings, cluster, seed)
     check_split(recordings, sides, pairs)
-    clips: dict[int, bytes] = {}
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for split, wanted in counts.items():
-        chosen = [index for index, side in enumerate(sides) if side == split]
-        questions = ask(recordings, chosen, wanted, seed, split)
-        rows[split] = [_row(split, place, question, recordings, clips) for place, question in enumerate(questions)]
+    asked = {
+        split: ask(recordings, [index for index, side in enumerate(sides) if side == split], wanted, seed, split)
+        for split, wanted in counts.items()
+    }
+    used = sorted({question.recording for questions in asked.values() for question in questions})
+    clips = dict(zip(used, ordered(lambda index: encode(recordings[index].waveform), used, cpus()), strict=True))
+    rows = {
+        split: [
+            _row(split, place, question, recordings[question.recording], clips[question.recording])
+            for place, question in enumerate(questions)
+        ]
+        for split, questions in asked.items()
+    }
     out.mkdir(parents=True, exist_ok=True)
     for split, found in rows.items():
         with write_questions(out / f"{split}.parquet") as file:
@@ -77,13 +84,7 @@ def build_from(
     return report
 
 
-def _row(
-    split: str, place: int, question: Question, recordings: Sequence[Recording], clips: dict[int, bytes]
-) -> dict[str, Any]:
-    recording = recordings[question.recording]
-    if question.recording not in clips:
-        clips[question.recording] = encode(recording.waveform)
-    audio = clips[question.recording]
+def _row(split: str, place: int, question: Question, recording: Recording, audio: bytes) -> dict[str, Any]:
     return {
         "id": f"demo-{split}-{place:05d}",
         "audio": {"bytes": audio, "path": f"{recording.source}/{recording.path}"},
@@ -99,12 +100,11 @@ def _row(
     }
 
 
-def _write_credits(paths: Mapping[str, Path], recordings: Sequence[Recording], out: Path) -> None:
+def _write_credits(copyrights: Mapping[str, bytes], recordings: Sequence[Recording], out: Path) -> None:
     """`CREDITS.md`, and each package's copyright file as Debian has it."""
     used = Counter(recording.source for recording in recordings)
     (out / "CREDITS.md").write_text(reports.credits(PACKAGES, used), encoding="utf-8")
     folder = out / "licences"
     folder.mkdir(exist_ok=True)
-    for name, path in paths.items():
-        for _, content in read_deb(path, f"usr/share/doc/{name}/copyright".__eq__):
-            (folder / f"{name}.txt").write_bytes(content)
+    for name, content in copyrights.items():
+        (folder / f"{name}.txt").write_bytes(content)

@@ -17,6 +17,7 @@ from scipy.cluster.hierarchy import DisjointSet
 from transformers.audio_utils import mel_filter_bank
 
 from data.demo.recordings import MAX_SECONDS, SAMPLE_RATE, Recording, Waveform
+from data.ordered import cpus, ordered
 
 Matrix = npt.NDArray[np.float32]
 Spectrum = npt.NDArray[np.complex64]
@@ -54,13 +55,13 @@ def find_pairs(recordings: Sequence[Recording]) -> list[Pair]:
             spectra[index, length] = _spectrum(waveforms[index], length)
         return spectra[index, length]
 
-    pairs = []
-    for first, second in propose_pairs(waveforms):
+    def compared(places: tuple[int, int]) -> Pair:
+        first, second = places
         length = _transform_length(waveforms[first], waveforms[second])
-        value = _best_correlation(spectrum(first, length), spectrum(second, length), length)
-        if value >= CORRELATION_THRESHOLD:
-            pairs.append(Pair(first, second, value))
-    return pairs
+        return Pair(first, second, _best_correlation(spectrum(first, length), spectrum(second, length), length))
+
+    pairs = ordered(compared, propose_pairs(waveforms), cpus())
+    return [pair for pair in pairs if pair.correlation >= CORRELATION_THRESHOLD]
 
 
 def correlation(first: Waveform, second: Waveform) -> float:
@@ -71,7 +72,7 @@ def correlation(first: Waveform, second: Waveform) -> float:
 
 def propose_pairs(waveforms: Sequence[Waveform]) -> list[tuple[int, int]]:
     """Pairs whose fingerprints have a cosine of at least `FINGERPRINT_THRESHOLD` at some shift."""
-    prints = np.stack([fingerprint(waveform) for waveform in waveforms])  # (N, FRAMES, BANDS)
+    prints = np.stack(list(ordered(fingerprint, waveforms, cpus())))  # (N, FRAMES, BANDS)
     flat = prints.reshape(len(prints), -1)
     best = np.full((len(prints), len(prints)), -1, dtype=np.float32)
     for shift in SHIFTS:

@@ -21,6 +21,7 @@ import soxr
 from data.demo import labels
 from data.demo.archives import read_cat, read_deb, read_rcc, read_sf3
 from data.demo.packages import PACKAGES
+from data.ordered import cpus, ordered
 
 Waveform = npt.NDArray[np.float32]
 
@@ -86,17 +87,27 @@ class Drops:
     silent: int = 0
 
 
-def load(paths: Mapping[str, Path]) -> tuple[list[Recording], Drops]:
-    """Recordings of all packages in `paths` (file of each package, by name), sorted by key."""
+def load(paths: Mapping[str, Path]) -> tuple[list[Recording], Drops, dict[str, bytes]]:
+    """What all packages in `paths` (file of each package, by name) hold.
+
+    Returns:
+        Their recordings, sorted by key; how many files became none; the copyright file of each package that has one.
+    """
+    raw: list[RawFile] = []
+    copyrights: dict[str, bytes] = {}
+    names = [package.name for package in PACKAGES if package.name in paths]
+    for name, (files, notice) in zip(names, ordered(lambda name: read(name, paths[name]), names, cpus()), strict=True):
+        raw += files
+        if notice is not None:
+            copyrights[name] = notice
     recordings: list[Recording] = []
     counts: dict[str, int] = defaultdict(int)
-    for raw in sorted(raw_files(paths), key=lambda file: (file.source, file.path)):
-        decoded = decode(raw)
+    for decoded in ordered(decode, sorted(raw, key=lambda file: (file.source, file.path)), cpus()):
         if isinstance(decoded, str):
             counts[decoded] += 1
         elif usable := _without_cut_words(decoded):
             recordings.append(usable)
-    return recordings, Drops(**counts)
+    return recordings, Drops(**counts), copyrights
 
 
 def decode(raw: RawFile) -> Recording | str:
@@ -152,20 +163,6 @@ def _without_cut_words(recording: Recording) -> Recording | None:
     return replace(recording, labels=kept)
 
 
-def raw_files(paths: Mapping[str, Path]) -> Iterator[RawFile]:
-    """Labelled files of all packages."""
-    for package in PACKAGES:
-        if package.name not in paths:
-            continue
-        path = paths[package.name]
-        if package.name.startswith("asterisk-"):
-            yield from _asterisk(package.name, path)
-        elif package.name.startswith("tuxpaint-"):
-            yield from _tuxpaint(package.name, path)
-        else:
-            yield from _ruled(package.name, path)
-
-
 RULES: Mapping[str, Sequence[labels.Rule]] = {
     "scratch": labels.SCRATCH,
     "gcompris-qt-data": labels.GCOMPRIS,
@@ -177,14 +174,26 @@ RULES: Mapping[str, Sequence[labels.Rule]] = {
     "tuxpaint-stamps-default": labels.TUXPAINT,
 }
 CONTAINERS = {".rcc": read_rcc, ".sf3": read_sf3, ".cat": read_cat}
+READ_SUFFIXES = frozenset({*SOUND_SUFFIXES, *CONTAINERS, ".txt"})
 
 
-def _ruled(source: str, path: Path) -> Iterator[RawFile]:
-    def wanted(name: str) -> bool:
-        return Path(name).suffix.lower() in (*SOUND_SUFFIXES, *CONTAINERS)
+def read(name: str, path: Path) -> tuple[list[RawFile], bytes | None]:
+    """Labelled files of a package, which is decompressed once, and its copyright file as Debian has it."""
+    notice = f"usr/share/doc/{name}/copyright"
+    files = dict(read_deb(path, lambda inner: inner == notice or Path(inner).suffix.lower() in READ_SUFFIXES))
+    kept = files.pop(notice, None)
+    if name.startswith("asterisk-"):
+        return list(_asterisk(name, files)), kept
+    if name.startswith("tuxpaint-"):
+        return list(_tuxpaint(name, files)), kept
+    return list(_ruled(name, files)), kept
 
-    for name, content in read_deb(path, wanted):
+
+def _ruled(source: str, files: Mapping[str, bytes]) -> Iterator[RawFile]:
+    for name, content in files.items():
         suffix = Path(name).suffix.lower()
+        if suffix == ".txt":
+            continue
         inside = CONTAINERS[suffix](content) if suffix in CONTAINERS else {name: content}
         for inner, block in inside.items():
             if suffix == ".rcc" and not inner.lower().endswith(SOUND_SUFFIXES):
@@ -197,10 +206,12 @@ def _task(found: Mapping[str, str]) -> str:
     return "music" if MUSIC_KINDS & found.keys() else "sound"
 
 
-def _asterisk(source: str, path: Path) -> Iterator[RawFile]:
+def _asterisk(source: str, files: Mapping[str, bytes]) -> Iterator[RawFile]:
     language = source.split("-")[3]
     found: list[RawFile] = []
-    for name, content in read_deb(path, lambda name: name.endswith(".gsm")):
+    for name, content in files.items():
+        if not name.endswith(".gsm"):
+            continue
         inner = name.split("/sounds/", 1)[1].split("/", 1)[1]
         if re.search(r"^silence/|beep|tone|confbridge-(join|leave)\.|tt-monkeys\.", inner):
             continue
@@ -211,14 +222,14 @@ def _asterisk(source: str, path: Path) -> Iterator[RawFile]:
     yield from _at_most(found, RECORDINGS_PER_LANGUAGE)
 
 
-def _tuxpaint(source: str, path: Path) -> Iterator[RawFile]:
+def _tuxpaint(source: str, files: Mapping[str, bytes]) -> Iterator[RawFile]:
     texts: dict[str, dict[str, str]] = {}
     sounds: dict[str, bytes] = {}
-    for name, content in read_deb(path, lambda name: name.endswith((".txt", ".ogg", ".wav"))):
+    for name, content in files.items():
         inner = name.split("/stamps/", 1)[-1]
         if inner.endswith(".txt"):
             texts[inner.removesuffix(".txt")] = _names(content.decode("utf-8", "replace"))
-        else:
+        elif inner.endswith((".ogg", ".wav")):
             sounds[inner] = content
     spoken: dict[str, list[RawFile]] = defaultdict(list)
     for inner, content in sounds.items():
@@ -226,8 +237,8 @@ def _tuxpaint(source: str, path: Path) -> Iterator[RawFile]:
             spoken[file.prompt.split("/")[1]].append(file)
         elif "_desc" not in inner and (found := labels.label(labels.TUXPAINT, inner)):
             yield RawFile(source, inner, content, _task(found), found)
-    for files in spoken.values():
-        yield from _at_most(files, RECORDINGS_PER_LANGUAGE)
+    for takes in spoken.values():
+        yield from _at_most(takes, RECORDINGS_PER_LANGUAGE)
 
 
 def _names(text: str) -> dict[str, str]:

@@ -54,6 +54,7 @@ def test_processes_are_scraped_while_the_run_goes_on_and_known_by_the_labels_of_
     metrics.close()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_is_told_of(started: Prometheus, runs: Path) -> None:
     metrics = Metrics("killed")
     metrics.serve(HERE, 0)

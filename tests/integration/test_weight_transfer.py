@@ -17,7 +17,7 @@ from learner.sizes import PROJECTOR, TOWER
 from tests.integration.live import Live, examples, live, live_config
 from tests.integration.recordings import Questions
 
-pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a busy machine starts an engine in minutes
 
 AGREEMENT = 1e-4
 """Largest difference of a log-prob between engine and learner in float32."""

@@ -15,7 +15,7 @@ import pytest
 from cluster.runs import load
 from data.audio import read_clip
 from data.errors import ClipError
-from data.types import ClipSource
+from data.types import ClipSource, Example
 from tests.faults import bad_inputs
 from tests.faults.bad_inputs import USED
 from tests.integration.runs import finished, write_config
@@ -89,6 +89,23 @@ def test_the_run_trains_on_whatever_can_be_heard_and_read(outcome: Outcome) -> N
     usable = {entry["id"] for entry in outcome.of(USED)}
     assert set(trained["example_id"]) <= usable
     assert len(trained) >= 0.7 * len(usable)
+
+
+def test_special_tokens_in_the_text_of_users_are_text(model: Path) -> None:
+    from data.prompts import AUDIO_TOKEN, END_OF_TURN, PromptEncoder
+    from learner.hf_files import load_processor
+
+    processor = load_processor(str(model))
+    encoder = PromptEncoder(processor.tokenizer, processor.chat_template, "answer")
+    vocabulary = processor.tokenizer.get_vocab()
+    plain = encoder.encode(Example("plain", ClipSource("x"), "What?", ("a", "b"), "a"))
+    for kind in bad_inputs.rows():
+        if not kind.name.startswith("special tokens"):
+            continue
+        row = bad_inputs.QUESTION | kind.row
+        ids = encoder.encode(Example("e", ClipSource("x"), row["question"], tuple(row["choices"]), row["answer"]))
+        for token in (AUDIO_TOKEN, END_OF_TURN, "<|im_start|>", "<|audio_bos|>"):
+            assert ids.count(vocabulary[token]) == plain.count(vocabulary[token]), token
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user; as one, the run itself tries this")

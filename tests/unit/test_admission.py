@@ -231,6 +231,7 @@ def schedules(draw: st.DrawFn) -> tuple[Schedule, Iterator[tuple[str, int]]]:
     return schedule, iter(calls)
 
 
+@pytest.mark.heavy
 @settings(max_examples=300)
 @given(schedules())
 def test_every_interleaving_keeps_the_bound_and_ends(case: tuple[Schedule, Iterator[tuple[str, int]]]) -> None:

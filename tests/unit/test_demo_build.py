@@ -55,6 +55,7 @@ def test_the_columns_are_those_of_the_design(built: Path) -> None:
         assert pq.read_schema(built / f"{split}.parquet").equals(SCHEMA)
 
 
+@pytest.mark.heavy
 def test_every_clip_is_16_khz_mono_of_at_most_4_seconds_and_has_its_hash(rows: dict[str, list[dict[str, Any]]]) -> None:
     for row in rows["test"]:
         assert hashlib.sha256(row["audio"]["bytes"]).hexdigest() == row["sha256"]
@@ -77,6 +78,7 @@ def test_the_gold_position_is_uniform_in_every_split(rows: dict[str, list[dict[s
         assert chisquare([places.count(place) for place in range(4)]).pvalue > 0.5
 
 
+@pytest.mark.heavy
 def test_no_sound_and_no_near_duplicate_of_one_is_on_two_sides(rows: dict[str, list[dict[str, Any]]]) -> None:
     clips: dict[tuple[str, str], Recording] = {}
     for split, found in rows.items():

@@ -102,6 +102,7 @@ def assert_the_same(packed: dict[str, Tensor], separate: dict[str, Tensor]) -> N
         assert difference < 1e-4, f"{name}: {difference:.1e}"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("beta", "coefficient"), [(0.0, 0.0), (0.04, 0.0), (0.04, 0.01)])
 def test_the_gradient_of_grpo_is_that_of_completions_that_are_alone_with_their_prompt(
     policy: Policy, model: Path, beta: float, coefficient: float

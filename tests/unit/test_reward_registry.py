@@ -163,6 +163,7 @@ def test_wrong_arguments_of_a_built_in_are_refused_when_it_is_loaded(
     assert message in str(caught.value)
 
 
+@pytest.mark.heavy
 def test_a_configuration_is_refused_for_any_reward_that_cannot_be_used() -> None:
     with pytest.raises(RewardError, match="did you mean format"):
         check_rewards([Reward(use="accuracy"), Reward(use="formt")], "answer", START_SECONDS)

@@ -120,6 +120,7 @@ def test_a_seed_that_could_not_be_tested_is_named_where_another_was(findings: Fi
     assert "| GRPO | 52.5%" in page
 
 
+@pytest.mark.heavy
 def test_a_page_is_written_where_no_arm_could_be_trained(findings: Findings, tmp_path: Path) -> None:
     findings.trained.clear()
     findings.untestable += [(arm, seed) for arm in ("sft", "grpo") for seed in (0, 1)]

@@ -41,7 +41,7 @@ test-long: setup ## Run what test-all leaves out: further forms of what the soak
 	@$(PYTEST) -m long tests/integration tests/faults
 
 test-unit: setup ## Run the unit tests that are light, side by side
-	@$(PYTEST) -n auto -m "not heavy" tests/unit
+	@$(PYTEST) -n auto -m "not heavy" --hypothesis-profile light tests/unit
 
 soak: setup ## Let something happen to a run about every 50 seconds for half an hour; ARGS=--help
 	@$(PYTHON) -m tests.faults.soak $(ARGS)

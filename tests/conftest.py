@@ -24,6 +24,7 @@ os.environ.update(
 )
 
 settings.register_profile("auricle", deadline=None, derandomize=True)
+settings.register_profile("light", settings.get_profile("auricle"), max_examples=20)
 settings.load_profile("auricle")
 
 

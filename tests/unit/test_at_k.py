@@ -65,6 +65,7 @@ def test_one_completion_is_worth_the_mean_of_all() -> None:
     assert pass_at_k(5, 2, 1) == majority_at_k(predictions, "a", 1) == 0.4
 
 
+@pytest.mark.heavy
 def test_many_completions_are_counted_exactly_where_sets_can_only_be_drawn() -> None:
     predictions = ["a"] * 30 + [str(number % 50) for number in range(98)]
     generator = random.Random(0)

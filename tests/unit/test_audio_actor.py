@@ -51,6 +51,7 @@ def test_a_clip_is_told_of_with_the_bytes_of_what_was_made_of_it(model: Path, tm
     assert size == features.pooled.nbytes > 0
 
 
+@pytest.mark.heavy
 def test_silence_has_the_length_of_a_clip_and_another_name(model: Path, tmp_path: Path) -> None:
     audio, source = actor(model), recording(tmp_path, "one.wav", 1)
     ((clip, _), features), ((silent, _), nothing) = audio.prepare(source, False), audio.prepare(source, True)

@@ -41,6 +41,7 @@ def on_thirty_seconds(tower: Qwen2AudioEncoder, mel: np.ndarray, valid: int) -> 
     return output[: audio_tokens(valid)]
 
 
+@pytest.mark.heavy
 @torch.no_grad()
 def test_every_length_gives_what_the_encoder_gives_on_thirty_seconds(tower: Qwen2AudioEncoder) -> None:
     mels = [whole_mel(valid) for valid in FRAMES]

@@ -61,6 +61,7 @@ def test_two_models_that_answer_alike_are_not_told_apart() -> None:
     assert mcnemar(0, 0) == 1.0
 
 
+@pytest.mark.heavy
 def test_a_paired_difference_is_surer_than_the_two_accuracies() -> None:
     a, b = table(both=200, only_a=3, only_b=23, neither=174)
     figures = compare(a, b)["measures"]["accuracy"]
@@ -69,6 +70,7 @@ def test_a_paired_difference_is_surer_than_the_two_accuracies() -> None:
     assert high - low < a["accuracy_interval"][1] - a["accuracy_interval"][0]
 
 
+@pytest.mark.heavy
 def test_questions_about_one_recording_are_resampled_together() -> None:
     a, b = [False] * 200, [number // 10 % 2 == 0 for number in range(200)]
     alone = compare(evaluation(a), evaluation(b))["measures"]["accuracy"]["difference_interval"]

@@ -287,6 +287,7 @@ def test_the_check_of_the_reference_page_fails_when_it_is_stale(
     assert "is stale" in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_loading_a_configuration_imports_no_heavy_package() -> None:
     script = (
         "import sys; import configs.load; configs.load.load_config('qwen2_audio_7b');"

@@ -24,6 +24,8 @@ from data.demo.split import check_split
 from data.writing import SCHEMA
 from tests.unit.demo_recordings import noise_burst, zoo
 
+pytestmark = pytest.mark.heavy  # sounds of real packages are decoded
+
 SPLITS = ("train", "validation", "test")
 SMALL = {"train": {"sound": 120}, "validation": {"sound": 24}, "test": {"sound": 48}}
 
@@ -55,7 +57,6 @@ def test_the_columns_are_those_of_the_design(built: Path) -> None:
         assert pq.read_schema(built / f"{split}.parquet").equals(SCHEMA)
 
 
-@pytest.mark.heavy
 def test_every_clip_is_16_khz_mono_of_at_most_4_seconds_and_has_its_hash(rows: dict[str, list[dict[str, Any]]]) -> None:
     for row in rows["test"]:
         assert hashlib.sha256(row["audio"]["bytes"]).hexdigest() == row["sha256"]
@@ -78,7 +79,6 @@ def test_the_gold_position_is_uniform_in_every_split(rows: dict[str, list[dict[s
         assert chisquare([places.count(place) for place in range(4)]).pvalue > 0.5
 
 
-@pytest.mark.heavy
 def test_no_sound_and_no_near_duplicate_of_one_is_on_two_sides(rows: dict[str, list[dict[str, Any]]]) -> None:
     clips: dict[tuple[str, str], Recording] = {}
     for split, found in rows.items():
@@ -110,7 +110,6 @@ def test_the_text_baseline_finds_an_answer_that_is_always_right() -> None:
     assert text_baseline(rows, rows)["accuracy_of_one_position"] == 1
 
 
-@pytest.mark.heavy
 def test_one_seed_gives_the_same_bytes_and_another_gives_others(tmp_path: Path) -> None:
     first, again, other = small(tmp_path / "a"), small(tmp_path / "b"), small(tmp_path / "c", seed=1)
     for name in ("train.parquet", "validation.parquet", "test.parquet", "report.json", "report.md"):

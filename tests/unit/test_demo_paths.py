@@ -68,6 +68,7 @@ def test_a_change_elsewhere_leaves_the_name(code: Path) -> None:
     assert fingerprint("learner.maker", home=code) == before
 
 
+@pytest.mark.heavy
 def test_the_model_is_named_by_what_trains_it_and_by_what_makes_its_questions() -> None:
     names = {file.relative_to(HOME).as_posix() for file in sources([demo.DATA_MAKER, demo.MODEL_MAKER])}
     learner = ("engine", "policy", "packing", "schedule", "hf", "hf_files", "feature_cache", "audio_tower", "attention")
@@ -77,6 +78,7 @@ def test_the_model_is_named_by_what_trains_it_and_by_what_makes_its_questions() 
     assert "configs/schema.py" in names
 
 
+@pytest.mark.heavy
 def test_the_small_model_is_named_by_the_code_that_puts_it_together() -> None:
     names = {file.relative_to(HOME).as_posix() for file in sources([demo.MODEL_MAKERS["small"]])}
     parts = ("small_warm_up", "small_model", "gguf_language", "pinned", "word_alignment", "whisper", "lora", "sft")
@@ -118,6 +120,7 @@ def test_another_encoder_makes_another_model_from_wherever_it_is_named(
     assert (tmp_path / "out" / "made").read_text() == str(tmp_path / "whisper")
 
 
+@pytest.mark.heavy
 def test_everything_lies_in_the_cache_that_auricle_cache_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AURICLE_CACHE", "kept")

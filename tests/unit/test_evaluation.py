@@ -102,6 +102,7 @@ def test_too_many_questions_about_one_recording_are_refused() -> None:
         about_other_clips(questions("a", "a", "a", "b", "c"))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("engines", [1, 3])
 def test_every_engine_is_kept_busy(engines: int) -> None:
     asker: Any = Asker()

@@ -74,6 +74,7 @@ def test_the_small_model_has_the_released_ones_kinds_of_tensors(model: Path) -> 
     assert config.text_config.num_key_value_heads == config.text_config.num_attention_heads
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shard_bytes", [SHARD_BYTES, 10**9], ids=["shards", "one file"])
 def test_what_is_exported_and_read_again_is_the_same_bits(
@@ -122,6 +123,7 @@ def test_of_a_run_the_newest_complete_checkpoint_is_taken(model: Path, tmp_path:
     assert export.find_source(str(newest.parent)).model == newest
 
 
+@pytest.mark.heavy
 def test_a_run_with_adapters_gives_the_adapter_alone_which_peft_loads_on_the_base(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +165,7 @@ def test_a_damaged_adapter_is_named(model: Path, tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("part", ["hf/config.json", "adapter/adapter_model.safetensors"])
 def test_a_checkpoint_that_is_not_as_it_was_written_is_refused(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str

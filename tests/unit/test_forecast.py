@@ -320,6 +320,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
     return main(["--config", PRESET, *arguments]), capsys.readouterr()
 
 
+@pytest.mark.heavy
 def test_a_dry_run_takes_hardware_and_lengths_and_a_run_refuses_them(capsys: pytest.CaptureFixture[str]) -> None:
     status, shown = run(capsys, "--dry-run", "--hardware", "h800", "--assume", "clip_seconds=10,completion_tokens=9")
     assert status == 0

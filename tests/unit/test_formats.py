@@ -432,6 +432,7 @@ def test_clips_that_are_stored_as_something_else_than_bytes_are_refused_with_col
         load_examples(path)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("every", [1, 2])
 def test_memory_does_not_grow_with_a_row_group(tmp_path: Path, every: int) -> None:
     rows, clip = 4_000, os.urandom(8_000)

@@ -209,6 +209,7 @@ def test_an_export_that_lacks_a_tensor_leaves_nothing_behind(model: Path, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.heavy
 def test_engines_take_a_released_checkpoint_as_it_is_and_an_export_of_any_other(model: Path, tmp_path: Path) -> None:
     assert for_engines(str(model), tmp_path / "unused") == model
     assert not (tmp_path / "unused").exists()

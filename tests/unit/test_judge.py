@@ -130,6 +130,7 @@ def test_the_judge_sees_the_question_the_thoughts_and_the_prediction_and_not_the
     assert prompt.count("dog") == 1
 
 
+@pytest.mark.heavy
 def test_each_completion_gets_the_score_of_its_own_reply(server: Server) -> None:
     server.reply = lambda request: f"<score>{request['messages'][-1]['content'].count('woof')}</score>"
     assert judged(server, "woof " * 3, "woof " * 8, "meow", template="{completion}") == [0.3, 0.8, 0.0]

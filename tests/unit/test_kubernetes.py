@@ -60,6 +60,7 @@ def test_kubernetes_takes_its_own_kinds(name: str, kubernetes: str) -> None:
     validate(FOUND[name], kubernetes, strict=True)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["PersistentVolumeClaim/auricle", "NetworkPolicy/auricle"])
 def test_each_misspelt_field_of_kubernetes_own_kinds_is_refused(name: str) -> None:
     fields = [
@@ -82,6 +83,7 @@ def test_kuberay_takes_its_kinds(kind: str) -> None:
     validate(stand_in, NEWEST, strict=True)
 
 
+@pytest.mark.heavy
 @needs_definitions
 @pytest.mark.parametrize("kind", CUSTOM)
 def test_each_misspelt_field_of_kuberays_kinds_is_refused(kind: str) -> None:

@@ -6,6 +6,7 @@ from cluster import launch
 from cluster.launch import main
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("preset", ["tiny", "small", "qwen2_audio_7b"])
 def test_a_dry_run_of_every_preset_prints_the_configuration_and_the_plan(
     preset: str, capsys: pytest.CaptureFixture[str]

@@ -51,6 +51,7 @@ def logits(model: torch.nn.Module) -> Tensor:
     return model(input_ids=TOKEN_IDS).logits
 
 
+@pytest.mark.heavy
 def test_adapters_and_a_trained_projector_are_trained_and_nothing_else(base: Path) -> None:
     layers = {
         name.removesuffix(".weight")
@@ -130,6 +131,7 @@ def test_with_its_adapters_off_the_model_is_the_base_and_is_trained_as_before_af
     assert [name for name, _ in trained(model)] == before
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("settings", [EVERYWHERE, LANGUAGE_ALONE], ids=["everywhere", "language"])
 def test_peft_loads_an_exported_adapter_on_the_base_model(base: Path, settings: dict[str, Any], tmp_path: Path) -> None:
     model = adapted(base, settings)

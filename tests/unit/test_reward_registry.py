@@ -188,6 +188,7 @@ def test_a_plug_in_whose_import_ends_or_hangs_is_refused_and_does_neither_to_who
     assert psutil.Process().children() == before
 
 
+@pytest.mark.heavy
 def test_a_configuration_whose_rewards_can_be_used_passes_and_leaves_no_process(plug_ins: PlugIns) -> None:
     before = psutil.Process().children()
     check_rewards([Reward(use="accuracy"), Reward(use=f"{plug_ins.module(BREVITY)}:later")], "answer", START_SECONDS)

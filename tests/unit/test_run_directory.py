@@ -217,6 +217,7 @@ def test_the_first_environment_stays_and_another_one_of_a_resume_stands_beside_i
     assert told == {"environment.json": {"cpus": 2}, "environment_resume_6.json": {"cpus": 64}}
 
 
+@pytest.mark.heavy
 def test_a_lock_that_a_killed_process_left_does_not_block(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from cluster.run_lock import RunLock;"

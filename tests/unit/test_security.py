@@ -39,6 +39,7 @@ def switched_on(name: str) -> list[str]:
     return [file for file, value in given if ast.unparse(value) != "False"]
 
 
+@pytest.mark.heavy
 def test_nothing_is_loaded_that_can_execute() -> None:
     found = {(file, name) for file, name, _ in calls() if name in EXECUTES}
     assert found == HARMLESS

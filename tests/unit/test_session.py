@@ -43,6 +43,7 @@ def test_a_tied_model_is_exported_with_an_output_layer_of_its_own(model: Path, t
     assert json.loads((Path(given) / "config.json").read_text())["tie_word_embeddings"] is False
 
 
+@pytest.mark.heavy
 def test_a_model_with_the_names_of_transformers_5_is_exported_with_released_names(model: Path, tmp_path: Path) -> None:
     released = load_file(model / "model.safetensors").keys()
     load_model(str(model), torch.float32).save_pretrained(model)
@@ -77,6 +78,7 @@ def test_a_checkpoint_whose_model_is_not_as_it_was_written_is_refused(model: Pat
         usable_model(str(tmp_path / named))
 
 
+@pytest.mark.heavy
 def test_an_export_that_an_interrupted_run_left_is_written_anew(model: Path, tmp_path: Path) -> None:
     tie(model)
     (tmp_path / "engine_model").mkdir()

@@ -212,6 +212,7 @@ def test_whatever_is_simulated_no_group_is_lost_and_no_token_too_old(of: Timings
     assert list(outcome.ended) == sorted(outcome.ended)
 
 
+@pytest.mark.heavy
 @given(SOME_TIMINGS, SOME_SETTINGS)
 @settings(max_examples=40, deadline=None)
 def test_every_second_of_an_engine_and_of_the_learner_is_spent_on_one_thing(of: Timings, what: Setting) -> None:
@@ -222,6 +223,7 @@ def test_every_second_of_an_engine_and_of_the_learner_is_spent_on_one_thing(of: 
     assert simulate(of, what) == outcome
 
 
+@pytest.mark.heavy
 @given(SOME_TIMINGS, SOME_SETTINGS)
 @settings(max_examples=40, deadline=None)
 def test_no_synchronous_run_is_faster_than_its_arithmetic(of: Timings, what: Setting) -> None:
@@ -234,6 +236,7 @@ def test_no_synchronous_run_is_faster_than_its_arithmetic(of: Timings, what: Set
     assert simulate(alike, even).seconds >= (slowest - 1) * alike.decoding_seconds(1)
 
 
+@pytest.mark.heavy
 @given(
     SOME_TIMINGS.map(lambda of: of.model_copy(update={"control_seconds": 0.0, "encode_seconds": 0.0})),
     SOME_SETTINGS.map(lambda what: replace(what, cores=None, max_staleness=0, on_update="drain", max_running=100)),
@@ -246,6 +249,7 @@ def test_twice_the_engines_with_devices_of_their_own_never_take_longer(of: Timin
     assert all(more <= fewer * (1 + 1e-9) for fewer, more in pairwise(seconds))
 
 
+@pytest.mark.heavy
 def test_further_engines_make_the_asynchronous_loop_faster_until_the_learner_is_full() -> None:
     of = timings(groups=((2, 3), (9, 4), (5, 5)), token_seconds=0.05, publish_seconds=0.1, load_seconds=0.1)
     rates = [

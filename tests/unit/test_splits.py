@@ -74,6 +74,7 @@ def test_a_simulated_forecast_takes_the_seconds_that_the_forecast_adds_up(overri
     assert seconds == pytest.approx(of.time.seconds + timings.load_seconds, rel=0.01)
 
 
+@pytest.mark.heavy
 def test_a_dry_run_names_the_split_that_is_faster_than_the_one_configured() -> None:
     of, roles = told("algorithm.max_staleness=1", "rollout.engines=7", "learner.ranks=2")
     blank, line = recommendation(of, roles)
@@ -106,6 +107,7 @@ def test_nothing_is_recommended_where_engines_and_ranks_share_cores_or_nothing_i
     assert list(recommendation(*told("algorithm.name=sft"))) == []
 
 
+@pytest.mark.heavy
 def test_the_dry_run_ends_with_the_recommendation(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", PRESET, "--dry-run", "--assume", PAPER]) == 0
     assert capsys.readouterr().out.rstrip().splitlines()[-1].startswith("split of 8 devices: ")

@@ -15,6 +15,8 @@ from cluster.scoring import Answered, score
 from configs.schema import Config
 from data.types import ClipSource, Example
 
+pytestmark = pytest.mark.heavy  # each test sums up a study
+
 STUDY = """
 title: Mine
 config: mine.yaml

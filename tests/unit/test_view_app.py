@@ -142,6 +142,7 @@ def test_only_a_browser_that_asks_for_this_machine_is_answered_and_nothing_else_
     assert "access-control-allow-origin" not in headers
 
 
+@pytest.mark.heavy
 def test_the_page_and_the_charts_come_from_this_machine(client: TestClient) -> None:
     page = client.get("/").text
     assert "http://" not in page

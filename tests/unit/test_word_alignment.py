@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
 from learner.word_alignment import Named, align
+
+pytestmark = pytest.mark.heavy  # each test fits a projector
 
 WORDS = {"dog": "animal", "cat": "animal", "cow": "animal", "harp": "instrument", "flute": "instrument"}
 WIDTH, HIDDEN = 24, 16

@@ -60,6 +60,7 @@ def test_silence_has_the_length_of_a_clip_and_another_name(model: Path, tmp_path
     assert np.ptp(nothing.mel) == 0 < np.ptp(features.mel)
 
 
+@pytest.mark.heavy
 def test_runs_that_hear_other_channels_of_a_clip_share_none_of_its_kept_features(model: Path, tmp_path: Path) -> None:
     both = 0.1 * np.random.default_rng(0).standard_normal((SAMPLE_RATE, 2))
     soundfile.write(tmp_path / "both.wav", both, SAMPLE_RATE)

@@ -188,7 +188,7 @@ def test_an_unknown_preset_names_the_nearest(tmp_path: Path) -> None:
         load_config(str(tmp_path))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(
     name=st.text(st.characters(codec="utf-8", exclude_characters="/\\\0"), min_size=1).filter(
         lambda text: text not in (".", "..")

@@ -127,6 +127,7 @@ def test_a_file_that_was_cut_short_is_told_of_and_its_clips_are_missing(
     assert all(np.array_equal(store.get(name), array) for name, array in good.items())
 
 
+@pytest.mark.heavy
 def test_no_changed_byte_is_taken_for_a_clip(tmp_path: Path) -> None:
     arrays = clips(30)
     path = written(tmp_path, arrays)
@@ -164,6 +165,7 @@ def test_a_file_that_vanishes_is_told_of_and_its_clips_are_missing(tmp_path: Pat
     assert store.get("clip-0-0") is None
 
 
+@pytest.mark.heavy
 def test_what_is_held_is_bounded_and_the_newest_stays(tmp_path: Path) -> None:
     arrays = clips(400)
     assert sum(array.nbytes for array in arrays.values()) > 5_000_000

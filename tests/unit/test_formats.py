@@ -335,6 +335,7 @@ def test_a_directory_and_parquet_without_audio_are_refused(tmp_path: Path) -> No
         load_examples(tmp_path / "rows.parquet")
 
 
+@pytest.mark.heavy
 def test_a_line_that_is_too_long_is_a_bad_row_and_the_next_is_read(tmp_path: Path) -> None:
     huge = b'{"id": "' + b"x" * (2 * MAX_ROW_BYTES) + b'"}'
     loaded = load_examples(write_lines(tmp_path, JSONL, huge, {**JSONL, "id": "after"}))

@@ -54,6 +54,7 @@ def trained() -> Config:
     return launched(shlex.split(JOB["entrypoint"]))[0]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kubernetes", [OLDEST, NEWEST])
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_kubernetes_takes_its_own_kinds(name: str, kubernetes: str) -> None:

@@ -66,6 +66,7 @@ def test_adapters_and_a_trained_projector_are_trained_and_nothing_else(base: Pat
     }
 
 
+@pytest.mark.heavy
 def test_a_frozen_projector_and_the_tower_are_left_alone(base: Path) -> None:
     names = [released_name(name) for name, _ in trained(adapted(base, LANGUAGE_ALONE))]
     assert all(name.startswith("language_model.") and ".lora_" in name for name in names)
@@ -81,6 +82,7 @@ def test_new_adapters_change_nothing(base: Path) -> None:
     assert all(torch.equal(weight.value(), stored[weight.name]) for weight in weights_of(model))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("settings", [EVERYWHERE, LANGUAGE_ALONE], ids=["everywhere", "language"])
 def test_merged_weights_are_the_model_with_its_adapters(base: Path, settings: dict[str, Any]) -> None:
     model, plain = adapted(base, settings), load_model(str(base), torch.float32)

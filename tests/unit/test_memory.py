@@ -69,6 +69,7 @@ def test_adapters_take_the_type_of_the_weights(other: Path) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("which", ["other", "model"])  # as many key-value heads as heads, and fewer
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])

@@ -116,6 +116,7 @@ def test_the_best_reward_is_the_best_mean_of_steps_on_end() -> None:
     assert best == pytest.approx((9 + REWARD_STEPS - 1) / REWARD_STEPS)
 
 
+@pytest.mark.heavy
 def test_a_port_that_is_taken_is_named_with_the_mend_and_free_again_after_the_end() -> None:
     first, second = Metrics("first"), Metrics("second")
     port = first.serve("127.0.0.1", 0)

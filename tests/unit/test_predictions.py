@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import evaluate, prediction_file
@@ -89,7 +89,7 @@ def test_any_text_is_matched_as_by_the_published_rule(prediction: str, answer: s
     assert matches(row) == [is_right(prediction, answer, row["choices"])]
 
 
-@settings(max_examples=50)
+@pytest.mark.heavy
 @given(st.lists(st.tuples(TEXTS, TEXTS, st.lists(TEXTS, max_size=3), st.booleans()), min_size=1, max_size=8))
 def test_a_file_is_counted_as_by_the_published_script(drawn: list[tuple[str, str, list[str], bool]]) -> None:
     rows = [
@@ -102,7 +102,6 @@ def test_a_file_is_counted_as_by_the_published_script(drawn: list[tuple[str, str
     assert figures["accuracy_official"] == (pytest.approx(sum(official) / len(official)) if official else None)
 
 
-@settings(max_examples=50)
 @given(st.lists(ANYTHING | st.dictionaries(st.sampled_from(FIELDS), ANYTHING | TEXTS), max_size=6))
 def test_no_row_whatever_it_is_breaks_the_scoring(rows: list[Any]) -> None:
     figures = scored(*rows)

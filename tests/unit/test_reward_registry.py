@@ -169,6 +169,7 @@ def test_a_configuration_is_refused_for_any_reward_that_cannot_be_used() -> None
         check_rewards([Reward(use="accuracy"), Reward(use="formt")], "answer", START_SECONDS)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("source", "seconds", "message"),
     [

@@ -46,10 +46,12 @@ def test_nothing_is_loaded_that_can_execute() -> None:
     assert issubclass(load._Loader, yaml.SafeLoader)
 
 
+@pytest.mark.heavy
 def test_no_model_brings_code_that_is_run() -> None:
     assert switched_on("trust_remote_code") == []
 
 
+@pytest.mark.heavy
 def test_no_command_goes_through_a_shell() -> None:
     assert switched_on("shell") == []
 

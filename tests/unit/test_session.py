@@ -34,6 +34,7 @@ def tie(model: Path) -> None:
     (model / "config.json").write_text(json.dumps(stored))
 
 
+@pytest.mark.heavy
 def test_a_tied_model_is_exported_with_an_output_layer_of_its_own(model: Path, tmp_path: Path) -> None:
     tie(model)
     given = engine_model(str(model), f"{tmp_path}/run/engine_model")
@@ -58,6 +59,7 @@ def test_a_released_model_is_loaded_where_it_lies(model: Path, tmp_path: Path, m
     assert not (tmp_path / "engine_model").exists()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("named", ["step_3", "step_3/hf"])
 def test_a_checkpoint_whose_model_is_not_as_it_was_written_is_refused(model: Path, tmp_path: Path, named: str) -> None:
     checkpoint = tmp_path / "step_3"

@@ -92,6 +92,7 @@ def test_a_changed_lock_names_another_cache(tmp_path: Path) -> None:
     assert wheelhouse.key([lock]) != before
 
 
+@pytest.mark.heavy
 def test_packages_are_compiled_once_for_every_checkout(tmp_path: Path) -> None:
     compiled: list[Path] = []
 

@@ -201,7 +201,7 @@ def test_a_draining_engine_holds_what_comes_until_it_has_the_weights() -> None:
 
 @pytest.mark.heavy
 @given(SOME_TIMINGS, SOME_SETTINGS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_whatever_is_simulated_no_group_is_lost_and_no_token_too_old(of: Timings, what: Setting) -> None:
     outcome = simulate(of, what)
     assert outcome.trained == what.steps * what.prompts_per_step == sum(outcome.staleness.values())
@@ -214,7 +214,7 @@ def test_whatever_is_simulated_no_group_is_lost_and_no_token_too_old(of: Timings
 
 @pytest.mark.heavy
 @given(SOME_TIMINGS, SOME_SETTINGS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_second_of_an_engine_and_of_the_learner_is_spent_on_one_thing(of: Timings, what: Setting) -> None:
     outcome = simulate(of, what)
     whole = sum(outcome.learner_seconds.values())
@@ -225,7 +225,7 @@ def test_every_second_of_an_engine_and_of_the_learner_is_spent_on_one_thing(of: 
 
 @pytest.mark.heavy
 @given(SOME_TIMINGS, SOME_SETTINGS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_synchronous_run_is_faster_than_its_arithmetic(of: Timings, what: Setting) -> None:
     alike = of.model_copy(update={"groups": of.groups[:1], "dropped_share": 0.0})
     alone = replace(what, cores=None, max_staleness=0, on_update="drain", max_running=100)
@@ -241,7 +241,7 @@ def test_no_synchronous_run_is_faster_than_its_arithmetic(of: Timings, what: Set
     SOME_TIMINGS.map(lambda of: of.model_copy(update={"control_seconds": 0.0, "encode_seconds": 0.0})),
     SOME_SETTINGS.map(lambda what: replace(what, cores=None, max_staleness=0, on_update="drain", max_running=100)),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_twice_the_engines_with_devices_of_their_own_never_take_longer(of: Timings, what: Setting) -> None:
     kept = of.model_copy(update={"dropped_share": 0.0})
     near = replace(what, engines_per_machine=100)

@@ -17,6 +17,7 @@ from tests.integration.models import other_model
 from tests.tiny_models import model_directory
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("build", [model_directory, other_model])
 def test_the_shapes_of_a_model_directory_are_those_of_transformers_class(build: object, tmp_path: Path) -> None:
     path = build(tmp_path)  # type: ignore[operator]

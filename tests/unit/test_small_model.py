@@ -17,6 +17,8 @@ from learner.released import check_model
 from tests.gguf_files import llama_file, tiny_llama, vocabulary
 from tests.tiny_models import whisper_directory
 
+pytestmark = pytest.mark.heavy  # a model is put together
+
 QUESTION = Example("q", ClipSource("a.wav"), "Which animal is it?", ("dog", "cat"), "dog")
 
 

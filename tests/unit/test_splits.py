@@ -92,6 +92,7 @@ def test_a_dry_run_names_the_split_that_is_faster_than_the_one_configured() -> N
     assert list(recommendation(again, roles))[1].startswith("split of 9 devices: in simulation none is much faster")
 
 
+@pytest.mark.heavy
 def test_a_split_that_its_devices_cannot_hold_is_left_out() -> None:
     of, roles = told(device="h100,memory_gigabytes=43")
     assert case_of(with_split(of, roles, 7, 1)) is None  # a rank alone needs 42.8 GB and 3 GB are reserved

@@ -179,6 +179,7 @@ def test_seeds_that_only_one_of_two_arms_has_are_not_compared(findings: Findings
     assert pair["measures"]["accuracy"]["questions"] == QUESTIONS
 
 
+@pytest.mark.heavy
 def test_figures_are_json_and_drawn(figures: dict[str, Any], tmp_path: Path) -> None:
     found = json.loads(json.dumps(figures, allow_nan=False))
     study_report.plot_learning(found, tmp_path / "learning.png")

@@ -59,12 +59,14 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "BEAT_SECONDS", 0.01)
 
 
+@pytest.mark.heavy
 def test_who_answers_is_left_alone_and_asked_one_question_at_a_time() -> None:
     actors = {"one": Asked(7), "two": Asked(8)}
     assert asyncio.run(watched(dict(actors))) == []
     assert [actor.most_outstanding for actor in actors.values()] == [1, 1]
 
 
+@pytest.mark.heavy
 def test_who_hangs_dies_or_is_another_process_is_told_of() -> None:
     actors = {
         "hangs": Asked(1, 1, None),
@@ -79,11 +81,13 @@ def test_who_hangs_dies_or_is_another_process_is_told_of() -> None:
     assert found["starts again"] == "its process 1 has ended (again)"
 
 
+@pytest.mark.heavy
 def test_one_that_is_started_again_has_the_time_of_a_start_and_is_told_of_once() -> None:
     found = asyncio.run(watched({"slow": Asked(1, 1, None, 0.5, 7, stays=True)}))
     assert [name for name, _ in found] == ["slow"]
 
 
+@pytest.mark.heavy
 def test_the_first_answer_has_the_time_of_a_start_and_no_more() -> None:
     assert asyncio.run(watched({"starts": Asked(0.5, 7)})) == []
     [(_, why)] = asyncio.run(watched({"hangs": Asked(None)}, start_seconds=0.3))

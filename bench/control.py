@@ -79,6 +79,7 @@ async def measure(directory: Path, engines: int, groups: int, reporter: Reporter
             "run": {"name": "control", "dir": str(directory), "max_steps": steps},
             "model": {"path": "simulated"},
             "data": {"train": "simulated"},
+            "rewards": [{"use": "accuracy"}],
             "rollout": {"max_running": 8 * GROUP_SIZE, "verify_every": 0},  # simulated engines have no weights
             "algorithm": {
                 "group_size": GROUP_SIZE,

@@ -24,7 +24,7 @@ from data.demo.split import check_split
 from data.writing import SCHEMA
 from tests.unit.demo_recordings import noise_burst, zoo
 
-pytestmark = pytest.mark.heavy  # sounds of real packages are decoded
+pytestmark = pytest.mark.heavy  # sets of questions are built, or read whole
 
 SPLITS = ("train", "validation", "test")
 SMALL = {"train": {"sound": 120}, "validation": {"sound": 24}, "test": {"sound": 48}}

@@ -16,7 +16,7 @@ from rewards.check import main, parsed
 from rewards.logged import read_groups
 from tests.plug_in_files import PlugIns
 
-pytestmark = pytest.mark.heavy  # each test starts a process
+pytestmark = pytest.mark.heavy  # most tests start a process
 
 REWARDS = """
 import time

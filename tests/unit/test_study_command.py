@@ -15,7 +15,7 @@ from cluster.scoring import Answered, score
 from configs.schema import Config
 from data.types import ClipSource, Example
 
-pytestmark = pytest.mark.heavy  # each test sums up a study
+pytestmark = pytest.mark.heavy  # most tests sum up a study
 
 STUDY = """
 title: Mine

@@ -33,7 +33,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from actors.embedder import AudioInput, Embedder, Waveforms
-from actors.limits import BATCHED_TOKENS
+from actors.limits import BATCHED_TOKENS, GATHER_SECONDS
 from actors.report import EngineDied, EngineError, EngineReport
 from actors.weights import in_vllm
 from actors.weights.incoming import Incoming
@@ -41,10 +41,6 @@ from configs.schema import Config
 from data.types import ClipFeatures, Completion, Group, Prompt, Sampling
 from learner.hf_files import resolve
 from learner.released import ENGINE_OVERRIDES
-
-GATHER_SECONDS = 0.01
-"""How long an engine that was idle waits for others after a first request: what is asked together then starts together,
-instead of after the first prompt's step."""
 
 CPU_BLOCK_TOKENS = 32
 """Tokens of a block of the key-value cache on CPU, the smallest that its attention kernel is fast with."""

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -89,7 +89,7 @@ def serve_actor(settings: Metrics, registry: CollectorRegistry, node: str) -> En
     if settings.port is None:
         return None
     host = settings.host if own(settings.host) else node
-    return Endpoint(reached_by(host, node), _serve(registry, host), socket.gethostname())
+    return endpoint(serve(registry, host, 0), host, node)
 
 
 class _Quiet(WSGIRequestHandler):
@@ -97,8 +97,8 @@ class _Quiet(WSGIRequestHandler):
         """Print nothing of a scrape."""
 
 
-def _serve(registry: CollectorRegistry, host: str) -> int:
-    """Answer every scrape in Prometheus's plain format, from a thread; gives the port.
+def serve(registry: CollectorRegistry, host: str, port: int) -> WSGIServer:
+    """Answer every scrape in Prometheus's plain format, from a thread, until `shutdown`; port 0 takes a free one.
 
     In OpenMetrics, which Prometheus would rather have, prometheus_client 0.26 writes `vllm_` for `vllm:`.
     """
@@ -111,9 +111,14 @@ def _serve(registry: CollectorRegistry, host: str) -> int:
     class Server(ThreadingWSGIServer):
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
-    server = make_server(host, 0, plain, Server, handler_class=_Quiet)
+    server = make_server(host, port, plain, Server, handler_class=_Quiet)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    return int(server.server_port)
+    return server
+
+
+def endpoint(server: WSGIServer, host: str, node: str) -> Endpoint:
+    """Where others reach what listens on `host` of this machine, whose Ray node has the address `node`."""
+    return Endpoint(reached_by(host, node), int(server.server_port), socket.gethostname())
 
 
 def own(host: str) -> bool:

@@ -64,7 +64,7 @@ class RolloutActor:
         await asyncio.wrap_future(self._engine.ready)
         await self._warm_up(prompt_token_ids)
         node = ray.get_runtime_context().get_node_id()
-        return {"name": self.name, "pid": os.getpid(), "node": node, "endpoint": self._endpoint}
+        return {"name": self.name, "node": node, "endpoint": self._endpoint}
 
     async def generate(self, prompt: Prompt, features: ClipFeatures, sampling: Sampling) -> tuple[Group, EngineReport]:
         """The completions of one prompt, in one request; and a report, to wait for without the group."""

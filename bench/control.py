@@ -137,7 +137,7 @@ class Simulated:
         advantages = ((0.0,) * GROUP_SIZE,) * len(groups)
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
         zeros = (0.0,) * 5
-        result = UpdateResult(advantages, *zeros, 1, 0, None, None, 0, 1, 1, {"forward": 0.0}, off_policy)
+        result = UpdateResult(advantages, *zeros, 1, False, None, None, 0, 1, 1, {"forward": 0.0}, off_policy)
         return result, ["a reference"]
 
     async def begin(self, version: int, engines: Mapping[str, Any]) -> Buckets:

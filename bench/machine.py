@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from cluster.rates import copy_gigabytes_per_second, matmul_gflops
+from cluster.forecast.rates import copy_gigabytes_per_second, matmul_gflops
 
 PAUSE_SECONDS = 0.3
 """Between two timed turns, in which the threads of the last one go to sleep."""

@@ -20,7 +20,7 @@ from transformers import WhisperConfig, WhisperModel
 
 from configs.prompts import PROMPTS
 from data.audio import SAMPLE_RATE
-from learner import demo_model
+from learner.demo import tiny_model
 from learner.hf import export_checkpoint, load_tensors
 from learner.released import load_config
 from learner.sizes import EMBEDDINGS, HEAD
@@ -50,13 +50,13 @@ def whisper(d_model: int, layers: int, heads: int, ffn_dim: int) -> WhisperConfi
 
 ENCODER = whisper(d_model=256, layers=4, heads=4, ffn_dim=1024)
 
-LANGUAGE = demo_model.LanguageSizes(
+LANGUAGE = tiny_model.LanguageSizes(
     hidden_size=384,
     num_hidden_layers=8,
     num_attention_heads=6,
     num_key_value_heads=2,
     intermediate_size=1024,
-    vocabulary_tokens=VOCABULARY - len(demo_model.SPECIAL_TOKENS + demo_model.ANSWER_TAGS),
+    vocabulary_tokens=VOCABULARY - len(tiny_model.SPECIAL_TOKENS + tiny_model.ANSWER_TAGS),
 )
 
 SYLLABLES = tuple(consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou")
@@ -68,7 +68,7 @@ def build(
     vocabulary: int = VOCABULARY,
     seed: int = 0,
     encoder: WhisperConfig = ENCODER,
-    language: demo_model.LanguageSizes = LANGUAGE,
+    language: tiny_model.LanguageSizes = LANGUAGE,
 ) -> Path:
     """Write the checkpoint to `directory`, which is returned.
 
@@ -81,7 +81,7 @@ def build(
         ear, small = Path(temporary) / "ear", Path(temporary) / "model"
         WhisperModel(encoder).save_pretrained(ear)
         texts = [PROMPTS["answer"]["text"].format(question=q, choices=list(c)) for q, c in questions(1000)]
-        demo_model.build(small, texts, seed, language, ear)  # the seed of weights only
+        tiny_model.build(small, texts, seed, language, ear)  # the seed of weights only
         config = load_config(str(small))
         config.text_config.vocab_size = vocabulary
         export_checkpoint(directory, config, _with_rows(load_tensors(str(small)), vocabulary), str(small))
@@ -133,7 +133,7 @@ def _with_rows(tensors: Iterator[tuple[str, Tensor]], rows: int) -> Iterator[tup
     """The tensors, embeddings and `lm_head` with random rows added up to `rows`."""
     for name, tensor in tensors:
         if name in (EMBEDDINGS, HEAD):
-            added = demo_model.INITIALIZER_RANGE * torch.randn(rows - len(tensor), tensor.shape[1])
+            added = tiny_model.INITIALIZER_RANGE * torch.randn(rows - len(tensor), tensor.shape[1])
             yield name, torch.cat([tensor, added])
         else:
             yield name, tensor

@@ -20,7 +20,7 @@ from learner.feature_cache import FrozenTower
 from learner.hf import load_tower
 from learner.hf_files import load_processor
 from learner.learner import Learner
-from learner.released import checkpoint_name
+from learner.released import name_of_parameter
 from learner.sft import features_of
 
 
@@ -105,5 +105,5 @@ class GroupMaker:
 
 def _gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
     return {
-        checkpoint_name(name): parameter.grad.clone() for name, parameter in parameters if parameter.grad is not None
+        name_of_parameter(name): parameter.grad.clone() for name, parameter in parameters if parameter.grad is not None
     }

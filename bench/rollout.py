@@ -94,7 +94,7 @@ async def measure(model: str, repetitions: int) -> dict[str, float]:
             for path, config in configs.items():
                 bare[path] = stack.enter_context(Bare(config, model, path))
                 roles = [role for role in plan(config, nodes) if role.name == "engine"]
-                started, _, _ = await stack.enter_async_context(workers(config, roles, model))
+                started, _, _ = await stack.enter_async_context(workers(config, nodes, roles, model))
                 actors[path] = started.rollout
             for repetition in range(repetitions + 1):
                 asked = make(repetition)

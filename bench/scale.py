@@ -1,9 +1,10 @@
 """`python -m bench.scale`: how far Auricle would scale, by simulation with the timings of real runs.
 
 Short runs of the demo with one engine, one of them with completions of full length, give the timings
-(`cluster.calibration`). The simulation (`cluster.simulation`) is then checked against runs with 1, 2 and 4 engines on
-this machine, whose cores engines and learner share, and swept over engines and learner ranks that have devices of their
-own, with the best split of a number of devices. What of it this commit has run already is taken as it is.
+(`bench.calibration`). The simulation (`cluster.forecast.simulation`) is then checked against runs with 1, 2 and 4
+engines on this machine, whose cores engines and learner share, and swept over engines and learner ranks that have
+devices of their own, with the best split of a number of devices. What of it this commit has run already is taken as it
+is.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from bench import command
+from bench.calibration import WARM_UP_STEPS, timings_of
 from bench.runs import run_of_demo
 from bench.scale_plots import plot
-from cluster.calibration import WARM_UP_STEPS, timings_of
+from bench.timings_file import read_timings, write_timings
 from cluster.errors import UsageError, report_errors
-from cluster.forecast import forecast, lengths_of
-from cluster.hardware import hardware
+from cluster.forecast.forecast import forecast, lengths_of
+from cluster.forecast.hardware import hardware
+from cluster.forecast.recommendation import case_of, with_split
+from cluster.forecast.simulation import Outcome, Setting, simulate
+from cluster.forecast.splits import Case, Split, best_splits
+from cluster.forecast.timings import Timings
 from cluster.placement import Node, plan
 from cluster.progress import Reporter
-from cluster.recommendation import case_of, with_split
 from cluster.runs import Run
-from cluster.simulation import Outcome, Setting, simulate
-from cluster.splits import Case, Split, best_splits
-from cluster.timings import Timings, read_timings, write_timings
 from configs.load import load_config
 from learner.sizes import find_sizes
 

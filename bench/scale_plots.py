@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.simulation import Outcome
-from cluster.splits import Split
+from cluster.forecast.simulation import Outcome
+from cluster.forecast.splits import Split
 
 Outcomes = Mapping[tuple[int, int, int], Outcome]
 """By engines, ranks and the bound of staleness."""

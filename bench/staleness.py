@@ -22,9 +22,9 @@ import psutil
 from bench.command import finish, parser
 from bench.machine import two_cores
 from bench.runs import run_of_demo
+from cluster.evaluation.statistics import estimated
 from cluster.progress import Reporter
 from cluster.runs import Run
-from cluster.statistics import cluster_bootstrap
 
 MEASURES = {"greedy": "correct", "sampled": "correct_sampled"}
 STALENESS = 2
@@ -127,14 +127,15 @@ def compare(runs: dict[tuple[int, int], Run], timed: dict[int, Run], seeds: Sequ
         for staleness in (0, STALENESS):
             of_seeds = [figures[f"{measure}_{staleness}_seed{seed}"] for seed in seeds]
             figures[f"{measure}_{staleness}"] = statistics.mean(of_seeds)
-        figures[f"{measure}_difference"] = statistics.mean(differences)
-        figures[f"{measure}_low"], figures[f"{measure}_high"] = cluster_bootstrap(differences, recordings)
+        found = estimated({"difference": differences}, recordings)
+        figures[f"{measure}_difference"] = found["difference"]
+        figures[f"{measure}_low"], figures[f"{measure}_high"] = found["difference_interval"]
     figures["questions"] = len(runs[seeds[0], 0].evaluations["trained"])
     for staleness in (0, STALENESS):
         some = [runs[seed, staleness] for seed in seeds]
         metrics = [run.metrics for run in some]
         figures[f"groups_{staleness}"] = int(sum(frame["trained"].iloc[-1] for frame in metrics))
-        figures[f"staleness_mean_{staleness}"] = statistics.mean(
+        figures[f"staleness_max_mean_{staleness}"] = statistics.mean(
             float(frame["staleness_max"].mean()) for frame in metrics
         )
         figures[f"step_seconds_{staleness}"] = statistics.mean(_step_seconds(run) for run in some)

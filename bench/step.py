@@ -166,7 +166,7 @@ class Auricle:
 def started(config: Config, nodes: list[Node], examples: Sequence[Example], reporter: Reporter) -> Iterator[Auricle]:
     """The actors of a run and its control loop."""
     with asyncio.Runner() as runner:
-        session = workers(config, plan(config, nodes), config.model.path, meanwhile=runs.join)
+        session = workers(config, nodes, plan(config, nodes), config.model.path, meanwhile=runs.join)
         actors, asker, _ = runner.run(session.__aenter__())
         try:
             questions, metrics = Questions(train=tuple(examples)), Metrics(config.run.name)

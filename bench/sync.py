@@ -32,7 +32,7 @@ from cluster.rollout_pool import RolloutPool
 from cluster.session import workers
 from cluster.workers import LearnerGroup
 from configs.schema import Config
-from learner.demo_model import LanguageSizes
+from learner.demo.tiny_model import LanguageSizes
 
 ENGINES = 3
 REPETITIONS = 5
@@ -95,7 +95,7 @@ async def compare(config: Config, nodes: list[Node], repetitions: int, reporter:
     roles = [role for role in plan(config, nodes) if role.name in ("learner", "engine", "audio")]
 
     reporter.say(f"starting a learner and {ENGINES} engines")
-    async with workers(config, roles, config.model.path, meanwhile=runs.join) as (started, _, _):
+    async with workers(config, nodes, roles, config.model.path, meanwhile=runs.join) as (started, _, _):
         await _everywhere(started.rollout.actors.values(), sync_calls.keep_own)
         layout = (await started.learner.weights.begin(0, {})).layout
         size, tensors = sum(layout.sizes_bytes), sum(map(len, layout.buckets))

@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -34,8 +35,9 @@ import yaml
 
 from actors.log import SCHEMA
 from bench.command import finish, parser
+from cluster.evaluation.scoring import Answered, score
 from cluster.progress import Reporter
-from cluster.scoring import Answered, score
+from data.audio import SAMPLE_RATE
 from data.step_files import shard_name
 from data.types import ClipSource, Example
 
@@ -46,7 +48,7 @@ TASKS = ("sound", "music", "speech")
 CHOICES = ("dog", "cat", "rain", "engine")
 START_SECONDS, READ_SECONDS = 120.0, 1_200.0
 
-CLIP_SECONDS, SAMPLE_RATE = 10, 16_000
+CLIP_SECONDS = 10
 QUESTIONS = 1_000
 """Of each evaluation, as in MMAU's test-mini."""
 
@@ -192,13 +194,17 @@ def viewer(run: Path, env: Mapping[str, str]) -> Iterator[str]:
     """The command on a free port; gives its address."""
     command = [sys.executable, "-m", "cluster.view", str(run), "--port", "0"]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    too_late = threading.Timer(START_SECONDS, process.terminate)
+    too_late.start()
     try:
         assert process.stdout is not None
         told = re.search(r"http://\S+", process.stdout.readline())
+        too_late.cancel()
         if told is None:
             raise RuntimeError("the viewer has not started: its error stands above")
         yield told[0]
     finally:
+        too_late.cancel()
         process.terminate()
         process.wait(30)
 

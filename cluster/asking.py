@@ -32,7 +32,7 @@ def as_asked(config: Config, example: Example, epoch: int) -> Example:
 
 
 class Asker:
-    """Makes prompts. One for training, one for evaluation, both alike."""
+    """Makes the prompts of training, evaluation and verification, all alike."""
 
     def __init__(self, config: Config, encoder: PromptEncoder, audio: AudioPool) -> None:
         self.config = config

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.comparison import compare
 from cluster.errors import UsageError, report_errors
+from cluster.evaluation.comparison import compare
 from cluster.outputs import replacing, write_json
 from cluster.progress import Reporter
 from cluster.tables import comparison_rows

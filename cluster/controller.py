@@ -1,6 +1,7 @@
 """The control loop: draws questions, has groups sampled and scored, has the learner step, and sends the weights back.
 
-It moves references only: no clip, feature, completion or weight passes through this process.
+It moves references only: no clip, feature or weight passes through this process, and no completion but the answers of
+evaluations.
 
 Two tasks go on side by side. One starts a group whenever `admission` has room for it and the engines have a place; the
 other trains a step as soon as `admission` gives its groups, and has the new weights delivered while the next step is
@@ -21,11 +22,11 @@ from cluster.admission import Admission
 from cluster.asking import Unusable
 from cluster.phases import StepClock
 from cluster.rollout_pool import EngineLost
-from cluster.step_line import Lengths, Ready, step_line
+from cluster.step_line import Lengths, step_line
 from cluster.training_loop import NothingToTrain, RewardFails, TrainingLoop, group_name
 from cluster.verification import Verification
 from data.order import Draw
-from data.types import LoggedStep, Sampling
+from data.types import GroupSummary, LoggedStep, Sampling
 from learner.result import UpdateResult
 from rewards.failing import Failing
 
@@ -40,6 +41,18 @@ class Started:
     draw: Draw
     number: int
     """How many groups had started when it had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A scored group, waiting for its step."""
+
+    group_id: str
+    reference: Any
+    summary: GroupSummary
+    encoded: float
+    """When its prompt was prepared, and below when it was scored, by `time.perf_counter`."""
+    scored: float
 
 
 class Controller(TrainingLoop):
@@ -100,14 +113,13 @@ class Controller(TrainingLoop):
         if self.config.algorithm.max_staleness == 0:
             await self._delivery.over()  # nothing starts before that anyway: the time is this step's
         seconds = clock.synced(result.seconds)
-        self._ended_at = clock.ended_at
         busy = self.workers.rollout.busy_seconds - busy
         await self._write_log([group.reference for group in ready], result, logprobs)
         verified = await self._verified(draw) if self._due(self.config.rollout.verify_every) else None
         validation = await self._validation()
         summaries = [group.summary for group in ready]
         sampled = len(ready) * self.config.algorithm.group_size
-        return step_line(self.version, summaries, result, seconds, sampled) | {
+        return step_line(self.version, clock.ended_at, summaries, result, seconds, sampled) | {
             "length_bias": self._lengths.bias,
             **counts,
             "staleness": {str(age): count for age, count in sorted(staleness.items())},
@@ -160,6 +172,11 @@ class Controller(TrainingLoop):
             buffered = self.admission.finished
             result, logprobs = await self.workers.learner.step([group.reference for group in ready], self.version)
             if not result.skipped:
+                if 0 < result.updates < (wanted := self.config.algorithm.updates_per_step):
+                    self.reporter.say(
+                        f"step {self.version + 1} ends after {result.updates} of {wanted} updates: loss or gradient of "
+                        f"the next was not finite"
+                    )
                 return ready, buffered, result, logprobs
             self._skip([(self._in_flight.pop(group.group_id).draw, group.reference) for group in ready], result)
             self.admission.skip()

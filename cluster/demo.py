@@ -23,8 +23,8 @@ from data.cache import cache_directory
 
 SCHEME = "demo:"
 DATA_MAKER = "data.demo.__main__"
-MODEL_MAKER = "learner.warm_up"
-MODEL_MAKERS = {"model": MODEL_MAKER, "small": "learner.small_warm_up"}
+MODEL_MAKER = "learner.demo.warm_up"
+MODEL_MAKERS = {"model": MODEL_MAKER, "small": "learner.demo.small_warm_up"}
 """What makes a model, by its `demo:` path."""
 ENCODER_VARIABLE = "AURICLE_WHISPER"
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 from cluster import interrupt
 from cluster.fingerprint import ROOMS
+from data.errors import last_line
 
 RAISED_BY_US = re.compile(rf"^(?:{'|'.join(ROOMS)})(?:\.\w+)+: (.+)", re.MULTILINE | re.DOTALL)
 """The last part of a traceback of one of our errors, and its message."""
@@ -54,10 +57,19 @@ def report_errors(
     return wrapped
 
 
-def first_of(failed: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that came first in a group of tasks; the others are what it took with it."""
+@asynccontextmanager
+async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
+    """A group of tasks, of whose errors the first is raised: the others are what it took with it."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as failed:
+        raise _first_of(failed) from None
+
+
+def _first_of(failed: BaseExceptionGroup[BaseException]) -> BaseException:
     error = failed.exceptions[0]
-    return first_of(error) if isinstance(error, BaseExceptionGroup) else error
+    return _first_of(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def for_the_user(error: BaseException) -> str | None:
@@ -74,7 +86,7 @@ def for_the_user(error: BaseException) -> str | None:
         raised = RAISED_BY_US.search(str(error))
         return raised[1].strip() if raised else None
     if type(error).__module__ == "ray.exceptions" and type(error).__name__ in LOST:
-        why = str(error).strip().splitlines()[-1]
+        why = last_line(error)
         return f"an actor or a node is lost ({why}); a run goes on from its last checkpoint with --resume"
     ours = type(error).__module__.split(".")[0] in ROOMS and isinstance(error, ValueError | RuntimeError)
     return str(error) if ours or isinstance(error, OSError) else None

@@ -21,14 +21,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from cluster import bad_rows, prediction_file
+from cluster import bad_rows
 from cluster.environment import check_rooms
 from cluster.errors import UsageError, report_errors
+from cluster.evaluation import prediction_file
+from cluster.evaluation.predictions import score_rows
+from cluster.evaluation.scoring import score
 from cluster.inference import add_options, ask, inference_config
 from cluster.outputs import replacing, write_json
-from cluster.predictions import score_rows
 from cluster.progress import Reporter
-from cluster.scoring import score
 from cluster.tables import prediction_rows, share, show_evaluation
 from data.arguments import FORMAT_HELP, count
 from data.command import command

@@ -7,9 +7,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import get_args
 
+from cluster.evaluation.scoring import Answered
 from cluster.placement import plan_asking
 from cluster.progress import Reporter
-from cluster.scoring import Answered
 from configs.load import load_prompt
 from configs.schema import Channels, Config
 from data.arguments import count
@@ -81,15 +81,14 @@ def ask(
     model_path = usable_model(config.model.path)
 
     async def answers() -> list[Answered]:
-        from cluster.evaluation import ask_about_other_clips, ask_all
+        from cluster.evaluation.evaluation import ask_about_other_clips, ask_all
 
-        async with workers(config, roles, model_path) as (started, asker, _):
+        async with workers(config, nodes, roles, model_path) as (started, asker, _):
             reporter.say(f"questions: {len(examples)}, engines: {len(started.rollout.actors)}")
             with reporter.questions("questions", len(examples)) as advance:
-                most = config.rollout.max_completion_tokens
-                common = (asker, started.rollout, examples, samples, most)
+                common = (asker, started.rollout, examples, samples)
                 if shuffled:
-                    return await ask_about_other_clips(*common, config.run.seed, advance)
+                    return await ask_about_other_clips(*common, advance)
                 return await ask_all(*common, silent=silent, advance=advance)
 
     with connected(config.cluster, reporter.say) as nodes:

@@ -108,7 +108,7 @@ def wait_for(run: RunDirectory, reporter: Reporter) -> bool:
 
 def dry_run(config: Config, reporter: Reporter, hardware: str | None, assumed: str | None) -> None:
     """Print the resolved configuration, the placement plan, and what the run will take on such hardware."""
-    from cluster.forecast_report import tell
+    from cluster.forecast.report import tell
     from cluster.nodes import embedded_nodes, existing_address
     from cluster.placement import Node, plan
 
@@ -190,7 +190,7 @@ def train(
             if endpoint is not None and is_url(config.run.dir):
                 reporter.say(f"Prometheus finds this run by {targets.file}")
             start.run.write_text("bad_rows.jsonl", "".join(json.dumps(row) + "\n" for row in questions.bad))
-            work = _train(config, start, initial, roles, questions, reporter, metrics, targets, profile)
+            work = _train(config, start, initial, nodes, roles, questions, reporter, metrics, targets, profile)
             return finish(start.run, asyncio.run(work), reporter)
 
 
@@ -248,6 +248,7 @@ async def _train(
     config: Config,
     start: Start,
     initial: str,
+    nodes: Any,
     roles: Any,
     questions: Any,
     reporter: Reporter,
@@ -270,7 +271,7 @@ async def _train(
         base = initial if config.model.lora is not None else started.model_path  # the engines' weights are merged
         await started.learner.join(base, initial, trainer)
 
-    session = workers(config, roles, model_path, version, run.place("engine_model"), join, reporter.say, targets)
+    session = workers(config, nodes, roles, model_path, version, run.place("engine_model"), join, reporter.say, targets)
     async with session as (started, asker, places):
         reporter.say(", ".join(f"{place['name']} on node {place['node'][:8]}" for place in places))
         trace = Profile(run.path / "profile.json") if profile else None

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cluster.run_directory import flat
+from configs.load import flat
 from configs.schema import Config
 
 NOT_FIGURES = ("step", "time")

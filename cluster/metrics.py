@@ -5,16 +5,15 @@ Most of it are the lines of `metrics.jsonl`; what has to be known between two st
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from collections.abc import Callable, Mapping
 from math import inf
 from statistics import fmean
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
-from actors.exporter import Endpoint, Live, reached_by
+from actors.exporter import Endpoint, Live, endpoint, serve
 
 GAUGES = {
     "step": ("auricle_step", "Steps applied; also the policy version"),
@@ -193,7 +192,7 @@ class Metrics:
     def serve(self, host: str, port: int) -> int:
         """Listen until `close`; port 0 takes a free one. Returns the port."""
         try:
-            self._server, _ = start_http_server(port, addr=host, registry=self.registry)
+            self._server = serve(self.registry, host, port)
         except OSError as error:
             raise MetricsError(
                 f"metrics.port {port} on metrics.host {host!r} cannot be listened on ({error.strerror}): choose "
@@ -210,7 +209,7 @@ class Metrics:
         """
         if self._server is None:
             return None
-        return Endpoint(reached_by(self._host, node), int(self._server.server_port), socket.gethostname())
+        return endpoint(self._server, self._host, node)
 
     def begin_with(self, counts: Mapping[str, float], dropped: Mapping[str, float]) -> None:
         """Count from here on what the lines tell in all: what a resume has behind it is no increase."""

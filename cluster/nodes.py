@@ -106,7 +106,7 @@ def alive_nodes() -> list[dict[str, Any]]:
 def planned_on(node: Mapping[str, Any]) -> Node:
     """A node of `alive_nodes` as the plan sees it."""
     resources = node["Resources"]
-    return Node(node["NodeID"][:8], resources.get("CPU", 0.0), resources.get("GPU", 0.0), node["Labels"])
+    return Node(node["NodeID"], resources.get("CPU", 0.0), resources.get("GPU", 0.0), node["Labels"])
 
 
 def _wait_for_nodes(settings: Cluster, say: Callable[[str], None]) -> list[Node]:

@@ -57,7 +57,7 @@ class Place:
 
     async def node(self) -> str | None:
         """Where it is, as far as it has been placed."""
-        return next(iter((await self.table())["bundles_to_node_id"].values()), None)
+        return next(iter((await self.table())["bundles_to_node_id"].values()), None) or None  # '' is no node yet
 
     async def table(self) -> dict[str, Any]:
         """What Ray tells of it."""

@@ -18,6 +18,7 @@ from actors.report import EngineDied, EngineReport
 from cluster.transports import Update
 from cluster.waiting import ANSWER_KEY, GONE, WorkerError, bounded
 from configs.schema import Config
+from data.errors import last_line
 from data.types import GroupSummary, Prompt, Sampling
 
 KV_CACHE_FULL = 0.9
@@ -222,7 +223,7 @@ class RolloutPool:
         try:
             report = await answer
         except (*GONE, EngineDied, WorkerError) as error:
-            self._lose(name, actor, str(error).strip().splitlines()[-1])
+            self._lose(name, actor, last_line(error))
             raise EngineLost(str(error)) from error
         if self.actors.get(name) is actor:
             self._heard(name, report)
@@ -285,7 +286,7 @@ class RolloutPool:
         try:
             return await start(name)
         except GONE as error:  # Ray may have put it on a node that has died, and not noticed yet
-            self._count(name, f"it ended while it was started: {str(error).strip().splitlines()[-1]}")
+            self._count(name, f"it ended while it was started: {last_line(error)}")
             if tries == 1:
                 raise
         return await self._started(name, start, tries - 1)

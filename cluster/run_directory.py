@@ -23,9 +23,9 @@ import yaml
 
 from cluster.checkpoints import FOLDER, Checkpoints
 from cluster.run_storage import storage_of
-from configs.load import dump_config, merged
+from configs.load import dump_config, flat, merged
 from configs.schema import Config, Reward
-from data.remote import Remote, is_url
+from data.remote import is_url
 from data.step_files import shard_step
 from data.whole_file import whole_file, writing
 
@@ -295,29 +295,6 @@ def _lines_up_to(step: int, file: Path) -> list[str]:
     return kept
 
 
-def model_directory(path: str) -> str:
-    """The model in a checkpoint or a model directory, absolute since actors start elsewhere; a hub id as it is."""
-    if is_url(path):
-        return f"{path.rstrip('/')}/hf" if Remote(path).exists("hf/config.json") else path.rstrip("/")
-    inner = Path(path) / "hf"
-    found = inner if inner.is_dir() else Path(path)
-    return str(found.absolute()) if found.is_dir() else path
-
-
 def resumable(key: str) -> bool:
     """Whether a key may differ between a run and its resume: it is no matter of what is learned."""
     return key.startswith(RESUMABLE_SECTIONS) or key in RESUMABLE_KEYS or key.endswith(RESUMABLE_ENDINGS)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "", separator: str = ".") -> dict[str, Any]:
-    """The values by dotted key, or with another separator."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{key}{separator}", separator)
-        elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
-            for number, item in enumerate(value):
-                found |= flat(item, f"{prefix}{key}[{number}]{separator}", separator)
-        else:
-            found[f"{prefix}{key}"] = value
-    return found

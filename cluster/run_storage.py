@@ -78,8 +78,10 @@ class DiskStorage:
         """Take the run, and have in `path` what is there of it; raises RunInUse."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
-        for left in self.path.glob("*/.*.tmp"):  # of a process that was killed
+        for left in self.path.glob("*/.*.tmp"):  # of a process that was killed, as the next
             shutil.rmtree(left)
+        for left in self.path.rglob(".*.part"):
+            left.unlink()
 
     def release(self) -> None:
         """Let the next process have the run."""

@@ -19,7 +19,7 @@ from data.whole_file import WriteError
 
 Stored = TypeVar("Stored")
 
-NO_ROOM = (WriteError, RemoteError, CheckpointError, OSError)
+UNWRITTEN = (WriteError, RemoteError, CheckpointError, OSError)
 """What is raised where a checkpoint cannot be written, as on a full disk."""
 
 
@@ -77,11 +77,11 @@ class Saving:
         self.at_work = True
         checkpoints = self.run_directory.checkpoints
         try:
-            files = await self._unless_no_room(step, self._written(step, facts, taken))
+            files = await self._unless_unwritten(step, self._written(step, facts, taken))
             if files is None:
                 return
             await self.workers.log.written()
-            size = await self._unless_no_room(step, self._stored(functools.partial(checkpoints.finish, step, files)))
+            size = await self._unless_unwritten(step, self._stored(functools.partial(checkpoints.finish, step, files)))
             if size is None:
                 return
             self.size_bytes = size
@@ -99,11 +99,11 @@ class Saving:
         taken.set()
         return await self.workers.learner.saved()
 
-    async def _unless_no_room(self, step: int, part: Awaitable[Stored]) -> Stored | None:
+    async def _unless_unwritten(self, step: int, part: Awaitable[Stored]) -> Stored | None:
         """What a part of the writing of a checkpoint gives; None where it failed and the run is to go on without."""
         try:
             return await part
-        except NO_ROOM as error:
+        except UNWRITTEN as error:
             await self._stored(self.run_directory.checkpoints.abandon)
             if self.config.checkpoint.on_failure == "stop":
                 raise

@@ -12,10 +12,9 @@ from typing import Any
 
 from cluster.asking import Asker
 from cluster.checkpoints import BrokenCheckpoint
-from cluster.errors import first_of
-from cluster.nodes import alive_nodes, existing_address
-from cluster.placement import Role
-from cluster.run_directory import model_directory
+from cluster.errors import tasks
+from cluster.nodes import existing_address
+from cluster.placement import Node, Role
 from cluster.storage import prove
 from cluster.targets import Targets
 from cluster.workers import Workers
@@ -24,7 +23,7 @@ from data.checksums import changed_part
 from data.prompts import PromptEncoder
 from data.remote import discard, is_url, written
 from data.types import ClipSource, Example
-from learner.hf_files import load_processor
+from learner.hf_files import load_processor, model_directory
 from learner.released import check_model, for_engines
 
 WARM_UP = Example("warm-up", ClipSource("warm-up"), "What is heard?", ("a", "b"), "a")
@@ -33,6 +32,7 @@ WARM_UP = Example("warm-up", ClipSource("warm-up"), "What is heard?", ("a", "b")
 @asynccontextmanager
 async def workers(
     config: Config,
+    nodes: Sequence[Node],
     roles: Sequence[Role],
     model_path: str,
     version: int = 0,
@@ -47,6 +47,7 @@ async def workers(
 
     Args:
         config: the run, or a session that only asks.
+        nodes: what `roles` were planned on; those that join later are put to use.
         roles: actors to start.
         model_path: model directory or hub id.
         version: policy version of these weights.
@@ -56,7 +57,6 @@ async def workers(
         say: tells the user of an engine that was lost.
         targets: told of every actor that serves metrics; without it none does.
     """
-    first_nodes = {node["NodeID"] for node in alive_nodes()}  # those that join from now on are not planned on
     config = from_anywhere(config)
     if targets is None:
         config = config.model_copy(update={"metrics": Metrics()})
@@ -64,19 +64,18 @@ async def workers(
     encoder = PromptEncoder(processor.tokenizer, processor.chat_template, config.data.prompt)
     with tempfile.TemporaryDirectory(prefix="auricle-") as temporary:
         path = engine_model(model_path, export or f"{temporary}/engine_model")
-        started = Workers(config, roles, path, version, processor.stop_token_ids, first_nodes, say, targets)
+        planned_on = {node.name for node in nodes}
+        started = Workers(config, roles, path, version, processor.stop_token_ids, planned_on, say, targets)
         try:
             if export is None and existing_address() is not None and os.path.isdir(path):
                 prove(None, [path])  # a run, which gives `export`, has had its storage proven
             await started.place()
             others = [meanwhile(started)] if meanwhile else []
             places, *_ = await asyncio.gather(started.ready(encoder.encode(WARM_UP)), *others)
-            async with asyncio.TaskGroup() as tasks:
-                watching = tasks.create_task(started.watch())
+            async with tasks() as group:
+                watching = group.create_task(started.watch())
                 yield started, Asker(config, encoder, started.audio), places
                 watching.cancel()
-        except BaseExceptionGroup as failed:
-            raise first_of(failed) from None
         finally:
             started.stop()
 

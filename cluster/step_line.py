@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +9,6 @@ from typing import Any
 
 from data.types import GroupSummary
 from learner.result import UpdateResult
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A scored group, waiting for its step."""
-
-    group_id: str
-    reference: Any
-    summary: GroupSummary
-    encoded: float
-    """When its prompt was prepared, and below when it was scored, by `time.perf_counter`."""
-    scored: float
 
 
 @dataclass(slots=True)
@@ -51,12 +38,18 @@ class Lengths:
 
 
 def step_line(
-    step: int, groups: Sequence[GroupSummary], result: UpdateResult, seconds: dict[str, float], sampled: int
+    step: int,
+    ended_at: float,
+    groups: Sequence[GroupSummary],
+    result: UpdateResult,
+    seconds: dict[str, float],
+    sampled: int,
 ) -> dict[str, Any]:
     """What can be told from the groups and the update alone.
 
     Args:
         step: number of the step.
+        ended_at: seconds since 1970.
         groups: what it trained.
         result: what the learner tells of it.
         seconds: by phase; they add up to the step's time.
@@ -73,7 +66,7 @@ def step_line(
     by_name = {name: mean([summary.rewards[name] for summary in groups]) for name in groups[0].rewards}
     return {
         "step": step,
-        "time": time.time(),
+        "time": ended_at,
         "reward_mean": mean([summary.total for summary in groups]),
         "accuracy": by_name.get("accuracy"),
         "rewards": by_name,

@@ -70,35 +70,37 @@ def _ask(nodes: Sequence[str], reached: str | None, samples: Sequence[str]) -> d
             problems[node] = [f"no answer within {LIMIT_SECONDS:g} s"]
             continue
         try:
-            problems[node] = ray.get(answer)
+            problems[node], written = ray.get(answer)
         except RayError as error:
             problems[node] = [f"it failed: {error}"]
             continue
-        if reached is not None and not _seen(reached, node):
+        if reached is not None and written and not _seen(reached, node):
             problems[node].append(f"what it writes into run.dir={reached.rpartition('/')[0]} is not seen here")
     return problems
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _reach(directory: str | None, name: str, samples: list[str]) -> list[str]:
-    """Write `directory`/`name` and open the samples; gives what cannot be read."""
-    unread = []
+def _reach(directory: str | None, name: str, samples: list[str]) -> tuple[list[str], bool]:
+    """Open the samples and write `directory`/`name`; gives what cannot be read or written, and whether it was."""
+    problems = []
     for sample in samples:
         try:
             _open(sample)
         except RemoteError as error:
-            unread.append(str(error))
+            problems.append(str(error))
         except OSError as error:
-            unread.append(f"{sample} cannot be read ({error.strerror})")
+            problems.append(f"{sample} cannot be read ({error.strerror})")
     try:
         if directory is not None and is_url(directory):
             Remote(directory).write(name, b"reached")
         elif directory is not None:
-            with suppress(OSError):  # the driver does not see the file, and says so
+            with suppress(FileNotFoundError):  # it is not the same storage: the driver does not see the file
                 (Path(directory) / name).touch()
     except RemoteError as error:
-        unread.append(str(error))
-    return unread
+        return [*problems, str(error)], False
+    except OSError as error:
+        return [*problems, f"run.dir={Path(directory or '').parent} cannot be written ({error.strerror})"], False
+    return problems, True
 
 
 def _open(sample: str) -> None:

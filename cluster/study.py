@@ -19,21 +19,22 @@ from typing import Any
 from cluster import demo, study_report
 from cluster.environment import check_rooms, describe
 from cluster.errors import report_errors
+from cluster.evaluation.scoring import score
 from cluster.inference import ask
 from cluster.launch import train
 from cluster.outputs import replacing, write_json
 from cluster.progress import Reporter
 from cluster.questions import digest
-from cluster.run_directory import RunDirectory, RunError, flat, model_directory, resumable
+from cluster.run_directory import RunDirectory, RunError, resumable
 from cluster.runs import load
-from cluster.scoring import score
 from cluster.study_results import Evaluation, Findings, Trained
-from configs.load import ConfigError
+from configs.load import ConfigError, flat
 from configs.schema import Config
 from configs.study import Study, load_study
 from data.command import command
 from data.formats import load_examples
 from data.order import spaced
+from learner.hf_files import model_directory
 
 EXAMPLES = """examples:
   python -m cluster.study --config study --dry-run

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from cluster.comparison import compare
-from cluster.groups import by_group
-from cluster.statistics import estimated
+from cluster.evaluation.comparison import compare
+from cluster.evaluation.groups import by_group
+from cluster.evaluation.statistics import estimated
 from configs.study import BASE
 
 Evaluation = Mapping[str, Any]

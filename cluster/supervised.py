@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any
 
 from cluster.asking import Unusable
-from cluster.errors import first_of
+from cluster.errors import tasks
 from cluster.training_loop import NothingToTrain, TrainingLoop, group_name
 from data.order import Draw
 from data.types import Lesson
@@ -31,13 +31,12 @@ class SupervisedLoop(TrainingLoop):
             self.version, [(drop.example.id, drop.why) for drop in self._dropped.values()]
         )
         self._dropped = {}
-        ended = time.perf_counter()
-        self._ended_at = time.time()
+        ended, ended_at = time.perf_counter(), time.time()
         learner_seconds = sum(result.seconds.values())
         seconds = {"encode": encoded - started, **result.seconds, "wait": ended - encoded - learner_seconds}
         return {
             "step": self.version,
-            "time": self._ended_at,
+            "time": ended_at,
             "loss": result.loss,
             "grad_norm": result.grad_norm,
             "learning_rate": result.learning_rate,
@@ -91,8 +90,5 @@ class SupervisedLoop(TrainingLoop):
 
     async def _engines_are_current(self) -> None:
         if self.workers.rollout.version < self.version:
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    await self._delivery.publish(self.version, tasks)
-            except BaseExceptionGroup as failed:
-                raise first_of(failed) from None
+            async with tasks() as group:
+                await self._delivery.publish(self.version, group)

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from cluster.waiting import GONE, in_thread
+from data.errors import last_line
 
 BEAT_SECONDS = 5.0
 """Between two questions to an actor, or to Ray's control service."""
@@ -69,13 +70,20 @@ class Losses:
         self._most = most
         self._clock = clock
         self._recent: deque[Loss] = deque()
+        self._exceeded = asyncio.Event()
+        self._told = ""
 
-    def note(self, name: str, node: str | None, why: str) -> None:
-        """Somebody was lost, on that node.
+    async def bounded(self) -> None:
+        """Wait until more is lost than there may be.
 
         Raises:
-            TooManyLost: there were too many; tells whom, where and why.
+            TooManyLost: it was; tells whom, where and why.
         """
+        await self._exceeded.wait()
+        raise TooManyLost(self._told)
+
+    def note(self, name: str, node: str | None, why: str) -> None:
+        """Somebody was lost, on that node."""
         self._recent.append(Loss(self._clock(), name, node, why))
         recent = self._within_the_hour()
         if len(recent) <= self._most:
@@ -83,7 +91,8 @@ class Losses:
         names = ", ".join(f"{count} x {name}" for name, count in Counter(loss.name for loss in recent).most_common())
         places = Counter(loss.node for loss in recent).most_common()
         nodes = ", ".join(f"{count} on {'an unknown node' if node is None else node[:8]}" for node, count in places)
-        raise TooManyLost(
+        self._exceeded.set()
+        self._told = (
             f"{len(recent)} actors were lost within an hour, more than cluster.max_losses_per_hour ({self._most}): "
             f"{names}; {nodes}. The last: {why}. When that is mended, --resume goes on from the last checkpoint"
         )
@@ -160,7 +169,7 @@ class Watch:
         except TimeoutError:
             why = f"no answer for {seconds:g} s: its process hangs, or its machine is gone"
         except GONE as error:
-            why = str(error).strip().splitlines()[-1]
+            why = last_line(error)
         else:
             self._processes[actor] = process
             if before in (None, process):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cluster.groups import GROUPS
+from cluster.evaluation.groups import GROUPS
 from cluster.progress import Reporter
 
 Row = tuple[str, ...]

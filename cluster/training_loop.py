@@ -11,8 +11,9 @@ from typing import Any
 from cluster.advice import Adviser
 from cluster.asking import Asker, Unusable, as_asked
 from cluster.delivery import Delivery
-from cluster.errors import first_of
-from cluster.evaluation import ask_all
+from cluster.errors import tasks
+from cluster.evaluation.evaluation import ask_all
+from cluster.evaluation.scoring import score, without_rows
 from cluster.ledger import Ledger
 from cluster.loggers import Loggers
 from cluster.metrics import Metrics
@@ -21,7 +22,6 @@ from cluster.progress import Reporter
 from cluster.questions import Questions
 from cluster.run_directory import RunDirectory, RunError
 from cluster.saving import Saving
-from cluster.scoring import score, without_rows
 from cluster.verification import MOST_DIFFERENCE
 from cluster.workers import Workers
 from configs.schema import Config
@@ -140,8 +140,6 @@ class TrainingLoop:
         self._adviser = Adviser(config)
         self._loggers = loggers or Loggers()
         self._saving = Saving(config, run, workers, reporter.say, metrics.progress)
-        self._ended_at = 0.0
-        """Time of day when the last step was over."""
         metrics.begin_with(self.ledger.counts(), self.ledger.dropped)
         metrics.watch(self.figures)
 
@@ -205,24 +203,21 @@ class TrainingLoop:
             until: number of the last step, at most `run.max_steps`.
             show: called with each line of `metrics.jsonl`.
         """
-        try:
-            async with asyncio.TaskGroup() as self._tasks:
-                self._beside()
-                while self.version < until:
-                    line = await self._step()
-                    self._skipped_in_a_row = 0
-                    self.run_directory.append_metrics(line)
-                    self.metrics.record(line)
-                    self._loggers.line(line)
-                    show(line)
-                    for advice in self._adviser.look(line):
-                        self.reporter.say(advice)
-                    await self._profiled(line)
-                    if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
-                        await self._saving.checkpoint(self.version, self._facts, self._tasks)
-                    await self._saving.publish()
-        except BaseExceptionGroup as failed:
-            raise first_of(failed) from None
+        async with tasks() as self._tasks:
+            self._beside()
+            while self.version < until:
+                line = await self._step()
+                self._skipped_in_a_row = 0
+                self.run_directory.append_metrics(line)
+                self.metrics.record(line)
+                self._loggers.line(line)
+                show(line)
+                for advice in self._adviser.look(line):
+                    self.reporter.say(advice)
+                await self._profiled(line)
+                if self._due(self.config.checkpoint.every_steps) or self.version == self.config.run.max_steps:
+                    await self._saving.checkpoint(self.version, self._facts, self._tasks)
+                await self._saving.publish()
 
     async def _profiled(self, line: Mapping[str, Any]) -> None:
         """Note a step in the trace, which begins after the first and ends with the last that it has room for."""
@@ -230,7 +225,7 @@ class TrainingLoop:
         if profile is None:
             return
         if profile.recording:
-            profile.step(line["step"], line["seconds"], self._ended_at)
+            profile.step(line["step"], line["seconds"], line["time"])
         last = profile.steps == PROFILED_STEPS or (profile.recording and self.version == self.config.run.max_steps)
         if profile.steps == 0:
             await self.workers.learner.start_profile()
@@ -355,15 +350,7 @@ class TrainingLoop:
                 advance()
                 self.metrics.progress()
 
-            answers = await ask_all(
-                self.asker,
-                self.workers.rollout,
-                examples,
-                samples,
-                self.config.rollout.max_completion_tokens,
-                silent=silent,
-                advance=answered,
-            )
+            answers = await ask_all(self.asker, self.workers.rollout, examples, samples, silent, answered)
         result = {"step": self.version, **score(answers, self.config.data.prompt.form, bad_rows)}
         self.run_directory.write_evaluation(name, result)
         await self._saving.publish()

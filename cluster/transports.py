@@ -87,7 +87,7 @@ async def _last(answers: list[Awaitable[EngineReport]]) -> EngineReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Requested:
     """What the ranks of the learner were asked for."""
 
     buckets: Sequence[tuple[Any, Awaitable[None]]]
@@ -118,13 +118,13 @@ class ObjectStore:
         """Add the buckets, each as soon as it is packed."""
         await self.fill(update, self.ask(update.layout))
 
-    def ask(self, layout: Layout) -> Asked:
+    def ask(self, layout: Layout) -> Requested:
         """Ask the learner for the buckets of its weights, as they are when it next can."""
         first, *others = self.learners
         buckets = [first.bucket.options(num_returns=2).remote(number) for number in range(len(layout.buckets))]
-        return Asked(buckets, [rank.help_gather.remote() for rank in others])
+        return Requested(buckets, [rank.help_gather.remote() for rank in others])
 
-    async def fill(self, update: Buckets, asked: Asked) -> None:
+    async def fill(self, update: Buckets, asked: Requested) -> None:
         """Add what was asked for as it comes; a rank that fails ends it, whichever it is."""
 
         async def add() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import TypeVar
 
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError
+
+from actors import threads
 
 Result = TypeVar("Result")
 
@@ -39,17 +40,7 @@ def ended(*ends: Callable[[], object]) -> None:
 
 async def in_thread(call: Callable[[], Result]) -> Result:
     """What a call gives that takes its time; nobody waits for its thread when the process ends."""
-    done: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(call())
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it
-            done.set_exception(error)
-
-    done.set_running_or_notify_cancel()  # it cannot be cancelled any more, only left alone
-    threading.Thread(target=run, daemon=True).start()
-    return await asyncio.wrap_future(done)
+    return await asyncio.wrap_future(threads.in_thread(call))
 
 
 class WorkerError(RuntimeError):

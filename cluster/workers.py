@@ -144,8 +144,8 @@ class Workers:
         version: int,
         stop: tuple[int, ...],
         first_nodes: Set[str],
-        say: Callable[[str], None] = print,
-        targets: Targets | None = None,
+        say: Callable[[str], None],
+        targets: Targets | None,
     ) -> None:
         self.config = config
         self.model_path = model_path
@@ -194,11 +194,11 @@ class Workers:
     async def ready(self, warm_up: tuple[int, ...]) -> list[dict[str, Any]]:
         """Wait until every engine has sampled once; gives where each lives."""
         self._warm_up = warm_up
-        waiting = [actor.ready.remote(warm_up) for actor in self.rollout.actors.values()]
-        waiting += [actor.ready.remote() for actor in self.rollout.rewards]
+        engines = asyncio.gather(*(actor.ready.remote(warm_up) for actor in self.rollout.actors.values()))
+        rewards = asyncio.gather(*(actor.ready.remote() for actor in self.rollout.rewards))
         seconds = self.config.cluster.actor_timeout_seconds
-        answers = await bounded(asyncio.gather(*waiting), ANSWER_KEY, seconds, "engines and rewards have not started")
-        places = [answer for answer in answers if isinstance(answer, dict)]
+        both = asyncio.gather(engines, rewards)
+        places, _ = await bounded(both, ANSWER_KEY, seconds, "engines and rewards have not started")
         await self._list(places)
         if "engine" in self._roles:
             self._growth = asyncio.create_task(self._grow())
@@ -259,6 +259,7 @@ class Workers:
         needed = _named("learner rank", self.learner.actors)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch_control())
+            tasks.create_task(self._losses.bounded())
             # an engine has answered before it is among these
             tasks.create_task(Watch(seconds, seconds, lambda: self.rollout.actors, self._replace).keep())
             tasks.create_task(Watch(seconds, start, lambda: again, self._start_again).keep())

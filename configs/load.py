@@ -81,7 +81,7 @@ for _tag, _pattern, _starts in _RESOLVERS:
 
 
 def presets() -> tuple[str, ...]:
-    """Names of the presets that come with the package, such as `tiny` or `recipes/grpo`."""
+    """Names of the presets that come with the package, such as `tiny` or `recipes/sft`."""
     files = (file.relative_to(_FOLDER) for file in _FOLDER.rglob("*.yaml"))
     return tuple(sorted(file.with_suffix("").as_posix() for file in files if file.name != STUDY))
 
@@ -171,6 +171,20 @@ def merged(base: dict[Any, Any], tree: dict[Any, Any]) -> dict[Any, Any]:
     """The base with the keys of the tree in place of its own, section by section."""
     both = {key: merged(base[key], value) for key, value in tree.items() if _sections_both(base.get(key), value)}
     return base | tree | both
+
+
+def flat(values: Mapping[str, Any], prefix: str = "", separator: str = ".") -> dict[str, Any]:
+    """The values by dotted key, or with another separator."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{key}{separator}", separator)
+        elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            for number, item in enumerate(value):
+                found |= flat(item, f"{prefix}{key}[{number}]{separator}", separator)
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def _under(lower: dict[Any, Any], higher: dict[Any, Any]) -> dict[Any, Any]:

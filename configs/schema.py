@@ -19,6 +19,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -44,6 +45,9 @@ FORMATS = ("auto", "auricle", "jsonl", "avqa", "mmau", "huggingface")
 
 Channels = Literal["mean", "first"]
 """What becomes of several channels: they are averaged, or the first is taken."""
+
+Form = Literal["answer", "think"]
+"""What a completion is to hold: an answer in its tag, or thoughts and then an answer."""
 
 LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
 """What Ray takes as the name or the value of a node's label, without its operators such as `!` and `in()`."""
@@ -93,6 +97,16 @@ class Lora(Section):
     """Names of the linear layers that get an adapter, such as `q_proj`; default: all of attention and MLP."""
     tower: bool = False
     """Adapters in the audio tower too. Needs `model.audio_tower: trained`, as that needs this."""
+
+    @property
+    def language_targets(self) -> tuple[str, ...]:
+        """The layers of the language model that get an adapter."""
+        return tuple(name for name in LANGUAGE_LAYERS if self.targets is None or name in self.targets)
+
+    @property
+    def tower_targets(self) -> tuple[str, ...]:
+        """Those of the audio tower."""
+        return tuple(name for name in TOWER_LAYERS if self.tower and (self.targets is None or name in self.targets))
 
     @model_validator(mode="before")
     @classmethod
@@ -169,7 +183,7 @@ class Prompt(Section):
     without choices is asked without the sentence that names them."""
     choices: Literal["list", "letters", "lines"] = "list"
     """`list` as Python prints one, `letters` as `(A) dog (B) cat`, `lines` with a dash before each."""
-    form: Literal["answer", "think"] = "answer"
+    form: Form = "answer"
     """What the reward `format` asks for: the answer alone, or thinking first. Has to be said of a text of your own."""
 
     @model_validator(mode="before")
@@ -609,12 +623,12 @@ class Cluster(Section):
 
     @field_validator("learner_labels", "engine_labels")
     @classmethod
-    def _plain_labels(cls, labels: dict[str, str]) -> dict[str, str]:
+    def _plain_labels(cls, labels: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         for text in (text for pair in labels.items() for text in pair):
             if not LABEL.fullmatch(text):
                 raise ValueError(
-                    f"{text!r} is no label: letters, digits, '.', '_', '-' and in a name '/'; labels are compared for "
-                    f"equality"
+                    f"cluster.{info.field_name}: {text!r} is no label: letters, digits, '.', '_', '-' and in a name "
+                    f"'/'; labels are compared for equality"
                 )
         return labels
 

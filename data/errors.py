@@ -7,21 +7,24 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from data.types import ClipSource
 
-ClipFault = Literal["missing", "unreadable", "empty", "too_short", "not_finite"]
-"""Why a clip is dropped, as it is counted."""
-
-StrictFault = Literal[ClipFault, "truncated", "too_long"]
-"""Why a check complains of a clip, though training may use what is there."""
+ClipFault = Literal["missing", "unreadable", "empty", "too_short", "not_finite", "truncated", "too_long"]
+"""Why a clip is dropped, as it is counted; `truncated` and `too_long` only where a check is strict, since training may
+use what is there."""
 
 
 class ClipError(ValueError):
     """A clip that cannot be used."""
 
-    def __init__(self, reason: StrictFault, source: ClipSource, detail: str) -> None:
-        self.reason: StrictFault = reason
+    def __init__(self, reason: ClipFault, source: ClipSource, detail: str) -> None:
+        self.reason: ClipFault = reason
         self.detail = detail
         super().__init__(f"{source}: {detail}")
 
 
 class DataError(ValueError):
     """A data file that cannot be used."""
+
+
+def last_line(error: BaseException) -> str:
+    """What an error says at its end: Ray's begin with the traceback of another process."""
+    return (str(error).strip() or repr(error)).splitlines()[-1]

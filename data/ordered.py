@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -16,8 +17,10 @@ AHEAD = 4
 
 
 def cpus() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Cores that this process may use; a container's quota may be less than it sees."""
+    seen, quota = len(os.sched_getaffinity(0)), Path("/sys/fs/cgroup/cpu.max")
+    limit, _, period = quota.read_text().partition(" ") if quota.exists() else ("max", "", "")
+    return seen if limit == "max" else min(seen, max(int(limit) // int(period), 1))
 
 
 def ordered(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:

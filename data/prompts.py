@@ -25,13 +25,6 @@ END_OF_TURN = "<|im_end|>"
 _SLOT = "@@the question stands here@@"
 """Stands for the text of the user while the chat template is rendered."""
 
-_CHAT_ML = (
-    f"<|im_start|>system\n{SYSTEM}<|im_end|>\n"
-    f"<|im_start|>user\nAudio 1: <|audio_bos|>{AUDIO_TOKEN}<|audio_eos|>\n{_SLOT}<|im_end|>\n"
-    "<|im_start|>assistant\n"
-)
-"""As the chat template of Qwen2-Audio-Instruct renders it."""
-
 _SPECIAL = re.compile(r"<\|\w+\|>")
 
 _OPTIONS = re.compile(r"(?:(?<=\s)|\A)[^.?!\n{}]*\{choices\}[.?!]?\s*")
@@ -72,11 +65,11 @@ _SHOWN: dict[str, Callable[[Sequence[str]], str]] = {
 class PromptEncoder:
     """Encodes examples with a fast tokenizer of Qwen2-Audio's kind, of any vocabulary.
 
-    `chat_template` is a Jinja template; None is Qwen2-Audio's own. Raises `ValueError` when the template does not
+    `chat_template` is a Jinja template. Raises `ValueError` when the template does not
     render one audio placeholder and one question, or the tokenizer lacks a special token that the template uses.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None, prompt: Prompt | str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str, prompt: Prompt | str) -> None:
         self._tokenizer = tokenizer
         self._prompt = Prompt.model_validate(prompt)
         before, after = _around_the_question(tokenizer, chat_template)
@@ -130,15 +123,13 @@ class PromptEncoder:
             )
 
 
-def _around_the_question(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> tuple[str, str]:
+def _around_the_question(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> tuple[str, str]:
     """The rendered prompt before and after the text of the user."""
-    rendered = _CHAT_ML
-    if chat_template is not None:
-        content = [{"type": "audio", "audio_url": "clip"}, {"type": "text", "text": _SLOT}]
-        chat: list[Any] = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
-        rendered = str(
-            tokenizer.apply_chat_template(chat, chat_template=chat_template, add_generation_prompt=True, tokenize=False)
-        )
+    content = [{"type": "audio", "audio_url": "clip"}, {"type": "text", "text": _SLOT}]
+    chat: list[Any] = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
+    rendered = str(
+        tokenizer.apply_chat_template(chat, chat_template=chat_template, add_generation_prompt=True, tokenize=False)
+    )
     before, slot, after = rendered.partition(_SLOT)
     if not slot or _SLOT in after or (before + after).count(AUDIO_TOKEN) != 1:
         raise ValueError(

@@ -106,7 +106,6 @@ class Engine:
         trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         if not trained:
             raise ValueError("nothing to train: every parameter of the model is frozen")
-        self.zero_stage = settings.zero_stage
         self._plain = plain_optimizer(settings, dtype)
         self.device = trained[0].device
         on_cpu = self.device.type == "cpu"

@@ -12,7 +12,6 @@ processes that encode a clip at the same time both write it, which does no harm.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import uuid
@@ -26,6 +25,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from data.whole_file import whole_file
 
 Floats = NDArray[np.float32]
 
@@ -81,7 +82,7 @@ class FeatureStore:
         self._timer: threading.Timer | None = None
         self._lock = threading.RLock()
         directory.mkdir(parents=True, exist_ok=True)
-        for partial in directory.glob(".*.partial"):
+        for partial in directory.glob(".*.part"):
             _remove_abandoned(partial)
 
     def get(self, name: str) -> Floats | None:
@@ -119,10 +120,10 @@ class FeatureStore:
             if not self._unsaved:
                 return
             name = uuid.uuid4().hex
-            partial, path = self.directory / f".{name}.partial", self.directory / f"{name}.parquet"
+            path = self.directory / f"{name}.parquet"
             groups = list(_row_groups(self._unsaved))
             try:
-                with pq.ParquetWriter(
+                with whole_file(path) as partial, pq.ParquetWriter(
                     partial, SCHEMA, compression="none", use_dictionary=False, write_statistics=False,
                     write_page_checksum=True,
                 ) as writer:  # fmt: skip
@@ -130,7 +131,6 @@ class FeatureStore:
                         arrays = [self._unsaved[clip] for clip in group]
                         columns = [group, [len(array) for array in arrays], [_bytes(array) for array in arrays]]
                         writer.write_table(pa.table(columns, schema=SCHEMA))
-                os.replace(partial, path)
             except OSError as error:
                 log.warning("%s cannot be written (%s): tower output is not kept", path, error)
             else:

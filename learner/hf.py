@@ -25,8 +25,8 @@ from learner.hf_files import (
     write_shards,
 )
 from learner.memory import SHARD_BYTES
-from learner.released import checkpoint_name, has_head, load_config, refuse, released_name
-from learner.sizes import EMBEDDINGS, HEAD, TOWER
+from learner.released import has_head, load_config, name_of_parameter, name_of_stored, refuse
+from learner.sizes import EMBEDDINGS, HEAD, TOWER, sizes_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """By the name that a configuration has for them."""
@@ -40,8 +40,8 @@ def load_tensors(path: str, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     directory = resolve(path)
     tied = not has_head(directory)
     wanted = (prefix, EMBEDDINGS) if tied and HEAD.startswith(prefix) else prefix
-    for name, tensor in stored_tensors(directory, lambda name: released_name(name).startswith(wanted)):
-        name = released_name(name)
+    for name, tensor in stored_tensors(directory, lambda name: name_of_stored(name).startswith(wanted)):
+        name = name_of_stored(name)
         if name.startswith(prefix):
             yield name, tensor
         if tied and name == EMBEDDINGS and HEAD.startswith(prefix):
@@ -63,7 +63,7 @@ def load_model(path: str, dtype: torch.dtype, tower: bool = True) -> Qwen2AudioF
         model = Qwen2AudioForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation="sdpa")
     if not tower:
         model.model.audio_tower = None
-    targets = {checkpoint_name(name): parameter for name, parameter in model.named_parameters()}
+    targets = {name_of_parameter(name): parameter for name, parameter in model.named_parameters()}
     stored = (pair for pair in load_tensors(path) if tower or not pair[0].startswith(TOWER))
     _fill(targets, stored, path)
     return model.eval()
@@ -79,9 +79,8 @@ def load_tower(path: str, dtype: torch.dtype) -> Qwen2AudioEncoder:
     return tower.eval()
 
 
-def tower_hash(model: Qwen2AudioForConditionalGeneration | Qwen2AudioEncoder) -> str:
+def tower_hash(tower: Qwen2AudioEncoder) -> str:
     """SHA-256 over names, types, shapes and bytes of the audio tower's weights: the key of cached tower output."""
-    tower = model.model.audio_tower if isinstance(model, Qwen2AudioForConditionalGeneration) else model
     digest = hashlib.sha256()
     for name, parameter in sorted(tower.named_parameters()):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
@@ -111,13 +110,6 @@ def export_checkpoint(
             GenerationConfig(eos_token_id=config.text_config.eos_token_id).save_pretrained(partial)
 
 
-def expected_shapes(config: Qwen2AudioConfig) -> dict[str, torch.Size]:
-    """Released name and shape of every tensor of a model of this configuration."""
-    with torch.device("meta"):
-        model = Qwen2AudioForConditionalGeneration(copy.deepcopy(config))
-    return {checkpoint_name(name): parameter.shape for name, parameter in model.named_parameters()}
-
-
 def _fill(targets: dict[str, nn.Parameter], stored: Iterable[tuple[str, Tensor]], where: str) -> None:
     """Copy stored tensors into the parameters of the same name; every parameter is filled or it is an error."""
     missing, unexpected, misshapen = set(targets), [], []
@@ -136,13 +128,13 @@ def _checked(
     config: Qwen2AudioConfig, named_tensors: Iterable[tuple[str, Tensor]], where: Path
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors, checked against the configuration as they pass."""
-    shapes = expected_shapes(config)
+    shapes = sizes_of(config.to_dict(), str(where)).shapes()
     missing = set(shapes)
     for name, tensor in named_tensors:
         if name not in shapes:
             refuse(where, [], [name], [])
         if tensor.shape != shapes[name]:
-            refuse(where, [], [], [f"{name} {tuple(tensor.shape)} for {tuple(shapes[name])}"])
+            refuse(where, [], [], [f"{name} {tuple(tensor.shape)} for {shapes[name]}"])
         missing.discard(name)
         yield name, tensor
     refuse(where, sorted(missing), [], [])

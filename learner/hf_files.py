@@ -19,7 +19,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from data.prompts import END_OF_TURN
-from data.remote import copied, is_url
+from data.remote import Remote, copied, is_url
 
 if TYPE_CHECKING:  # the processor alone takes eight seconds of a CPU to import, and is often not needed
     from torch import Tensor
@@ -95,7 +95,6 @@ def load_processor(path_or_id: str) -> Processor:
         if (directory / file).is_file():
             read_json(directory / file)
     tokenizer, template, audio_token = _plain(directory) or _by_processor(directory)
-    tokenizer.chat_template = tokenizer.chat_template or template
     audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
     expected = read_json(directory / "config.json").get("audio_token_index")
     if audio_token_id != expected:
@@ -154,6 +153,15 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds a {type(content).__name__}, not an object; copy it again")
     return content
+
+
+def model_directory(path: str) -> str:
+    """The model in a checkpoint or a model directory, absolute since actors start elsewhere; a hub id as it is."""
+    if is_url(path):
+        return f"{path.rstrip('/')}/hf" if Remote(path).exists("hf/config.json") else path.rstrip("/")
+    inner = Path(path) / "hf"
+    found = inner if inner.is_dir() else Path(path)
+    return str(found.absolute()) if found.is_dir() else path
 
 
 def resolve(path_or_id: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from configs.schema import Config
+from data.ordered import cpus
 from data.types import ClipFeatures, Group, Lesson
 from learner import attention
 from learner.checkpoint import Contents
@@ -37,7 +37,10 @@ ATTENTION = {"auto": None, "sdpa": attention.SDPA, "flex": attention.FLEX}
 
 
 class Learner:
-    """Builds a rank and applies updates. All methods are collectives."""
+    """Builds a rank and applies updates.
+
+    All methods are collectives but `checkpoint_bytes`, `step_logprobs` and `write`.
+    """
 
     def __init__(
         self,
@@ -155,14 +158,7 @@ def threads_of_a_rank() -> int:
     """The CPUs of this machine over the ranks that share it, at least 1; a collective."""
     hosts: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(hosts, socket.gethostname())
-    return max(_cpus() // hosts.count(socket.gethostname()), 1)
-
-
-def _cpus() -> int:
-    """CPUs that this process may use; a container's quota may be less than it sees."""
-    cpus, quota = len(os.sched_getaffinity(0)), Path("/sys/fs/cgroup/cpu.max")
-    limit, _, period = quota.read_text().partition(" ") if quota.exists() else ("max", "", "")
-    return cpus if limit == "max" else min(cpus, max(int(limit) // int(period), 1))
+    return max(cpus() // hosts.count(socket.gethostname()), 1)
 
 
 def trained_as_configured(model: Any, config: Config, path: str) -> Any:

@@ -21,7 +21,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import Qwen2AudioForConditionalGeneration
 
-from configs.schema import LANGUAGE_LAYERS, TOWER_LAYERS, Lora, Model
+from configs.schema import Lora, Model
 from learner.hf_files import save_tensors
 from learner.released import parameter_name
 from learner.weights import ADAPTER
@@ -54,11 +54,9 @@ def add_adapters(model: Qwen2AudioForConditionalGeneration, settings: Model, bas
 
 def target_pattern(lora: Lora) -> str:
     """A regular expression of the whole names of the layers that get an adapter, as transformers calls them."""
-    targets = lora.targets or (*LANGUAGE_LAYERS, *TOWER_LAYERS)
-    language = "|".join(name for name in LANGUAGE_LAYERS if name in targets)
-    tower = "|".join(name for name in TOWER_LAYERS if name in targets)
+    language, tower = "|".join(lora.language_targets), "|".join(lora.tower_targets)
     patterns = [rf"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.({language})"] if language else []
-    if lora.tower:
+    if tower:
         patterns.append(rf"model\.audio_tower\.layers\.\d+\.(self_attn\.)?({tower})")
     return "|".join(patterns)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
 
-from configs.schema import LANGUAGE_LAYERS, TOWER_LAYERS, Config, Model
+from configs.schema import Config, Model
 from data.audio import tower_positions
 from learner.figure import Figure, figure, total
 from learner.sizes import HEAD, POSITIONS, PROJECTOR, TOWER, Language, Sizes, Tower, engine_layer
@@ -368,13 +368,11 @@ def _adapted(names: Iterable[str], model: Model) -> list[str]:
     lora = model.lora
     if lora is None:
         return []
-    targets = lora.targets or (*LANGUAGE_LAYERS, *TOWER_LAYERS)
-    of_language = {name for name in LANGUAGE_LAYERS if name in targets}
-    of_tower = {name for name in TOWER_LAYERS if lora.tower and name in targets}
     found = []
     for name in names:
         *parents, layer, kind = name.split(".")
-        if kind == "weight" and "layers" in parents and layer in (of_tower if name.startswith(TOWER) else of_language):
+        targets = lora.tower_targets if name.startswith(TOWER) else lora.language_targets
+        if kind == "weight" and "layers" in parents and layer in targets:
             found.append(name)
     return found
 

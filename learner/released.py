@@ -31,7 +31,7 @@ RELEASED_PREFIXES = {
 """Beginning of a parameter's name in transformers 5, and in a released checkpoint."""
 
 
-def checkpoint_name(parameter_name: str) -> str:
+def name_of_parameter(parameter_name: str) -> str:
     """Name in a released checkpoint of a parameter of `Qwen2AudioForConditionalGeneration`."""
     for inside, released in RELEASED_PREFIXES.items():
         if parameter_name.startswith(inside):
@@ -39,12 +39,12 @@ def checkpoint_name(parameter_name: str) -> str:
     raise ModelError(f"{parameter_name!r} is no parameter name of Qwen2AudioForConditionalGeneration")
 
 
-def parameter_name(checkpoint_name: str) -> str:
+def parameter_name(released_name: str) -> str:
     """Name in `Qwen2AudioForConditionalGeneration` of a tensor of a released checkpoint."""
     for inside, released in RELEASED_PREFIXES.items():
-        if checkpoint_name.startswith(released):
-            return inside + checkpoint_name.removeprefix(released)
-    raise ModelError(f"{checkpoint_name!r} is no tensor name of a released Qwen2-Audio checkpoint")
+        if released_name.startswith(released):
+            return inside + released_name.removeprefix(released)
+    raise ModelError(f"{released_name!r} is no tensor name of a released Qwen2-Audio checkpoint")
 
 
 def load_config(path: str) -> Qwen2AudioConfig:
@@ -91,7 +91,7 @@ def for_engines(path: str, out: Path) -> Path:
     layer on the old weights. Start engines with `hf_overrides=ENGINE_OVERRIDES` on what this returns.
     """
     directory = resolve(path)
-    if has_head(directory) and all(name == released_name(name) for name in tensor_names(directory)):
+    if has_head(directory) and all(name == name_of_stored(name) for name in tensor_names(directory)):
         return directory
     from learner.hf import export_checkpoint, load_tensors
 
@@ -110,7 +110,7 @@ def check_model(path: str) -> None:
         expected = sizes_of(config, str(directory / "config.json")).shapes()
     except SizesError as error:
         raise ModelError(str(error)) from error
-    stored = {released_name(name): shape for name, shape in stored_shapes(directory)}
+    stored = {name_of_stored(name): shape for name, shape in stored_shapes(directory)}
     if EMBEDDINGS in stored:
         stored.setdefault(HEAD, stored[EMBEDDINGS])  # tied, or the configuration would have been refused
     misshapen = [
@@ -121,18 +121,18 @@ def check_model(path: str) -> None:
     refuse(path, sorted({*expected} - {*stored}), [name for name in stored if name not in expected], misshapen)
 
 
-def released_name(stored_name: str) -> str:
+def name_of_stored(stored_name: str) -> str:
     """Released form of a name as any version of transformers stored it."""
     if stored_name.startswith("language_model.model.model."):
         return "language_model." + stored_name.removeprefix("language_model.model.")
     if stored_name.startswith(tuple(RELEASED_PREFIXES)):
-        return checkpoint_name(stored_name)
+        return name_of_parameter(stored_name)
     return stored_name
 
 
 def has_head(directory: Path) -> bool:
     """Whether a checkpoint holds an `lm_head`; else its embeddings are tied."""
-    return HEAD in map(released_name, tensor_names(directory))
+    return HEAD in map(name_of_stored, tensor_names(directory))
 
 
 def refuse(where: str | Path, missing: list[str], unexpected: list[str], misshapen: list[str]) -> None:

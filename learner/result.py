@@ -27,8 +27,9 @@ class UpdateResult:
     updates: int
     """Optimizer updates that were made: none where no group had anything to learn from, and the weights are as before.
     """
-    updates_skipped: int
-    """1 where the next update's loss or gradient was NaN or infinite, so that it was not made, nor any after it."""
+    skipped: bool
+    """Whether nothing was learned, since loss or gradient was NaN or infinite. Where that comes with a later update of
+    the step, it ends with the ones that were made."""
     logprob_difference_max: float | None
     """Largest |log-prob(engine) - log-prob(learner)| of a token, of the groups that are wholly of the learner's
     version; None where no group is."""
@@ -46,11 +47,6 @@ class UpdateResult:
     `clipped` and `masked`, `effective_sample_size` as a share of the tokens, and the absolute difference of their
     log-probs, `logprob_difference_mean` and `logprob_difference_max`. Of a step's further updates
     `further_clipped`, the share of tokens whose gain was clipped; 0 where there are none."""
-
-    @property
-    def skipped(self) -> bool:
-        """Whether nothing was learned, since loss or gradient was not finite."""
-        return self.updates_skipped > 0 and not self.updates
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class Update:
                 self.config.learner.micro_batch_tokens,
             ):
                 tokens = self._tokens(share, groups, trained, counts, step)
-                weighted = share.planned and bool(useful)
+                weighted = share.planned and steps
                 yield _Part(share.indices, share.batch, tokens.to(self.engine.device), share.planned, weighted)
 
         rate = learning_rate(step, self.config.run.max_steps, self.config.learner)
@@ -117,11 +117,11 @@ class Update:
             grad_norm=max(made or norms, default=0.0),
             learning_rate=rate,
             updates=len(made),
-            updates_skipped=len(norms) - len(made) if steps else int(not math.isfinite(totals["loss"])),
+            skipped=not made and not math.isfinite(norms[0] if norms else totals["loss"]),
             logprob_difference_max=totals["difference_max"] if current else None,
             logprob_difference_mean=totals["difference"] / current if current else None,
             off_policy=_off_policy(totals, tokens_seen),
-            zero_variance_groups=sum(map(_alike, found)),
+            zero_variance_groups=sum(_alike(group.total) for group in groups),
             packed_tokens=int(totals["packed"]),
             rank_tokens=rank_tokens,
             seconds=clock.seconds,
@@ -299,7 +299,7 @@ def _whole_ones(group: Group, values: Values) -> Values:
 def _alike(values: Values) -> bool:
     """Whether a group has completions to compare, and they scored alike."""
     kept = [value for value in values if value is not None]
-    return len(kept) > 1 and not any(kept)
+    return len(kept) > 1 and len(set(kept)) == 1
 
 
 def _off_policy(totals: Mapping[str, float], tokens: float) -> dict[str, float]:

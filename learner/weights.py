@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learner.released import checkpoint_name
+from learner.released import name_of_parameter
 from learner.sizes import engine_layer
 
 ADAPTER = "default"
@@ -89,4 +89,4 @@ def released_name(parameter_name: str) -> str:
     >>> released_name("model.language_model.layers.0.mlp.up_proj.lora_A.default.weight")
     'language_model.model.layers.0.mlp.up_proj.lora_A.weight'
     """
-    return checkpoint_name(INNER.sub("", parameter_name))
+    return name_of_parameter(INNER.sub("", parameter_name))

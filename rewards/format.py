@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from configs.schema import Form
     from data.types import Example
 
 _FORMS = {
@@ -14,18 +15,16 @@ _FORMS = {
 }
 
 
-def format_reward(
-    completions: list[str], example: Example, *, template: Literal["answer", "think"] = "answer"
-) -> list[float | None]:
-    """1 for a completion in the form of the template, else 0; a run gives its `data.prompt.form` as `template`.
+def format_reward(completions: list[str], example: Example, *, form: Form = "answer") -> list[float | None]:
+    """1 for a completion of the form, else 0; a run gives its `data.prompt.form` as `form`.
 
     The whole completion must match, with no white space around it. A second answer inside does not matter (R1-AQA).
     """
-    if template not in _FORMS:
-        raise ValueError(f"args.template is {template!r}; use one of {', '.join(_FORMS)}")
-    return [1.0 if _FORMS[template].fullmatch(text) else 0.0 for text in completions]
+    if form not in _FORMS:
+        raise ValueError(f"args.form is {form!r}; use one of {', '.join(_FORMS)}")
+    return [1.0 if _FORMS[form].fullmatch(text) else 0.0 for text in completions]
 
 
 def think_format(completions: list[str], example: Example) -> list[float | None]:
     """`format_reward` for thoughts and then the answer, whatever the prompt asked for."""
-    return format_reward(completions, example, template="think")
+    return format_reward(completions, example, form="think")

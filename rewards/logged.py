@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 import yaml
 from pydantic import ValidationError
 
-from configs.schema import Prompt
+from configs.schema import Form, Prompt
 from data.order import spaced
 from data.step_files import shards
 from data.types import ClipSource, Example
@@ -46,7 +46,7 @@ def read_groups(run: Path, most: int) -> tuple[LoggedGroup, ...]:
     return tuple(_group(row) for row in chosen.to_pylist())
 
 
-def form_of(run: Path) -> str:
+def form_of(run: Path) -> Form:
     """`data.prompt.form` of a run directory; the default where it has no configuration."""
     file = run / "config.yaml"
     if not file.exists():

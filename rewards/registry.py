@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from configs.plugins import PlugInError, check_signature, load_plug_in
+from configs.plugins import NO_ARGUMENTS, PlugInError, check_signature, load_plug_in
 from data.types import ClipSource, Example
 from rewards.accuracy import accuracy
 from rewards.answers import answer
@@ -77,15 +77,15 @@ class Source:
             return cls(path, "")
 
 
-def load_reward(use: str, args: Mapping[str, Any] | None = None) -> RewardFunction:
+def load_reward(use: str, args: Mapping[str, Any] = NO_ARGUMENTS) -> RewardFunction:
     """The reward function named `use`, checked to take completions, an example and `args`."""
     try:
         function = load_plug_in("rewards", use, _CONTRACT) if ":" in use else _named(use)
-        check_signature("rewards", use, _CONTRACT, function, ([], None), args or {})
+        check_signature("rewards", use, _CONTRACT, function, ([], None), args)
     except PlugInError as error:
         raise RewardError(str(error)) from error
     if use in BUILT_IN:
-        _check_arguments(use, function, args or {})
+        _check_arguments(use, function, args)
     return function
 
 

@@ -18,7 +18,7 @@ from rewards.terms import Term, load, terms_of
 from rewards.values import DETAIL_CHARACTERS, Dropped, Fault, Outcome, cut
 
 if TYPE_CHECKING:
-    from configs.schema import Reward
+    from configs.schema import Form, Reward
     from data.types import Group
 
 
@@ -65,18 +65,18 @@ class Scorer:
         await asyncio.gather(*(process.end() for process in self._processes))
 
 
-def check_rewards(rewards: Sequence[Reward], prompt: str, start_seconds: float) -> None:
+def check_rewards(rewards: Sequence[Reward], form: Form, start_seconds: float) -> None:
     """Load every reward that a configuration names, those of others in processes of their own, as a run will.
 
     Args:
         rewards: `rewards` of the configuration.
-        prompt: `data.prompt.form`.
+        form: `data.prompt.form`.
         start_seconds: limit of the start of a process.
 
     Raises:
         RewardError: one of them cannot be used.
     """
-    terms = terms_of(rewards, prompt)
+    terms = terms_of(rewards, form)
     for term in terms:
         if term.use in BUILT_IN:
             load(term)

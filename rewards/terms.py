@@ -10,10 +10,10 @@ from rewards import judge
 from rewards.registry import RewardError, RewardFunction, load_reward
 
 if TYPE_CHECKING:
-    from configs.schema import Reward
+    from configs.schema import Form, Reward
 
 FOLLOW_THE_PROMPT = ("format", "well_formed")
-"""Rewards whose `template` is the run's `data.prompt.form` where their `args` do not say otherwise."""
+"""Rewards whose `form` is the run's `data.prompt.form` where their `args` do not say otherwise."""
 
 JUDGE = "judge"
 """The reward that asks an endpoint once for each completion."""
@@ -43,19 +43,19 @@ class Term:
         return max(1, min(self.concurrency, requests // max(completions, 1)))
 
 
-def terms_of(rewards: Sequence[Reward], prompt: str) -> tuple[Term, ...]:
+def terms_of(rewards: Sequence[Reward], form: Form) -> tuple[Term, ...]:
     """The terms that a configuration names.
 
     Args:
         rewards: `rewards` of the configuration.
-        prompt: `data.prompt.form`.
+        form: `data.prompt.form`.
     """
     return tuple(
         Term(
             name=reward.name or reward.use,
             use=reward.use,
             weight=reward.weight,
-            args={"template": prompt, **reward.args} if reward.use in FOLLOW_THE_PROMPT else reward.args,
+            args={"form": form, **reward.args} if reward.use in FOLLOW_THE_PROMPT else reward.args,
             timeout_seconds=reward.timeout_seconds,
             concurrency=reward.concurrency,
         )

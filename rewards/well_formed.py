@@ -7,9 +7,10 @@ nowhere else. Other tags are text.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from configs.schema import Form
     from data.types import Example
 
 _INSIDE = r"((?:(?!</?(?:think|answer)>).)*)"
@@ -19,18 +20,16 @@ _FORMS = {
 }
 
 
-def well_formed(
-    completions: list[str], example: Example, *, template: Literal["answer", "think"] = "answer"
-) -> list[float | None]:
+def well_formed(completions: list[str], example: Example, *, form: Form = "answer") -> list[float | None]:
     """1 for a completion that is one `<answer>`, with `think` after one `<think>`, each with text in it; else 0.
 
-    White space around the tags does not matter. A run gives its `data.prompt.form` as `template`.
+    White space around the tags does not matter. A run gives its `data.prompt.form` as `form`.
     """
-    if template not in _FORMS:
-        raise ValueError(f"args.template is {template!r}; use one of {', '.join(_FORMS)}")
-    return [float(_is_well_formed(text, template)) for text in completions]
+    if form not in _FORMS:
+        raise ValueError(f"args.form is {form!r}; use one of {', '.join(_FORMS)}")
+    return [float(_is_well_formed(text, form)) for text in completions]
 
 
-def _is_well_formed(text: str, template: str) -> bool:
-    found = _FORMS[template].fullmatch(text)
+def _is_well_formed(text: str, form: Form) -> bool:
+    found = _FORMS[form].fullmatch(text)
     return found is not None and all(part.strip() for part in found.groups())

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, WhisperConfig, WhisperModel
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    WhisperConfig,
+    WhisperModel,
+)
 
-from data import tokenizer as vocabulary
-from learner import demo_model
+from learner.demo import tiny_model, vocabulary
+from learner.released import name_of_parameter
 
 TEXTS = (
     "Which animal is heard? Please choose the answer from the following options: ['a dog', 'a cat', 'a cow'].",
     "What does the voice say? Output the final answer in <answer> </answer>.",
 )
 
-LANGUAGE = demo_model.LanguageSizes(
+LANGUAGE = tiny_model.LanguageSizes(
     hidden_size=64, num_attention_heads=2, num_key_value_heads=1, intermediate_size=128, vocabulary_tokens=300
 )
 
@@ -41,7 +50,7 @@ def whisper_directory(path: Path) -> Path:
 
 def model_directory(path: Path) -> Path:
     """A Qwen2-Audio checkpoint of 2 layers x 64 around that encoder, in `path`/model."""
-    demo_model.build(path / "model", TEXTS, seed=0, sizes=LANGUAGE, encoder=whisper_directory(path / "whisper"))
+    tiny_model.build(path / "model", TEXTS, seed=0, sizes=LANGUAGE, encoder=whisper_directory(path / "whisper"))
     return path / "model"
 
 
@@ -52,7 +61,7 @@ def text_model_directory(path: Path) -> Path:
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=["<|im_start|>"],
-        chat_template=demo_model.CHAT_TEMPLATE,
+        chat_template=tiny_model.CHAT_TEMPLATE,
     )
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -69,3 +78,10 @@ def text_model_directory(path: Path) -> Path:
         Qwen2ForCausalLM(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+def expected_shapes(config: Qwen2AudioConfig) -> dict[str, torch.Size]:
+    """Released name and shape of every tensor of a model of this configuration."""
+    with torch.device("meta"):
+        model = Qwen2AudioForConditionalGeneration(copy.deepcopy(config))
+    return {name_of_parameter(name): parameter.shape for name, parameter in model.named_parameters()}

@@ -12,7 +12,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -23,6 +23,8 @@ from torch import Tensor
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
 
+from actors.threads import in_thread
+from data.errors import last_line
 from learner.address import free_address, host_and_port
 
 AHEAD = 8
@@ -109,7 +111,7 @@ class EngineClient:
                 try:
                     ray.get(call)
                 except RayError as error:  # the others may wait for this one in the group
-                    self.lost[calls[call]] = f"{calls[call]}: {str(error).strip().splitlines()[-1]}"
+                    self.lost[calls[call]] = f"{calls[call]}: {last_line(error)}"
                     raise EnginesLost(method) from error
                 if done is not None:
                     done.add(calls[call])
@@ -259,19 +261,3 @@ class Broadcaster:
         trainer, self._trainer, self._client = self._trainer, None, None
         if trainer is not None:
             in_thread(trainer.shutdown)
-
-
-def in_thread(work: Callable[[], None]) -> Future[None]:
-    """Do it in a thread that keeps no process alive; gives its outcome."""
-    outcome: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(None)
-
-    threading.Thread(target=run, name="broadcast", daemon=True).start()
-    return outcome

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cluster.outputs import finite
+from configs.schema import Form
 from data.cache import cache_directory
 from data.step_files import shard_name, shards
 from data.whole_file import whole_file
@@ -102,7 +103,7 @@ class Groups:
         kept: where the index is kept, by default in the user's cache.
     """
 
-    def __init__(self, run: Path, form: Literal["answer", "think"], kept: Path | None = None) -> None:
+    def __init__(self, run: Path, form: Form, kept: Path | None = None) -> None:
         self.folder = run / "rollouts"
         self.form = form
         name = hashlib.sha256(f"{VERSION} {form} {run.resolve()}".encode()).hexdigest()[:24]
@@ -252,7 +253,7 @@ class Groups:
             _remove_oldest(self._kept.parent)
 
 
-def summarise(shard: pa.Table, form: Literal["answer", "think"]) -> pa.Table:
+def summarise(shard: pa.Table, form: Form) -> pa.Table:
     """The rows of INDEX of a shard, whose columns are those of the rollout log, or of the first that there were."""
     rows = shard.num_rows
     columns: dict[str, Any] = {
@@ -298,8 +299,8 @@ def _largest(values: Sequence[float | None]) -> float | None:
     return max((abs(value) for value in values if value is not None), default=None)
 
 
-def _broken(texts: list[str], form: Literal["answer", "think"]) -> int:
-    return sum(value == 0.0 for value in format_reward(texts, None, template=form))  # type: ignore[arg-type]
+def _broken(texts: list[str], form: Form) -> int:
+    return sum(value == 0.0 for value in format_reward(texts, None, form=form))  # type: ignore[arg-type]
 
 
 def _lengths_and_oldest(shard: pa.Table) -> tuple[list[float | None], list[int | None]]:

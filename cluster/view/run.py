@@ -7,16 +7,17 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from cluster.errors import UsageError
+from cluster.evaluation.scoring import without_rows
 from cluster.outputs import finite
-from cluster.run_directory import flat
 from cluster.run_lock import FILE as LOCK
-from cluster.scoring import without_rows
+from configs.load import flat
 from data.step_files import checkpoints
 
 Found = TypeVar("Found")
@@ -78,7 +79,7 @@ class ViewedRun:
 
     def __init__(self, path: Path, name: str = "") -> None:
         self.path = path.resolve()
-        if not (path / "config.yaml").is_file():
+        if not self.is_there:
             raise UsageError(f"{path} holds no run: config.yaml is missing; name a run's directory")
         self.name = name or self.path.name
         self._metrics = Metrics(path / "metrics.jsonl")
@@ -87,14 +88,19 @@ class ViewedRun:
         self._lock = threading.Lock()
 
     @property
+    def is_there(self) -> bool:
+        """Whether it has not been deleted or moved away."""
+        return (self.path / "config.yaml").is_file()
+
+    @property
     def config_text(self) -> str:
         """The resolved configuration, as it was written."""
         return (self.path / "config.yaml").read_text(encoding="utf-8")
 
     @property
     def config(self) -> dict[str, Any]:
-        """The same as values."""
-        return self._of(self.path / "config.yaml", yaml.safe_load)  # type: ignore[return-value]
+        """The same as values; empty where the run is gone."""
+        return self._of(self.path / "config.yaml", yaml.safe_load) or {}
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -168,7 +174,7 @@ class ViewedRun:
 
 
 class Library:
-    """The runs of a command line, those that begin later in its directories too.
+    """The runs of a command line, those that begin later in its directories too, without those that are deleted.
 
     Args:
         paths: directories of runs, or directories that hold such.
@@ -185,18 +191,21 @@ class Library:
         self.runs: dict[str, ViewedRun] = {}
         """By name: that of the directory, and where several have the same by as much of their paths as tells them
         apart."""
-        self._known: set[Path] = set()
         self.refresh()
 
     def refresh(self) -> None:
-        """Find what has begun since the last time."""
+        """Find what has begun since the last time, and forget what is gone."""
+        there = {name: run for name, run in self.runs.items() if run.is_there}
+        known = {run.path for run in there.values()}
         found = dict.fromkeys(path for place in self._places for path in _runs_at(place))
-        new = [path for path in found if path not in self._known]
+        new = [path for path in found if path not in known]
         parts = 1
-        while len({_name(path, parts) for path in new} - self.runs.keys()) < len(new):
+        while len({_name(path, parts) for path in new} - there.keys()) < len(new):
             parts += 1
-        self._known.update(new)
-        self.runs = self.runs | {_name(path, parts): ViewedRun(path, _name(path, parts)) for path in new}
+        for path in new:
+            with suppress(UsageError):  # it is gone since it was found
+                there[_name(path, parts)] = ViewedRun(path, _name(path, parts))
+        self.runs = there
 
 
 def _runs_at(place: Path) -> list[Path]:

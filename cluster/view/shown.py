@@ -23,10 +23,11 @@ class Shown:
 
     def __init__(self, run: ViewedRun) -> None:
         self.run = run
-        self.groups = Groups(run.path, form_of(run.path))  # type: ignore[arg-type]
-        if missing := [section for section in SECTIONS if section not in run.config]:
+        self.groups = Groups(run.path, form_of(run.path))
+        config = run.config
+        if missing := [section for section in SECTIONS if section not in config]:
             raise LogError(f"{run.path / 'config.yaml'} is no configuration of a run: it has no section `{missing[0]}`")
-        self.clips = Clips(run.path, run.config["data"])
+        self.clips = Clips(run.path, config["data"])
         self.tokens = Tokens(run.tokenizer_file)
 
     def about(self) -> dict[str, Any]:

@@ -1,29 +1,36 @@
-"""`python -m data.demo --out DIR`: build the demo question set from Debian packages."""
+"""`python -m data.demo --out DIR`: build four-choice questions on real recordings from Debian packages.
+
+They are 449 MB, downloaded once. AURICLE_DEBS names a directory with packages supplied by hand, and
+AURICLE_DEBIAN_MIRROR another Debian mirror.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from data.command import command
 from data.demo.build import build
-from data.demo.packages import DIRECTORY_VARIABLE, MIRROR_VARIABLE, PackageError, fetch
+from data.demo.packages import DIRECTORY_VARIABLE, PackageError, fetch
 from data.demo.questions import TooFewRecordings
 from data.demo.split import LeakError
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.demo",
-        description="Build four-choice questions on real recordings from Debian packages (449 MB, downloaded once).",
-        epilog=f"{DIRECTORY_VARIABLE} names a directory with package files supplied by hand; {MIRROR_VARIABLE} another "
-        f"Debian mirror.",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="directory to write the set into")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the split and the questions (default 0)")
-    parser.add_argument("--packages", type=Path, help=f"directory with .deb files, before {DIRECTORY_VARIABLE}")
-    options = parser.parse_args(arguments)
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = command("data.demo", __doc__)
+    arguments.add_argument("--out", type=Path, required=True, help="directory to write the set into")
+    arguments.add_argument("--seed", type=int, default=0, help="seed of the split and the questions (default 0)")
+    arguments.add_argument("--packages", type=Path, help=f"directory with .deb files, before {DIRECTORY_VARIABLE}")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = parser().parse_args(argv)
     started = time.monotonic()
 
     def progress(message: str) -> None:

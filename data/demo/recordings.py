@@ -18,6 +18,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from data.audio import SAMPLE_RATE
 from data.demo import labels
 from data.demo.archives import read_cat, read_deb, read_rcc, read_sf3
 from data.demo.packages import PACKAGES
@@ -25,7 +26,6 @@ from data.ordered import cpus, ordered
 
 Waveform = npt.NDArray[np.float32]
 
-SAMPLE_RATE = 16_000
 MAX_SECONDS = 4.0
 MIN_SECONDS = 0.1
 SILENCE_DB = -50.0
@@ -72,10 +72,6 @@ class Recording:
     @property
     def key(self) -> str:
         return f"{self.source}:{self.path}"
-
-    @property
-    def seconds(self) -> float:
-        return len(self.waveform) / SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ def files(*_: Any) -> dict[str, str | None]:
     return {room: importlib.import_module(room).__file__ for room in ROOMS}
 
 
-async def _ask(config: Config, roles: Any) -> dict[str, Any]:
-    async with workers(config, roles, config.model.path) as (started, _, _):
+async def _ask(config: Config, nodes: Any, roles: Any) -> dict[str, Any]:
+    async with workers(config, nodes, roles, config.model.path) as (started, _, _):
         [engine] = started.rollout.actors.values()
         [reward] = started.rollout.rewards
         function = ray.remote(files).remote()
@@ -43,7 +43,7 @@ def main(model: str) -> None:
     )
     with connected(config.cluster, print) as nodes:
         roles = [role for role in plan(config, nodes) if role.name in ("engine", "reward")]
-        print(json.dumps({"driver": files(), **asyncio.run(_ask(config, roles))}))
+        print(json.dumps({"driver": files(), **asyncio.run(_ask(config, nodes, roles))}))
 
 
 if __name__ == "__main__":

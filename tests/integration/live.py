@@ -15,7 +15,7 @@ import ray
 from actors.weights.buckets import Bucket, Layout
 from actors.weights.incoming import Arrivals
 from cluster.asking import Asker
-from cluster.evaluation import ask_all
+from cluster.evaluation.evaluation import ask_all
 from cluster.placement import Node, plan
 from cluster.session import workers
 from cluster.transports import Buckets
@@ -86,8 +86,7 @@ class Live:
 
     def greedy(self, examples: Sequence[Example]) -> list[str | None]:
         """The most likely completion of each question, as an evaluation asks for it."""
-        limit = self.config.rollout.max_completion_tokens
-        asked = ask_all(self._asker, self.workers.rollout, examples, samples=0, max_tokens=limit)
+        asked = ask_all(self._asker, self.workers.rollout, examples, samples=0)
         return [answer.greedy for answer in self._run(asked)]
 
     def train(self, groups: Sequence[Group]) -> UpdateResult:
@@ -172,7 +171,7 @@ def live(config: Config, nodes: list[Node]) -> Iterator[Live]:
     """Start a learner, an engine and an audio actor on the model of the configuration, and end them."""
     roles = [role for role in plan(config, nodes) if role.name in ("learner", "engine", "audio")]
     with asyncio.Runner() as runner:
-        session = workers(config, roles, config.model.path)
+        session = workers(config, nodes, roles, config.model.path)
         started, asker, _ = runner.run(session.__aenter__())
         try:
             runner.run(started.learner.join(started.model_path, started.model_path, None))

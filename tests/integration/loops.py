@@ -77,6 +77,6 @@ class Loop:
 async def loop(config: Config, nodes: list[Node], say: Callable[[str], None] = print) -> AsyncIterator[Loop]:
     """Start the actors of a run, and end them."""
     path = config.model.path
-    async with workers(config, plan(config, nodes), path, say=say) as (started, asker, _):
+    async with workers(config, nodes, plan(config, nodes), path, say=say) as (started, asker, _):
         await started.learner.join(started.model_path, started.model_path, None)
         yield Loop(started, asker)

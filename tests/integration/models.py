@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperModel
 
-from learner import demo_model
+from learner.demo import tiny_model
 from tests import tiny_models
 
 NOISE = 0.1
@@ -33,7 +33,7 @@ def other_model(path: Path) -> Path:
     layers = {"encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 80, "decoder_ffn_dim": 32}
     encoder = tiny_models.whisper_config(num_mel_bins=128, d_model=48, **layers)
     WhisperModel(encoder).save_pretrained(path / "whisper")
-    sizes = demo_model.LanguageSizes(
+    sizes = tiny_model.LanguageSizes(
         hidden_size=96,
         num_hidden_layers=3,
         num_attention_heads=3,
@@ -43,5 +43,5 @@ def other_model(path: Path) -> Path:
         vocabulary_tokens=347,
     )
     texts = ("Quel animal entend-on ici ?", "Was ist hier zu hören: ein Hund, eine Katze oder eine Kuh?")
-    demo_model.build(path / "model", texts, seed=3, sizes=sizes, encoder=path / "whisper")
+    tiny_model.build(path / "model", texts, seed=3, sizes=sizes, encoder=path / "whisper")
     return path / "model"

@@ -21,7 +21,7 @@ from data.audio import audio_tokens, log_mel, mel_frames
 from learner import audio_tower, export
 from learner.hf import export_checkpoint, load_model, load_tensors
 from learner.hf_files import INDEX_FILE, load_processor
-from learner.released import ENGINE_OVERRIDES, checkpoint_name, for_engines, load_config
+from learner.released import ENGINE_OVERRIDES, for_engines, load_config, name_of_parameter
 from learner.sizes import HEAD
 from tests.integration.models import other_model
 from tests.tiny_models import model_directory
@@ -135,7 +135,7 @@ def test_a_sharded_export_is_one_model_in_vllm_and_transformers(
 ) -> None:
     out = tmp_path / "sharded"
     learner = load_model(str(model), torch.float32)
-    named = ((checkpoint_name(name), parameter) for name, parameter in learner.named_parameters())
+    named = ((name_of_parameter(name), parameter) for name, parameter in learner.named_parameters())
     export_checkpoint(out, learner.config, named, str(model), max_shard_bytes=100_000)
     assert len(list(out.glob("model-*.safetensors"))) > 2
     assert_one_model(for_engines(str(out), tmp_path / "unused"), out, waveforms)

@@ -19,7 +19,7 @@ from data.types import ClipFeatures, Completion, Group, Prompt
 from learner.hf import load_model, load_tensors
 from learner.packing import Sequences, expand_audio, pack
 from learner.policy import MicroBatch, Policy
-from learner.released import checkpoint_name
+from learner.released import name_of_parameter
 from tests.integration.learner_ranks import (
     BETA,
     ENTROPY_COEFFICIENT,
@@ -316,10 +316,10 @@ def test_an_asynchronous_step_makes_the_gradient_and_the_weights_that_are_writte
         for name, parameter in policy.model.named_parameters():
             if gradients[name] is None:
                 continue
-            found = outcome.state[f"exp_avg/{checkpoint_name(name)}"] / 0.1
+            found = outcome.state[f"exp_avg/{name_of_parameter(name)}"] / 0.1
             assert (found - gradients[name]).abs().max() < 1e-4 * largest, name
             clear = gradients[name].abs() > 1e-3 * largest  # Adam's first step is the gradient's sign
-            stepped = outcome.state[f"master/{checkpoint_name(name)}"]
+            stepped = outcome.state[f"master/{name_of_parameter(name)}"]
             assert (stepped - parameter.detach())[clear].abs().sum() < 1e-6 * max(int(clear.sum()), 1), name
     assert_equal(outcomes[f"stale, {level}"], outcomes[f"stale, {level}, on two ranks"])
     unweighed = outcomes["whole"]
@@ -375,7 +375,7 @@ def assert_gradient(outcome: Outcome, policy: Policy) -> None:
     gradients = {name: one.grad for name, one in policy.model.named_parameters() if one.grad is not None}
     largest = max(gradient.abs().max() for gradient in gradients.values())
     for name, gradient in gradients.items():
-        found = outcome.state[f"exp_avg/{checkpoint_name(name)}"] / 0.1
+        found = outcome.state[f"exp_avg/{name_of_parameter(name)}"] / 0.1
         assert (found - gradient).abs().max() < 1e-4 * largest, name
 
 
@@ -508,7 +508,7 @@ def test_a_second_update_is_the_clipped_one_that_is_written_by_hand(
         optimizer.step()
     assert 0.1 < sum(clipped) / len(clipped) < 0.9
     alone, together = outcomes["several"], outcomes["several on two ranks"]
-    names = {name: checkpoint_name(name) for name, _ in policy.model.named_parameters()}
+    names = {name: name_of_parameter(name) for name, _ in policy.model.named_parameters()}
     by_hand_state = {
         names[name]: optimizer.state[parameter]["exp_avg"]
         for name, parameter in policy.model.named_parameters()
@@ -614,6 +614,13 @@ def test_a_group_without_variance_is_left_out_where_only_the_advantage_counts(
     tokens = idle.prompt.expanded_tokens + sum(len(completion.token_ids) - 1 for completion in idle.completions)
     assert packed.packed_tokens[0] - skipped.packed_tokens[0] == tokens
     assert_equal(packed, skipped)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_group_that_scored_alike_has_no_variance_whatever_it_is_compared_by(
+    outcomes: dict[str, Outcome], name: str
+) -> None:
+    assert outcomes[name].zero_variance_groups == [1]
 
 
 @pytest.mark.parametrize("where", QUIET)

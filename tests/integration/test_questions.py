@@ -343,7 +343,7 @@ async def test_a_run_that_asks_for_thinking_rewards_its_form(model: Path, nodes:
     completions = tuple(Completion((1,), text, (0.0,), (0,), "stop") for text in texts)
     example = Example("dog", None, "Which animal?", ("dog", "cat"), "dog")  # type: ignore[arg-type]
     group = Group(Prompt("0-0", example, (1,), Clip("", 1.0, 25), seed=0), completions)
-    async with workers(config, roles, str(model)) as (started, _, _):
+    async with workers(config, nodes, roles, str(model)) as (started, _, _):
         [reward] = started.rollout.rewards
         scored, *_ = await reward.score.remote(group)
     assert scored.rewards == {"accuracy": (1.0, 1.0), "format": (1.0, 0.0)}

@@ -13,8 +13,8 @@ import torch
 
 from cluster import demo
 from configs.schema import Config
-from learner import small_model
-from learner.gguf_language import load_language
+from learner.demo import small_model
+from learner.demo.gguf_language import load_language
 from learner.hf import load_model, load_tensors
 from learner.hf_files import load_processor
 from learner.sizes import EMBEDDINGS, HEAD, PROJECTOR, TOWER
@@ -44,7 +44,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     llama_file(path / "tiny.gguf", tiny_llama())
     places = ("--data", few_questions(path / "data"), "--features", path / "features", "--out", path / "warmed")
     chosen = ("--encoder", path / "whisper", "--language", path / "tiny.gguf", "--steps", "2")
-    command = [sys.executable, "-m", "learner.small_warm_up", *map(str, places + chosen)]
+    command = [sys.executable, "-m", "learner.demo.small_warm_up", *map(str, places + chosen)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"accuracy on {VALIDATION} validation questions" in done.stdout

@@ -138,7 +138,7 @@ def test_a_role_that_finds_no_place_ends_the_wait(full: None, nodes: list[Node],
     settings = config(model={"path": str(model)}, cluster={"wait_seconds": 1.0})
 
     async def start() -> None:
-        async with workers(settings, plan(settings, nodes), str(model)):
+        async with workers(settings, nodes, plan(settings, nodes), str(model)):
             raise AssertionError("the cluster is full")
 
     refused(start(), r"1 x audio \(0\.5 CPU.* have not been placed within cluster\.wait_seconds \(1 s\).*another run")

@@ -112,7 +112,7 @@ class Actors:
         self.training.clear()
         off_policy = dict.fromkeys(OFF_POLICY, 0.0)
         loss, made = self._learned()
-        result = UpdateResult(((0.0, 0.0),), loss, 0, 0, 0, 0, made, 1 - made, 0, 0, 0, 2, 2, {}, off_policy)
+        result = UpdateResult(((0.0, 0.0),), loss, 0, 0, 0, 0, made, not made, 0, 0, 0, 2, 2, {}, off_policy)
         return result, ["log-probs"]
 
     def _learned(self) -> tuple[float, int]:
@@ -203,6 +203,7 @@ class Launch:
         reporter.say = self.said.append  # type: ignore[method-assign]
         questions = Questions(train=self.train, validation=self.validation, test=self.test)
         actors: Any = self.actors
+        actors.config = self.config
         kind = SupervisedLoop if self.config.algorithm.name == "sft" else Controller
         return kind(self.config, self.run_directory, actors, actors, questions, reporter, Metrics("r"), state)
 

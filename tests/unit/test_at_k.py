@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.at_k import majority_at_k, pass_at_k, powers_of_two
+from cluster.evaluation.at_k import majority_at_k, pass_at_k, powers_of_two
 
 PREDICTIONS = st.lists(st.sampled_from("abcde"), min_size=1, max_size=9)
 

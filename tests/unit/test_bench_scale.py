@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from bench import scale
+from bench.timings_file import write_timings
+from cluster.forecast.simulation import simulate
+from cluster.forecast.timings import Timings
 from cluster.runs import load
-from cluster.simulation import simulate
-from cluster.timings import Timings, write_timings
 from tests.unit.test_timings import PROMPTS, short, write_run
 
 TIMINGS = Timings(

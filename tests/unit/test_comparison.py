@@ -11,10 +11,10 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from cluster import compare as command
-from cluster.comparison import compare, mcnemar
 from cluster.errors import UsageError
-from cluster.predictions import score_rows
-from cluster.scoring import Answered, score
+from cluster.evaluation.comparison import compare, mcnemar
+from cluster.evaluation.predictions import score_rows
+from cluster.evaluation.scoring import Answered, score
 from data.rows import Position
 from data.types import ClipSource, Example
 

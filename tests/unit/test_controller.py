@@ -221,6 +221,14 @@ def test_too_many_such_steps_in_a_row_end_the_run_with_the_way_on(tmp_path: Path
         asyncio.run(launch.controller().run())
 
 
+def test_a_step_that_makes_only_some_of_its_updates_is_told_of(launch: Launch) -> None:
+    launch.run()
+    assert not any("updates" in said for said in launch.said)
+    launch.change(algorithm={"updates_per_step": 3})
+    launch.run()
+    assert f"step {STEPS} ends after 1 of 3 updates: loss or gradient of the next was not finite" in launch.said
+
+
 def test_dynamic_sampling_draws_another_question_for_a_group_without_a_signal(launch: Launch) -> None:
     launch.change(algorithm={"dynamic_sampling": True})
     launch.actors.alike = 2

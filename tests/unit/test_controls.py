@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.controls import other_recordings
+from cluster.evaluation.controls import other_recordings
 
 
 @given(st.lists(st.sampled_from("abcdef"), min_size=2, max_size=30), st.integers(0, 5))

@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoProcessor, WhisperModel
 
-from data.tokenizer import train
-from learner import demo_model, whisper
+from learner.demo import tiny_model, whisper
+from learner.demo.vocabulary import train
 from learner.hf import load_model
 from learner.hf_files import ModelError, load_processor
 from tests.tiny_models import LANGUAGE, TEXTS, whisper_directory
@@ -119,8 +119,8 @@ def test_a_download_that_fails_names_the_variable_that_does_without(
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_weights(model: Path, tmp_path: Path) -> None:
     whisper_path = model.parent / "whisper"
-    demo_model.build(tmp_path / "again", TEXTS, seed=0, sizes=LANGUAGE, encoder=whisper_path)
-    demo_model.build(tmp_path / "other", TEXTS, seed=1, sizes=LANGUAGE, encoder=whisper_path)
+    tiny_model.build(tmp_path / "again", TEXTS, seed=0, sizes=LANGUAGE, encoder=whisper_path)
+    tiny_model.build(tmp_path / "other", TEXTS, seed=1, sizes=LANGUAGE, encoder=whisper_path)
     for file in sorted(model.iterdir()):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
     weights = "model.safetensors"

@@ -72,8 +72,8 @@ def test_a_change_elsewhere_leaves_the_name(code: Path) -> None:
 def test_the_model_is_named_by_what_trains_it_and_by_what_makes_its_questions() -> None:
     names = {file.relative_to(HOME).as_posix() for file in sources([demo.DATA_MAKER, demo.MODEL_MAKER])}
     learner = ("engine", "policy", "packing", "schedule", "hf", "hf_files", "feature_cache", "audio_tower", "attention")
-    learner += ("head", "sft", "warm_up", "whisper", "demo_model")
-    data = ("audio", "order", "formats", "parquet", "prompts", "tokenizer", "demo/build", "demo/labels")
+    learner += ("head", "sft", "demo/warm_up", "demo/vocabulary", "demo/whisper", "demo/tiny_model")
+    data = ("audio", "order", "formats", "parquet", "prompts", "demo/build", "demo/labels")
     assert names >= {f"learner/{name}.py" for name in learner} | {f"data/{name}.py" for name in data}
     assert "configs/schema.py" in names
 
@@ -81,7 +81,8 @@ def test_the_model_is_named_by_what_trains_it_and_by_what_makes_its_questions() 
 @pytest.mark.heavy
 def test_the_small_model_is_named_by_the_code_that_puts_it_together() -> None:
     names = {file.relative_to(HOME).as_posix() for file in sources([demo.MODEL_MAKERS["small"]])}
-    parts = ("small_warm_up", "small_model", "gguf_language", "pinned", "word_alignment", "whisper", "lora", "sft")
+    parts = [f"demo/{name}" for name in ("small_warm_up", "small_model", "gguf_language", "pinned", "word_alignment")]
+    parts += ["demo/whisper", "lora", "sft"]
     assert names >= {f"learner/{name}.py" for name in parts}
     assert demo.model_name(0, "small").startswith("small-")
 

@@ -11,8 +11,9 @@ import pytest
 
 from cluster.asking import Unusable
 from cluster.errors import UsageError
-from cluster.evaluation import QUESTIONS_AT_ONCE, ask_about_other_clips, ask_all
-from cluster.scoring import Answered
+from cluster.evaluation.evaluation import QUESTIONS_AT_ONCE, ask_about_other_clips, ask_all
+from cluster.evaluation.scoring import Answered
+from configs.schema import Config
 from data.types import Clip, ClipSource, Completion, Example, Group, Prompt, Sampling
 
 ABSENT = "absent.wav"
@@ -29,8 +30,9 @@ class Audio:
 class Asker:
     """Makes prompts without a tokenizer."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
         self.audio = Audio()
+        self.config = Config.model_validate({"run": {"seed": seed}, "model": {"path": ""}, "data": {"train": ""}})
 
     async def prompt(self, example: Example, group_id: str, epoch: int, silent: bool = False) -> Prompt | Unusable:
         clip = await self.audio.prepare(example.clip, silent)
@@ -62,9 +64,9 @@ def questions(*clips: str) -> list[Example]:
 
 
 def about_other_clips(examples: Sequence[Example], seed: int = 0) -> list[Answered]:
-    asker: Any = Asker()
+    asker: Any = Asker(seed)
     engines: Any = Engines()
-    return asyncio.run(ask_about_other_clips(asker, engines, examples, 2, 8, seed))
+    return asyncio.run(ask_about_other_clips(asker, engines, examples, 2))
 
 
 def test_each_question_is_asked_about_another_recording_and_counts_as_about_its_own() -> None:
@@ -107,5 +109,5 @@ def test_too_many_questions_about_one_recording_are_refused() -> None:
 def test_every_engine_is_kept_busy(engines: int) -> None:
     asker: Any = Asker()
     pool: Any = Engines(engines)
-    asyncio.run(ask_all(asker, pool, questions(*map(str, range(500))), 0, 8))
+    asyncio.run(ask_all(asker, pool, questions(*map(str, range(500))), 0))
     assert pool.most == QUESTIONS_AT_ONCE * engines

@@ -19,7 +19,7 @@ from data.remote import WHOLE
 from learner import export, lora
 from learner.hf import load_model, load_tensors
 from learner.hf_files import INDEX_FILE, ModelError
-from learner.released import checkpoint_name, load_config
+from learner.released import load_config, name_of_parameter
 from learner.sizes import TOWER, find_sizes
 from learner.weights import released_name, weights_of
 from tests.integration.models import other_model
@@ -90,7 +90,7 @@ def test_what_is_exported_and_read_again_is_the_same_bits(
         assert found[key].dtype == dtype
         assert torch.equal(found[key].view(torch.uint8), tensor.view(torch.uint8)), key
     loaded = Qwen2AudioForConditionalGeneration.from_pretrained(out, dtype=dtype)
-    again = {checkpoint_name(key): parameter for key, parameter in loaded.named_parameters()}
+    again = {name_of_parameter(key): parameter for key, parameter in loaded.named_parameters()}
     assert all(torch.equal(again[key], tensor) for key, tensor in expected.items())
     assert (out / INDEX_FILE).exists() == (shard_bytes == SHARD_BYTES)
     assert AutoTokenizer.from_pretrained(out).get_vocab() == AutoTokenizer.from_pretrained(model).get_vocab()

@@ -198,7 +198,7 @@ def test_a_directory_that_cannot_be_written_costs_the_clips_and_not_the_run(
 
 
 def test_temporary_files_of_killed_processes_are_removed_and_those_of_live_ones_stay(tmp_path: Path) -> None:
-    old, young = tmp_path / ".old.partial", tmp_path / ".young.partial"
+    old, young = tmp_path / ".old.1.part", tmp_path / ".young.2.part"
     for partial in (old, young):
         partial.write_bytes(b"half")
     an_hour_ago = time.time() - feature_store.ABANDONED_SECONDS - 10

@@ -13,11 +13,11 @@ import pytest
 
 from bench import models
 from cluster.errors import UsageError
-from cluster.estimate import step_time, store
-from cluster.fits import warnings
-from cluster.forecast import Forecast, forecast, free_at, lengths_of
-from cluster.forecast_report import report
-from cluster.hardware import KNOWN, Hardware, HardwareError, hardware
+from cluster.forecast.estimate import step_time, store
+from cluster.forecast.fits import warnings
+from cluster.forecast.forecast import Forecast, forecast, free_at, lengths_of
+from cluster.forecast.hardware import KNOWN, Hardware, HardwareError, hardware
+from cluster.forecast.report import report
 from cluster.launch import main
 from cluster.nodes import embedded_nodes
 from cluster.placement import Node, plan

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from learner.gguf_language import load_language
+from learner.demo.gguf_language import load_language
 from learner.hf_files import ModelError
 from tests import gguf_files
 from tests.gguf_files import Q4_1, Q8_0, llama_file, tiny_llama

@@ -16,7 +16,6 @@ from tests.golden.rebuild import HERE, PUBLISHED, SPECIAL, load
 CASES: list[dict[str, Any]] = json.loads((HERE / "prompts.json").read_text())
 RELEASED = (HERE / "chat_template.jinja").read_text()
 TEMPLATES = {
-    "built in": None,
     "released": RELEASED,
     "transformers": Qwen2AudioProcessor.default_chat_template.fget(None),  # type: ignore[attr-defined]
 }
@@ -44,7 +43,7 @@ def test_the_users_text_is_word_by_word_what_is_written_out(case: dict[str, Any]
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
 def test_a_prompt_has_the_token_ids_of_the_real_model(
-    tokenizer: Qwen2Tokenizer, case: dict[str, Any], template: str | None
+    tokenizer: Qwen2Tokenizer, case: dict[str, Any], template: str
 ) -> None:
     assert list(PromptEncoder(tokenizer, template, wording(case)).encode(example(case))) == case["ids"]
 

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from kubernetes_validate import ValidationError, validate
 
-from cluster.estimate import store
-from cluster.forecast import forecast, lengths_of
-from cluster.hardware import hardware
+from cluster.forecast.estimate import store
+from cluster.forecast.forecast import forecast, lengths_of
+from cluster.forecast.hardware import hardware
 from cluster.placement import plan
 from configs.schema import Config
 from learner.figure import total

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from learner.demo.pinned import Pinned, fetch
 from learner.hf_files import ModelError
-from learner.pinned import Pinned, fetch
 
 pytestmark = pytest.mark.heavy  # each test runs pip
 

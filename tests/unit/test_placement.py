@@ -85,7 +85,7 @@ def test_labels_say_which_nodes_are_the_learners_and_which_the_engines(monkeypat
 
 
 def test_labels_that_are_conditions_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'!small' is no label.* compared for equality"):
+    with pytest.raises(ValueError, match=r"cluster\.engine_labels: '!small' is no label.* compared for equality"):
         config(cluster={"engine_labels": {"kind": "!small"}})
 
 

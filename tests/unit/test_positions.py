@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.positions import Placed, place, position_figures
+from cluster.evaluation.positions import Placed, place, position_figures
 
 CHOICES = ("dog", "cat", "drum", "bell")
 

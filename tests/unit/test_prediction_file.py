@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster import prediction_file
+from cluster.evaluation import prediction_file
+from cluster.evaluation.predictions import score_rows
+from cluster.evaluation.scoring import Answered, score
 from cluster.outputs import write_json
-from cluster.predictions import score_rows
-from cluster.scoring import Answered, score
 from data.formats import Loaded, find_questions, load_examples
 from data.order import shuffle_choices
 from data.rows import Position

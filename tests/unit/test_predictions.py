@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import evaluate, prediction_file
+from cluster import evaluate
 from cluster.errors import UsageError
-from cluster.predictions import score_rows
+from cluster.evaluation import prediction_file
+from cluster.evaluation.predictions import score_rows
 from data.rows import Position
 from tests.unit.mmau_script import counted, is_right
 

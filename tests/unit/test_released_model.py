@@ -13,9 +13,9 @@ import torch
 from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
 from configs.load import load_config
-from learner.hf import expected_shapes
-from learner.released import checkpoint_name, parameter_name
+from learner.released import name_of_parameter, parameter_name
 from learner.sizes import RELEASED, RELEASED_IDS, find_sizes
+from tests.tiny_models import expected_shapes
 
 PUBLISHED_PARAMETERS = 8_397_094_912
 """Of Qwen2-Audio-7B-Instruct, as the hub counts them in its safetensors."""
@@ -71,7 +71,7 @@ def released_config() -> Qwen2AudioConfig:
 def test_transformers_class_has_the_described_tensors_under_our_names_and_no_other() -> None:
     with torch.device("meta"):
         model = Qwen2AudioForConditionalGeneration(released_config())
-    ours = {checkpoint_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    ours = {name_of_parameter(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
     assert ours == dict(described())
     assert {parameter_name(name) for name in ours} == {name for name, _ in model.named_parameters()}
     assert model.lm_head.weight is not model.get_input_embeddings().weight

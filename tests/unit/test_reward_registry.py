@@ -134,8 +134,8 @@ JUDGE = {"model": "m", "base_url": "http://localhost:1/v1"}
     ("use", "args", "message"),
     [
         ("format", {"tempate": "think"}, "'tempate'"),
-        ("format", {"template": "thnk"}, "args.template is 'thnk'; use one of answer, think"),
-        ("well_formed", {"template": "thnk"}, "args.template is 'thnk'"),
+        ("format", {"form": "thnk"}, "args.form is 'thnk'; use one of answer, think"),
+        ("well_formed", {"form": "thnk"}, "args.form is 'thnk'"),
         ("length", {}, "missing a required argument: 'target_words'"),
         ("length", {"target_words": 10, "slope_words": 0}, "give at least 0 and at least 1"),
         ("length", {"target_words": "ten", "slope_words": 1}, "rewards: 'length': '<' not supported"),
@@ -197,15 +197,15 @@ def test_a_configuration_whose_rewards_can_be_used_passes_and_leaves_no_process(
 
 
 @pytest.mark.parametrize(
-    ("prompt", "args", "template"),
-    [("think", {}, "think"), ("answer", {}, "answer"), ("think", {"template": "answer"}, "answer")],
+    ("prompt", "args", "form"),
+    [("think", {}, "think"), ("answer", {}, "answer"), ("think", {"form": "answer"}, "answer")],
 )
 @pytest.mark.parametrize("use", ["format", "well_formed"])
 def test_the_format_rewards_follow_the_prompt_unless_their_args_say_otherwise(
-    use: str, prompt: str, args: dict[str, str], template: str
+    use: str, prompt: str, args: dict[str, str], form: str
 ) -> None:
     [term] = terms_of([Reward(use=use, args=args)], prompt)
-    assert term.args == {"template": template}
+    assert term.args == {"form": form}
 
 
 def test_a_term_is_called_by_its_name_or_else_by_its_function() -> None:

@@ -129,13 +129,13 @@ def test_the_gold_choice_in_tags_always_earns_both_rewards(answer: str, other: s
     ],
 )
 def test_the_think_form_wants_thoughts_and_then_the_answer(completion: str, expected: float) -> None:
-    assert format_reward([completion], example(), template="think") == [expected]
+    assert format_reward([completion], example(), form="think") == [expected]
     assert think_format([completion], example()) == [expected]
 
 
 def test_an_unknown_form_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"args.template is 'thnk'; use one of answer, think"):
-        format_reward(["x"], example(), template="thnk")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"args.form is 'thnk'; use one of answer, think"):
+        format_reward(["x"], example(), form="thnk")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_well_formed_completion_has_each_tag_once_with_text_in_it(
     completion: str, answer_form: float, think_form: float
 ) -> None:
     assert well_formed([completion], example()) == [answer_form]
-    assert well_formed([completion], example(), template="think") == [think_form]
+    assert well_formed([completion], example(), form="think") == [think_form]
 
 
 def test_a_long_completion_without_an_end_is_found_malformed_at_once() -> None:

@@ -15,10 +15,11 @@ import pytest
 
 from cluster import run_lock
 from cluster.checkpoints import CheckpointError
-from cluster.run_directory import RunDirectory, RunError, model_directory
+from cluster.run_directory import RunDirectory, RunError
 from cluster.run_lock import HOLDER, RunInUse
 from cluster.run_storage import UrlStorage
 from data.remote import WHOLE, Remote, copied, written
+from learner.hf_files import model_directory
 from tests.unit.test_run_directory import FACTS, config, newest, write_checkpoint
 
 
@@ -43,6 +44,19 @@ def save(run: RunDirectory, step: int, keep: int = 9, **facts: Any) -> None:
 def log_shard(run: RunDirectory, step: int) -> None:
     with written(run.place("rollouts")) as folder:
         (folder / f"step_{step:06d}.parquet").write_text(str(step))
+
+
+def test_files_that_a_killed_process_has_left_half_are_gone_on_a_resume(tmp_path: Path) -> None:
+    run = RunDirectory.create(config(str(tmp_path)), fresh=False)
+    save(run, 1)
+    run.close()
+    left = [run.path / name for name in (".metrics.jsonl.12.part", "rollouts/.step_000002.parquet.12.part")]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+    again, _ = RunDirectory.resume(config(str(tmp_path)))
+    assert not any(path.exists() for path in left)
+    again.close()
 
 
 def test_a_resume_finds_what_the_run_has_written_up_to_its_checkpoint(runs: str) -> None:

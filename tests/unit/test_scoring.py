@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from cluster.scoring import Answered, score, without_rows
+from cluster.evaluation.scoring import Answered, score, without_rows
 from cluster.tables import accuracy_rows, evaluation_table, sampled_rows
 from data.types import ClipSource, Example
 

@@ -20,14 +20,14 @@ from actors.report import EngineReport
 from bench.control import LAYOUT, Remote, Simulated
 from cluster import saving
 from cluster.controller import Controller
+from cluster.forecast.simulated_engine import SimulatedEngine, SimulatedGroup
+from cluster.forecast.simulation import Setting, simulate
+from cluster.forecast.timings import Timings
 from cluster.metrics import Metrics
 from cluster.progress import Reporter
 from cluster.questions import Questions
 from cluster.rollout_pool import RolloutPool
 from cluster.run_directory import RunDirectory
-from cluster.simulated_engine import SimulatedEngine, SimulatedGroup
-from cluster.simulation import Setting, simulate
-from cluster.timings import Timings
 from cluster.transports import Buckets
 from configs.schema import Config
 from data.types import Clip, ClipSource, Example, GroupSummary, Prompt

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.simulated_engine import SimulatedEngine, SimulatedGroup
-from cluster.simulation import Outcome, Setting, SettingError, simulate
-from cluster.splits import least_seconds
-from cluster.timings import Timings
+from cluster.forecast.simulated_engine import SimulatedEngine, SimulatedGroup
+from cluster.forecast.simulation import Outcome, Setting, SettingError, simulate
+from cluster.forecast.splits import least_seconds
+from cluster.forecast.timings import Timings
 
 BASELINES = Path(__file__).resolve().parents[2] / "bench" / "baselines"
 HAND: dict[str, Any] = {"name": "by hand", "step_seconds": 1, "prompt_seconds": 2, "load_seconds": 0.5}

@@ -10,11 +10,10 @@ from subprocess import run
 import pytest
 from transformers import Qwen2AudioConfig
 
-from learner.hf import expected_shapes
 from learner.released import load_config
 from learner.sizes import LANGUAGE_DEFAULTS, TOWER_DEFAULTS, SizesError, find_sizes, sizes_of
 from tests.integration.models import other_model
-from tests.tiny_models import model_directory
+from tests.tiny_models import expected_shapes, model_directory
 
 
 @pytest.mark.heavy
@@ -67,6 +66,6 @@ def test_a_config_that_gives_no_sizes_is_named(tmp_path: Path, text: str, named:
 
 @pytest.mark.heavy
 def test_a_forecast_imports_neither_torch_nor_transformers() -> None:
-    script = "import cluster.forecast_report, sys; print({'torch', 'transformers', 'ray', 'vllm'} & {*sys.modules})"
+    script = "import cluster.forecast.report, sys; print({'torch', 'transformers', 'ray', 'vllm'} & {*sys.modules})"
     done = run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -10,7 +10,7 @@ from transformers import WhisperModel
 
 from data.prompts import PromptEncoder
 from data.types import ClipSource, Example
-from learner import small_model
+from learner.demo import small_model
 from learner.hf import load_model
 from learner.hf_files import load_processor
 from learner.released import check_model

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.forecast import Forecast, forecast, lengths_of
-from cluster.hardware import hardware
+from cluster.forecast.forecast import Forecast, forecast, lengths_of
+from cluster.forecast.hardware import hardware
+from cluster.forecast.recommendation import case_of, forecast_timings, recommendation, setting_of, with_split
+from cluster.forecast.simulation import Setting, simulate
+from cluster.forecast.splits import Case, best_splits, least_seconds, splits
+from cluster.forecast.timings import Timings
 from cluster.launch import main
 from cluster.placement import Node, Role, plan
-from cluster.recommendation import case_of, forecast_timings, recommendation, setting_of, with_split
-from cluster.simulation import Setting, simulate
-from cluster.splits import Case, best_splits, least_seconds, splits
-from cluster.timings import Timings
 from configs.load import load_config
 from learner.sizes import find_sizes
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cluster import study
+from cluster.evaluation.scoring import Answered, score
 from cluster.run_directory import RunDirectory
-from cluster.scoring import Answered, score
 from configs.schema import Config
 from data.types import ClipSource, Example
 

@@ -118,7 +118,7 @@ def test_a_control_service_that_answers_is_asked_on_and_one_that_does_not_ends_t
     assert len(asked) == 4
 
 
-def test_more_losses_than_allowed_within_an_hour_end_the_run_with_what_is_known_of_them() -> None:
+async def test_more_losses_than_allowed_within_an_hour_end_the_run_with_what_is_known_of_them() -> None:
     now = [0.0]
     losses = Losses(most=3, clock=lambda: now[0])
     for name in ("engine-0", "engine-1", "engine-1"):
@@ -126,12 +126,16 @@ def test_more_losses_than_allowed_within_an_hour_end_the_run_with_what_is_known_
     now[0] = HOUR_SECONDS + 1
     for _ in range(3):
         losses.note("engine-0", "node-b", "it died")
+    bounded = asyncio.create_task(losses.bounded())
+    await asyncio.sleep(0)
+    assert not bounded.done()
+    losses.note("reward actor 0", None, "it hangs")
     with pytest.raises(
         TooManyLost,
         match=r"4 actors were lost .*hour \(3\): 3 x engine-0, 1 x reward actor 0; 3 on node-b, 1 on an unknown node\. "
         r"The last: it hangs\. .*--resume",
     ):
-        losses.note("reward actor 0", None, "it hangs")
+        await bounded
 
 
 def test_a_node_is_unlucky_for_an_hour() -> None:

@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from actors.limits import GATHER_SECONDS
 from actors.log import SCHEMA
-from cluster.calibration import GATHER_SECONDS, CalibrationError, timings_of
-from cluster.timings import MEASURED, Timings, TimingsError, read_timings, write_timings
+from bench.calibration import MEASURED, CalibrationError, timings_of
+from bench.timings_file import TimingsError, read_timings, write_timings
+from cluster.forecast.timings import Timings
 
 STEP, SEQUENCE, REQUEST, PROMPT, SCORE = 0.004, 0.0003, 0.006, 0.011, 0.0008
 TOKEN, UPDATE, LOAD, PUBLISH, WAIT, CONTROL = 7e-5, 0.012, 0.03, 0.01, 0.013, 0.002

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ SHA256 = hashlib.sha256(tone()).hexdigest()
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AURICLE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(app, "REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(app, "prepare", lambda: None)  # which imports for seconds what most tests do not ask for
     made = write_run(tmp_path)
     write_shard(made, 4, [group(99, 4, question=HOSTILE, choices=[HOSTILE, "cat"], answer=HOSTILE)])
     return made
@@ -201,3 +203,19 @@ def test_a_directory_whose_configuration_is_no_runs_hides_no_run(
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert told.count("late is not shown") == 1
+
+
+def test_a_run_that_is_deleted_leaves_the_others_shown(run: Path) -> None:
+    gone = write_run(run.parent, "gone")
+    with TestClient(create(Library([str(run.parent)])), base_url="http://127.0.0.1") as client:
+        assert [one["name"] for one in ask(client, "runs")] == ["gone", "run"]
+        shutil.rmtree(gone)
+        assert [one["name"] for one in ask(client, "runs")] == ["run"]
+        deadline = time.monotonic() + READ_SECONDS
+        while client.get("/api/curves", params={"run": "gone", "key": "kl"}).status_code != 404:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        write_run(run.parent, "late")
+        while "late" not in [one["name"] for one in ask(client, "runs")]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)

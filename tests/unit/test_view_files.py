@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,20 @@ def test_a_run_that_begins_later_comes_in_under_a_name_of_its_own(tmp_path: Path
     assert {name: run.path.parent.name for name, run in library.runs.items()} == {"run": "a", "b/run": "b"}
     assert library.runs["run"] is before
     assert before.path == first
+
+
+def test_a_run_that_is_deleted_goes_and_one_that_takes_its_place_is_another(tmp_path: Path) -> None:
+    gone, stays = write_run(tmp_path), write_run(tmp_path, "other")
+    library = Library([str(tmp_path)])
+    before = dict(library.runs)
+    shutil.rmtree(gone)
+    library.refresh()
+    assert [run.path for run in library.runs.values()] == [stays]
+    write_run(tmp_path)
+    library.refresh()
+    assert library.runs["other"] is before["other"]
+    assert library.runs["run"].path == gone
+    assert library.runs["run"] is not before["run"]
 
 
 def test_a_run_is_written_while_a_process_holds_it_or_one_of_another_machine_has_just_taken_a_step(

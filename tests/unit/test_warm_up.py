@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from learner import small_warm_up, warm_up
 from learner.address import free_address
+from learner.demo import small_warm_up, warm_up
 from learner.engine import leaving_ranks
 from learner.hf_files import ModelError
 

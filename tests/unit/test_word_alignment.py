@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.word_alignment import Named, align
+from learner.demo.word_alignment import Named, align
 
 pytestmark = pytest.mark.heavy  # each test fits a projector
 

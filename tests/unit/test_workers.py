@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 
-from cluster.workers import RolloutLog
+from cluster import workers
+from cluster.supervision import TooManyLost
+from cluster.workers import RolloutLog, Workers
 from configs.schema import Config
 from data.types import LoggedStep
 from data.whole_file import WriteError
@@ -70,3 +74,31 @@ async def test_a_shard_that_could_not_be_written_is_told_to_all_who_ask() -> Non
     for asks in (one.written, one.written, lambda: one.write("", "", step(2))):
         with pytest.raises(WriteError, match="no room"):
             await asks()
+
+
+async def test_losses_end_the_watch_once_there_are_more_than_a_run_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dead:
+        def __init__(self) -> None:
+            self.beat = self
+
+        async def remote(self) -> int:
+            raise RayActorError
+
+    config = Config.model_validate(
+        {"model": {"path": ""}, "data": {"train": ""}, "cluster": {"max_losses_per_hour": 2}}
+    )
+    killed: list[Any] = []
+    monkeypatch.setattr(workers, "watch_control", asyncio.Event().wait)
+    monkeypatch.setattr(workers.ray, "kill", lambda actor, no_restart: killed.append(actor))
+    started = Workers(config, [], "", 0, (), set(), print, None)
+    actors = [Dead() for _ in range(3)]
+    started.audio = SimpleNamespace(actors=actors[:2])  # type: ignore[assignment]
+    started.rollout = SimpleNamespace(actors={}, rewards=actors[2:])  # type: ignore[assignment]
+    started.log = started.learner = SimpleNamespace(actors=[])  # type: ignore[assignment]
+    with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.timeout(10):
+            await started.watch()
+    [error] = raised.value.exceptions
+    assert isinstance(error, TooManyLost)
+    assert "1 x audio actor 0, 1 x audio actor 1, 1 x reward actor 0" in str(error)
+    assert killed == actors

@@ -1,7 +1,7 @@
 """What a run will take, before anything is started: memory, disk and time.
 
 All of it is computed from a config.json, the configuration and assumed hardware: nothing is loaded or asked.
-`cluster.forecast_report` tells it with its arithmetic, `cluster.fits` what does not fit.
+`cluster.forecast.report` tells it with its arithmetic, `cluster.forecast.fits` what does not fit.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import UsageError
-from cluster.estimate import EngineMemory, StepTime, engine_memory, step_time, store
-from cluster.hardware import Hardware
+from cluster.forecast.estimate import EngineMemory, StepTime, engine_memory, step_time, store
+from cluster.forecast.hardware import Hardware
 from cluster.placement import Role
 from configs.schema import Config
 from learner.figure import total

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from cluster.simulation import Outcome, Setting, simulate
-from cluster.timings import Timings
+from cluster.forecast.simulation import Outcome, Setting, simulate
+from cluster.forecast.timings import Timings
 
 TRIES = 5
 """Splits that are simulated."""

@@ -27,11 +27,11 @@ import numpy as np
 import yaml
 from scipy.optimize import nnls
 
-from cluster.timings import MEASURED, Timings
+from actors.limits import GATHER_SECONDS
+from cluster.forecast.timings import Timings
 from data.step_files import shard_name
 
-GATHER_SECONDS = 0.01
-"""What `actors.engine` waits for others after a first request."""
+MEASURED = "measured"
 WARM_UP_STEPS = 2
 LEAST_STEPS = 10
 MOST_GROUPS = 1000

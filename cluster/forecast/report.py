@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from cluster import bill
-from cluster.estimate import disk, store
-from cluster.fits import warnings
-from cluster.forecast import Forecast, forecast, free_at, gb, lengths_of
-from cluster.hardware import hardware
+from cluster.forecast import bill
+from cluster.forecast.estimate import disk, store
+from cluster.forecast.fits import warnings
+from cluster.forecast.forecast import Forecast, forecast, free_at, gb, lengths_of
+from cluster.forecast.hardware import hardware
+from cluster.forecast.recommendation import recommendation
 from cluster.placement import Role
-from cluster.recommendation import recommendation
-from cluster.run_directory import model_directory
 from configs.schema import Config
 from data.remote import is_url
 from learner.figure import Figure, total
+from learner.hf_files import model_directory
 from learner.memory import checkpoint_memory
 from learner.sizes import find_sizes
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.errors import UsageError
-from cluster.scoring import Answered
+from cluster.evaluation.scoring import Answered
 from data.formats import BadRow, Questions
 from data.rows import Position, RowError, read_json_rows
 

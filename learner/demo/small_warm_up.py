@@ -1,14 +1,13 @@
-"""`python -m learner.small_warm_up`: where the preset `small` starts, pretrained parts that know of each other.
+"""`python -m learner.demo.small_warm_up`: where the preset `small` starts, pretrained parts that know of each other.
 
 Whisper base's encoder and SmolLM2 are put together. Then the projector is fitted to the words that name the training
-clips, both ends frozen and the language model not even run (`learner.word_alignment`). Last, low-rank adapters teach
-the language model what such positions in a prompt are, and how to answer, sometimes after a thought; they are merged.
-All of it is learned from the demo's training questions; some of validation tell of progress.
+clips, both ends frozen and the language model not even run (`learner.demo.word_alignment`). Last, low-rank adapters
+teach the language model what such positions in a prompt are, and how to answer, sometimes after a thought; they are
+merged. All of it is learned from the demo's training questions; some of validation tell of progress.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,14 +20,15 @@ from transformers import PreTrainedTokenizerBase, Qwen2AudioForConditionalGenera
 
 from configs.schema import Learner, Lora, Model
 from data.formats import load_examples
+from data.ordered import cpus
 from data.prompts import PromptEncoder
 from data.types import Example, Lesson
+from learner.demo.small_model import build
+from learner.demo.warm_up import alone, fine_tuned, lessons_of, parser, write
+from learner.demo.word_alignment import Named, align
 from learner.hf_files import load_processor
 from learner.lora import add_adapters
 from learner.sft import features_of
-from learner.small_model import build
-from learner.warm_up import alone, fine_tuned, lessons_of, parser, write
-from learner.word_alignment import Named, align
 
 STEPS = 80
 BATCH_SIZE = 16
@@ -42,7 +42,7 @@ THOUGHTFUL = 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    arguments = parser("learner.small_warm_up", __doc__, STEPS)
+    arguments = parser("learner.demo.small_warm_up", __doc__, STEPS)
     arguments.add_argument("--encoder", type=Path, help="Whisper directory or model.bin in place of Whisper base")
     arguments.add_argument("--language", type=Path, help="GGUF file in place of SmolLM2-135M-Instruct")
     options = arguments.parse_args(argv)
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         build(parts, options.seed, options.encoder, options.language)
         lessons = lessons_of(parts, [*train, *held], options.features, console)
         learned = some_thoughtful(parts, lessons[: len(train)])
-        with alone(parts, options.seed, threads=os.cpu_count() or 1) as model:
+        with alone(parts, options.seed, threads=cpus()) as model:
             console.print("fitting the projector to the words that name the clips")
             show_words(model, load_processor(str(parts)).tokenizer, learned)
             adapted = Model(path=str(parts), audio_tower="frozen", projector="frozen", lora=LORA)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import UsageError
-from cluster.groups import by_group, recording_of
-from cluster.statistics import estimated
+from cluster.evaluation.groups import by_group, recording_of
+from cluster.evaluation.statistics import estimated
 
 MEASURES = {
     "accuracy": ("correct",),

@@ -151,7 +151,7 @@ def _known(name: str) -> dict[str, Any]:
 def _measured() -> dict[str, Any]:
     import torch
 
-    from cluster.rates import copy_gigabytes_per_second, matmul_gflops
+    from cluster.forecast.rates import copy_gigabytes_per_second, matmul_gflops
 
     copied = copy_gigabytes_per_second()
     return {

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from reprlib import repr
 from typing import Any
 
-from cluster.groups import by_group, recording_of
-from cluster.prediction_file import KEYS
-from cluster.statistics import estimated
+from cluster.evaluation.groups import by_group, recording_of
+from cluster.evaluation.prediction_file import KEYS
+from cluster.evaluation.statistics import estimated
 from data.rows import Position, RowError
 from rewards.mmau import mmau_correct
 
@@ -41,7 +41,7 @@ def score_rows(rows: Iterable[tuple[Position, object]]) -> dict[str, Any]:
     over the rows with a prediction, as MMAU's own script has it. A row whose id stands above already counts again.
 
     Args:
-        rows: as `cluster.prediction_file.read` gives them.
+        rows: as `cluster.evaluation.prediction_file.read` gives them.
     """
     scored = [_score(position, value) for position, value in rows]
     ids = Counter(str(one.row["id"]) for one in scored if one.row.get("id") is not None)

@@ -1,4 +1,4 @@
-"""One engine of `cluster.simulation`: vLLM behind its queue, as far as time goes. Pure: the caller has the clock.
+"""One engine of a simulation: vLLM behind its queue, as far as time goes. Pure: the caller has the clock.
 
 It computes the prompts of what waits, decodes what runs until a completion ends or something comes, and loads weights
 between the two. All running sequences are decoded together, a token each in a step; the steps of a stretch in which
@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from math import inf
 from typing import Literal
 
-from cluster.timings import Timings
+from cluster.forecast.timings import Timings
 
 State = Literal["idle", "prompts", "decoding", "loading"]
 STATES: tuple[State, ...] = ("idle", "prompts", "decoding", "loading")

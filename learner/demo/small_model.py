@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import AddedToken, PreTrainedTokenizerFast, Qwen2AudioConfig
 
-from learner import whisper
-from learner.demo_model import CHAT_TEMPLATE, model_config, write_model
-from learner.gguf_language import Language, load_language
-from learner.pinned import Pinned, fetch
+from learner.demo import whisper
+from learner.demo.gguf_language import Language, load_language
+from learner.demo.pinned import Pinned, fetch
+from learner.demo.tiny_model import CHAT_TEMPLATE, model_config, write_model
 from learner.sizes import HEAD, PROJECTOR, TOWER
 
 SMOLLM2 = Pinned(

@@ -20,6 +20,8 @@ MOST_DRAWS = 4_000_000
 def estimated(columns: Mapping[str, Sequence[float]], clusters: Sequence[str]) -> dict[str, Any]:
     """The mean of each column as `NAME`, and its 95% interval as `NAME_interval`; both None where there is no value.
 
+    The intervals are percentiles of a bootstrap that resamples whole clusters with replacement.
+
     Args:
         columns: by name, one value a question, for example 1.0 where the answer was right, or a paired difference.
         clusters: the recording that each question is about.
@@ -33,17 +35,6 @@ def estimated(columns: Mapping[str, Sequence[float]], clusters: Sequence[str]) -
         for name, mean, (low, high) in zip(columns, values.mean(0), bounds, strict=True)
         for key, value in ((name, float(mean)), (f"{name}_interval", [float(low), float(high)]))
     }
-
-
-def cluster_bootstrap(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float]:
-    """95% percentile interval of the mean of `values`, resampling whole clusters with replacement.
-
-    Args:
-        values: one a question, at least one.
-        clusters: the recording that each question is about.
-    """
-    [(low, high)] = _intervals(np.asarray(values, float)[:, None], clusters)
-    return float(low), float(high)
 
 
 def _intervals(values: NDArray[np.float64], clusters: Sequence[str]) -> NDArray[np.float64]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from cluster.asking import EVALUATION, Asker, Unusable
-from cluster.controls import other_recordings
 from cluster.errors import UsageError
+from cluster.evaluation.controls import other_recordings
+from cluster.evaluation.scoring import Answered
 from cluster.rollout_pool import RolloutPool
-from cluster.scoring import Answered
 from data.types import Clip, Example, Sampling
 
 QUESTIONS_AT_ONCE = 64
@@ -22,7 +22,6 @@ async def ask_all(
     pool: RolloutPool,
     examples: Sequence[Example],
     samples: int,
-    max_tokens: int,
     silent: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Answered]:
@@ -33,11 +32,11 @@ async def ask_all(
         pool: the engines.
         examples: the questions.
         samples: completions at temperature 1 beside the greedy one; 0 for none.
-        max_tokens: longest completion.
         silent: ask about silence instead of the clips.
         advance: called once a question is done.
     """
     places = asyncio.Semaphore(QUESTIONS_AT_ONCE * max(len(pool.actors), 1))
+    most = asker.config.rollout.max_completion_tokens
 
     async def ask(number: int, example: Example) -> Answered:
         async with places:
@@ -45,7 +44,7 @@ async def ask_all(
             if isinstance(prompt, Unusable):
                 advance()
                 return Answered(example, str(example.clip), None, (), prompt.reason)
-            wanted = [Sampling(1, 0.0, max_tokens)] + ([Sampling(samples, 1.0, max_tokens)] if samples else [])
+            wanted = [Sampling(1, 0.0, most)] + ([Sampling(samples, 1.0, most)] if samples else [])
             groups = await asyncio.gather(*(pool.sample(prompt, sampling) for sampling in wanted))
             advance()
             drawn = tuple(completion.text for group in groups[1:] for completion in group.completions)
@@ -59,8 +58,6 @@ async def ask_about_other_clips(
     pool: RolloutPool,
     examples: Sequence[Example],
     samples: int,
-    max_tokens: int,
-    seed: int,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Answered]:
     """The answers where each question is asked with the clip of another one, about another recording.
@@ -81,13 +78,13 @@ async def ask_about_other_clips(
     own = await asyncio.gather(*(recording(example) for example in examples))
     usable = [number for number, sha256 in enumerate(own) if sha256 is not None]
     try:
-        givers = other_recordings([str(own[number]) for number in usable], seed)
+        givers = other_recordings([str(own[number]) for number in usable], asker.config.run.seed)
     except ValueError as error:
         raise UsageError(f"--shuffled: {error}; ask about more recordings") from error
     asked = list(examples)
     for number, giver in zip(usable, givers, strict=True):
         asked[number] = replace(examples[number], clip=examples[usable[giver]].clip)
-    answers = await ask_all(asker, pool, asked, samples, max_tokens, advance=advance)
+    answers = await ask_all(asker, pool, asked, samples, advance=advance)
     return [
         replace(answer, recording=sha256, heard="" if answer.greedy is None else answer.recording) if sha256 else answer
         for answer, sha256 in zip(answers, own, strict=True)

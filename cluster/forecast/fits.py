@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.estimate import disk, store
-from cluster.forecast import GIGABYTE, Forecast, gb
+from cluster.forecast.estimate import disk, store
+from cluster.forecast.forecast import GIGABYTE, Forecast, gb
 from configs.load import merged
 from configs.schema import Config
 from learner.figure import total

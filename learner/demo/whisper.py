@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner import ct2_file
+from learner.demo import ct2_file
+from learner.demo.pinned import Pinned, fetch
 from learner.hf_files import ModelError, read_json, resolve, stored_tensors
-from learner.pinned import Pinned, fetch
 
 ENCODER_VARIABLE = "AURICLE_WHISPER"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from actors.limits import BATCHED_TOKENS
-from cluster.hardware import Hardware
+from cluster.forecast.hardware import Hardware
 from configs.schema import Config
 from learner.figure import Figure, figure, total
 from learner.memory import BYTES, Parts, checkpoint_parts

@@ -1,4 +1,4 @@
-"""`python -m learner.warm_up`: the demo's warm start, a small model that hears a little and answers in the format.
+"""`python -m learner.demo.warm_up`: the demo's warm start, a small model that hears a little and answers in the format.
 
 Builds the untrained demo model, encodes every clip once with its frozen tower, and fine-tunes projector and language
 model on the training questions for a fixed number of steps. GRPO then has something to sharpen, and room to.
@@ -7,7 +7,6 @@ model on the training questions for a fixed number of steps. GRPO then has somet
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -29,10 +28,11 @@ from data.audio import read_clip
 from data.command import command
 from data.formats import load_examples
 from data.order import DataOrder
+from data.ordered import cpus
 from data.prompts import PromptEncoder, render_question
 from data.types import Clip, ClipFeatures, Example, Lesson, Prompt
 from learner.address import free_address
-from learner.demo_model import build
+from learner.demo.tiny_model import build
 from learner.engine import Engine, join_ranks, leaving_ranks
 from learner.feature_cache import FrozenTower
 from learner.hf import export_checkpoint, load_model, load_tower
@@ -61,7 +61,7 @@ REPORTS = 4
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    options = parser("learner.warm_up", __doc__, STEPS).parse_args(argv)
+    options = parser("learner.demo.warm_up", __doc__, STEPS).parse_args(argv)
     console = Console(highlight=False)
     train = load_examples(str(options.data / "train.parquet")).examples
     validation = load_examples(str(options.data / "validation.parquet")).examples
@@ -172,7 +172,7 @@ def lessons_of(model: Path, examples: Sequence[Example], features: Path, console
     processor = load_processor(str(model))
     encoder = PromptEncoder(processor.tokenizer, processor.chat_template, "answer")
     chunks = [examples[start : start + 64] for start in range(0, len(examples), 64)]
-    workers = os.cpu_count() or 1
+    workers = cpus()
     lessons = []
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_encoder, (str(model), str(features))) as pool:
         encoded = track(pool.map(_encode, chunks), "encoding clips", len(chunks), console=console, transient=True)

@@ -1,27 +1,19 @@
-"""What engines, the learner and all between them take, as `cluster.simulation` needs it: from a run, a forecast or a
-file.
+"""What engines, the learner and all between them take, as a simulation needs it.
 
-A file is JSON with the keys of `Timings`. `cluster.calibration` makes them from runs, `cluster.splits` from a forecast.
+`cluster.forecast.recommendation` makes it from a forecast, `bench.calibration` from runs.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from configs.schema import Section
 
-MEASURED = "measured"
 CONTROL_SECONDS = 0.002
 """Of the control loop for a group, where it was not measured: about what the demo's takes
 (bench/baselines/scale_timings.json), most of it Ray's calls, which `bench.control` leaves out."""
-
-
-class TimingsError(ValueError):
-    """Timings that cannot be made out; the message names the file or the field, and the mend."""
 
 
 class Timings(Section):
@@ -116,27 +108,3 @@ class Timings(Section):
         """
         network = self.weights_bytes / (self.network_gigabytes_per_second * 1e9)
         return max(network - self.publish_seconds, 0.0) if machine else 0.0
-
-
-def read_timings(file: Path) -> Timings:
-    """The timings of a file.
-
-    Raises:
-        TimingsError: it cannot be read, is not JSON, or has other keys or values.
-    """
-    try:
-        return Timings.model_validate_json(file.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise TimingsError(f"{file} cannot be read as timings: {error}") from error
-    except ValidationError as error:
-        problems = (f"{'.'.join(map(str, one['loc']))} {one['msg'].lower()}".strip() for one in error.errors())
-        raise TimingsError(
-            f"{file} holds no timings: {'; '.join(problems)}. Give a file that `bench.scale --save` wrote"
-        ) from error
-
-
-def write_timings(timings: Timings, file: Path) -> None:
-    """Write a file that `read_timings` reads; a line for the groups, and one for each other field."""
-    values = timings.model_dump(mode="json")
-    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items()]
-    file.write_text("{\n" + ",\n".join(lines) + "\n}\n")

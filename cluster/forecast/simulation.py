@@ -2,12 +2,12 @@
 time. Pure and deterministic: the same setting and seed give the same outcome.
 
 Real are the admission of groups (`cluster.admission`) and their layout on ranks (`learner.packing`). Simulated are the
-engines (`cluster.simulated_engine`), a learner whose step takes what `Timings` say, the weights' way to the engines,
-and queues for clips, the control loop and rewards. A group goes to the engine with the least outstanding work. Nothing
-fails, and there are neither checkpoints nor evaluations.
+engines (`simulated_engine`), a learner whose step takes what `Timings` say, the weights' way to the engines, and queues
+for clips, the control loop and rewards. A group goes to the engine with the least outstanding work. Nothing fails, and
+there are neither checkpoints nor evaluations.
 
 Where engines and ranks share cores, everything that goes on is slowed alike as soon as more threads work than there are
-cores (`cluster.simulated_clock`).
+cores (`simulated_clock`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from random import Random
 from statistics import fmean
 
 from cluster.admission import Admission
-from cluster.simulated_clock import Clock, Line, Server, Spent
-from cluster.simulated_engine import STATES, SimulatedEngine, SimulatedGroup
-from cluster.timings import Timings
+from cluster.forecast.simulated_clock import Clock, Line, Server, Spent
+from cluster.forecast.simulated_engine import STATES, SimulatedEngine, SimulatedGroup
+from cluster.forecast.timings import Timings
 from learner.packing import plan_micro_batches
 
 LEARNER_STATES = ("idle", "stepping", "publishing")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from cluster.at_k import majority_at_k, pass_at_k, powers_of_two
-from cluster.groups import by_group
-from cluster.positions import place, position_figures
-from cluster.statistics import estimated
+from cluster.evaluation.at_k import majority_at_k, pass_at_k, powers_of_two
+from cluster.evaluation.groups import by_group
+from cluster.evaluation.positions import place, position_figures
+from cluster.evaluation.statistics import estimated
+from configs.schema import Form
 from data.types import Example
 from rewards.answers import extract_answer, is_correct, normalise
 from rewards.format import format_reward
@@ -101,16 +102,14 @@ class Answered:
         return row | ({"heard": self.heard} if self.heard else {})
 
 
-def score(
-    answers: Sequence[Answered], template: Literal["answer", "think"] = "answer", bad_rows: int = 0
-) -> dict[str, Any]:
+def score(answers: Sequence[Answered], form: Form = "answer", bad_rows: int = 0) -> dict[str, Any]:
     """The figures of an evaluation, those of its groups and the rows included.
 
     A figure that is a share of nothing is None. Questions without an answer have rows and no part in accuracies.
 
     Args:
         answers: of every question that the file holds; those whose example has no answer count in no accuracy.
-        template: the form that the prompt asked for.
+        form: the form that the prompt asked for.
         bad_rows: rows of the file that are no questions. They count as wrong, in all and in no group, since nobody
             can tell theirs.
     """
@@ -128,7 +127,7 @@ def score(
         "recordings": len({answer.recording for answer in answers}),
         "samples": max((len(answer.sampled) for answer in answers), default=0),
         **_accuracies(worth, bad_rows),
-        "format_rate": _mean([value for answer in answers for value in _formatted(answer, template)]),
+        "format_rate": _mean([value for answer in answers for value in _formatted(answer, form)]),
         "in_choices": _mean([answer.in_choices for answer in answers]),
         "unusable": dict(Counter(answer.problem for answer in answers if answer.problem)),
         "positions": position_figures([one for one in places if one is not None]),
@@ -173,10 +172,10 @@ def _worth(answer: Answered, ks: Sequence[int]) -> dict[str, float]:
     return worth | {f"majority@{k}": answer.majority_at(k) for k in ks}
 
 
-def _formatted(answer: Answered, template: Literal["answer", "think"]) -> list[float]:
+def _formatted(answer: Answered, form: Form) -> list[float]:
     """1.0 for each completion in the form that the prompt asked for."""
     texts = [text for text in (answer.greedy, *answer.sampled) if text is not None]
-    return [value or 0.0 for value in format_reward(texts, answer.example, template=template)]
+    return [value or 0.0 for value in format_reward(texts, answer.example, form=form)]
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from cluster.forecast import GIGABYTE, Forecast, forecast
+from cluster.forecast.forecast import GIGABYTE, Forecast, forecast
+from cluster.forecast.simulation import Setting, simulate
+from cluster.forecast.splits import TRIES, Case, Split, best_splits
+from cluster.forecast.timings import CONTROL_SECONDS, Timings
 from cluster.placement import Role
-from cluster.simulation import Setting, simulate
-from cluster.splits import TRIES, Case, Split, best_splits
-from cluster.timings import CONTROL_SECONDS, Timings
 from learner.figure import total
 from learner.memory import BYTES
 

@@ -1,4 +1,4 @@
-"""Time in `cluster.simulation`: what happens when, who waits for whom, and what the time was spent on. Pure."""
+"""Time in a simulation: what happens when, who waits for whom, and what the time was spent on. Pure."""
 
 from __future__ import annotations
 

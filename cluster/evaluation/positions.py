@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.statistics import estimated
+from cluster.evaluation.statistics import estimated
 from rewards.answers import normalise
 
 

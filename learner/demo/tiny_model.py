@@ -26,10 +26,9 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from data import tokenizer as vocabulary
-from learner import whisper
+from learner.demo import vocabulary, whisper
 from learner.hf import export_checkpoint
-from learner.released import checkpoint_name
+from learner.released import name_of_parameter
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
 """Never part of a decoded completion."""
@@ -94,7 +93,7 @@ def build(
 ) -> None:
     """Write an untrained model to `out`, with a vocabulary for `questions`; the same arguments give the same bytes.
 
-    `encoder` names a Whisper directory, hub id or `model.bin`; default Whisper tiny.en (see `learner.whisper`).
+    `encoder` names a Whisper directory, hub id or `model.bin`; default Whisper tiny.en (see `learner.demo.whisper`).
     """
     if sizes.hidden_size % sizes.num_attention_heads or sizes.num_attention_heads % sizes.num_key_value_heads:
         raise ValueError(f"{sizes}: heads must divide the hidden size, and key-value heads the heads")
@@ -153,7 +152,7 @@ def _tensors(config: Qwen2AudioConfig, encoder: dict[str, Tensor], seed: int) ->
         torch.manual_seed(seed)
         model = Qwen2AudioForConditionalGeneration(config)
     model.model.audio_tower.load_state_dict(encoder)
-    return {checkpoint_name(name): parameter.detach() for name, parameter in model.named_parameters()}
+    return {name_of_parameter(name): parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def write_model(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 sys.modules["triton"] = None  # type: ignore[assignment]
-"""Nothing of it is used on CPUs. Left alone, what imports vLLM loads it, and it prints at the end of each process that it
-has leaked what `tests.conftest` keeps from being looked for."""
+"""Nothing of it is used on CPUs. What imports vLLM would load it, and at the end of each process it prints that it has
+leaked what `tests.conftest` keeps from being looked for."""
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,8 @@ class Pipeline:
 
     async def compare(self, steps: int, tokens: int) -> dict[str, Any]:
         """The same work with each bound; the synchronous half of it before, half of it after the other."""
-        session = workers(self.config, plan(self.config, self.nodes), self.config.model.path, meanwhile=runs.join)
+        config, nodes = self.config, self.nodes
+        session = workers(config, nodes, plan(config, nodes), config.model.path, meanwhile=runs.join)
         async with session as (self.workers, self.asker, _):
             self.pin()
             await self.run(0, WARM_UP_STEPS, tokens)

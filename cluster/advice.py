@@ -54,7 +54,8 @@ def alike(config: Config, lines: Sequence[Line]) -> str | None:
         mend += "algorithm.name=sft and go on from there with run.init_from"
     else:
         mend = "raise rollout.temperature or algorithm.group_size"
-    costs = "are sampled in vain" if dynamic else "teach nothing"
+    by_kl = config.algorithm.kl_in == "reward" and config.algorithm.beta > 0
+    costs = "are sampled in vain" if dynamic else "teach by their KL alone" if by_kl else "teach nothing"
     mend += "" if dynamic else "; algorithm.dynamic_sampling=true samples others in place"
     return _told(f"{share:.0%} of the groups score alike and {costs}", mend)
 

@@ -44,7 +44,7 @@ class RolloutPool:
             without it the loss of an engine is only told to who waits for it.
         say: tells the user of a lost engine.
         end: ends the process of one of that name that was lost, in case it only hangs.
-        count: notes the name of one that was lost, and why; raises where that was one too many.
+        count: notes the name of one that was lost, and why.
     """
 
     def __init__(

@@ -78,10 +78,10 @@ class DiskStorage:
         """Take the run, and have in `path` what is there of it; raises RunInUse."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
-        for left in self.path.glob("*/.*.tmp"):  # of a process that was killed, as the next
+        for left in self.path.glob("*/.*.tmp"):  # checkpoints of a process that was killed
             shutil.rmtree(left)
-        for left in self.path.rglob(".*.part"):
-            left.unlink()
+        for left in self.path.rglob(".*.part"):  # and files, which another may just be about to finish
+            left.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let the next process have the run."""

@@ -73,11 +73,11 @@ class Losses:
         self._exceeded = asyncio.Event()
         self._told = ""
 
-    async def bounded(self) -> None:
-        """Wait until more is lost than there may be.
+    async def too_many(self) -> None:
+        """Wait for one loss more than there may be within an hour.
 
         Raises:
-            TooManyLost: it was; tells whom, where and why.
+            TooManyLost: there it is; tells who was lost, where and why.
         """
         await self._exceeded.wait()
         raise TooManyLost(self._told)

@@ -259,7 +259,7 @@ class Workers:
         needed = _named("learner rank", self.learner.actors)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch_control())
-            tasks.create_task(self._losses.bounded())
+            tasks.create_task(self._losses.too_many())
             # an engine has answered before it is among these
             tasks.create_task(Watch(seconds, seconds, lambda: self.rollout.actors, self._replace).keep())
             tasks.create_task(Watch(seconds, start, lambda: again, self._start_again).keep())

@@ -26,5 +26,5 @@ class DataError(ValueError):
 
 
 def last_line(error: BaseException) -> str:
-    """What an error says at its end: Ray's begin with the traceback of another process."""
+    """What an error says at the end of its text, before which there may be the traceback of another process."""
     return (str(error).strip() or repr(error)).splitlines()[-1]

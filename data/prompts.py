@@ -65,8 +65,8 @@ _SHOWN: dict[str, Callable[[Sequence[str]], str]] = {
 class PromptEncoder:
     """Encodes examples with a fast tokenizer of Qwen2-Audio's kind, of any vocabulary.
 
-    `chat_template` is a Jinja template. Raises `ValueError` when the template does not
-    render one audio placeholder and one question, or the tokenizer lacks a special token that the template uses.
+    `chat_template` is a Jinja template. Raises `ValueError` when it does not render one audio placeholder and one
+    question, or the tokenizer lacks a special token that it uses.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str, prompt: Prompt | str) -> None:

@@ -43,7 +43,7 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_unconfigure() -> None:
-    """Look at the end for the garbage of triton, where it is loaded: it prints all that it takes for leaked."""
+    """Undo the freeze where triton is loaded: when a process ends, it reports as leaked what was never looked at."""
     if sys.modules.get("triton") is not None:
         gc.unfreeze()
 

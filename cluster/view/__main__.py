@@ -2,7 +2,7 @@
 
 Serves a page on loopback: curves, the groups with their recordings and completions, evaluations, and what the engines
 do. Reads the files of the runs alone, so it may be started, stopped and started again at any time; runs that begin
-later in a directory that it was given come in by themselves.
+later in a directory that it was given come in by themselves, and those that are deleted go.
 """
 
 from __future__ import annotations

@@ -16,8 +16,7 @@ import scipy.fft
 from scipy.cluster.hierarchy import DisjointSet
 from transformers.audio_utils import mel_filter_bank
 
-from data.audio import SAMPLE_RATE
-from data.demo.recordings import MAX_SECONDS, Recording, Waveform
+from data.demo.recordings import MAX_SECONDS, SAMPLE_RATE, Recording, Waveform
 from data.ordered import cpus, ordered
 
 Matrix = npt.NDArray[np.float32]

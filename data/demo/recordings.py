@@ -18,7 +18,6 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from data.audio import SAMPLE_RATE
 from data.demo import labels
 from data.demo.archives import read_cat, read_deb, read_rcc, read_sf3
 from data.demo.packages import PACKAGES
@@ -26,6 +25,7 @@ from data.ordered import cpus, ordered
 
 Waveform = npt.NDArray[np.float32]
 
+SAMPLE_RATE = 16_000
 MAX_SECONDS = 4.0
 MIN_SECONDS = 0.1
 SILENCE_DB = -50.0

@@ -56,6 +56,21 @@ def test_groups_that_score_alike_are_named_with_what_their_accuracy_suggests(acc
     assert "algorithm.dynamic_sampling=true" in advice
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "costs"),
+    [
+        ({"kl_in": "reward", "beta": 0.1}, "teach by their KL alone"),
+        ({"kl_in": "reward", "beta": 0.0}, "teach nothing"),
+        ({"kl_in": "loss", "beta": 0.1}, "teach nothing"),
+    ],
+)
+def test_groups_that_score_alike_are_compared_by_their_kl_where_it_is_in_the_reward(
+    algorithm: dict[str, Any], costs: str
+) -> None:
+    (advice,) = told(config(algorithm=algorithm), *[line(zero_variance_groups=9)] * AFTER_STEPS)
+    assert f"90% of the groups score alike and {costs}" in advice
+
+
 @pytest.mark.parametrize(("dropped", "share"), [(90, "90%"), (30, None)])
 def test_with_dynamic_sampling_the_groups_that_it_drops_count(dropped: int, share: str | None) -> None:
     settings = config(algorithm={"dynamic_sampling": True})

@@ -78,6 +78,12 @@ def test_the_model_is_named_by_what_trains_it_and_by_what_makes_its_questions() 
     assert "configs/schema.py" in names
 
 
+def test_no_key_of_the_configuration_has_the_questions_made_anew() -> None:
+    names = {file.relative_to(HOME).as_posix() for file in sources([demo.DATA_MAKER])}
+    assert {"data/demo/build.py", "data/demo/questions.py", "data/demo/packages.py"} <= names
+    assert not any(name.startswith("configs/") for name in names)
+
+
 @pytest.mark.heavy
 def test_the_small_model_is_named_by_the_code_that_puts_it_together() -> None:
     names = {file.relative_to(HOME).as_posix() for file in sources([demo.MODEL_MAKERS["small"]])}

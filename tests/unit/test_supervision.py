@@ -126,16 +126,16 @@ async def test_more_losses_than_allowed_within_an_hour_end_the_run_with_what_is_
     now[0] = HOUR_SECONDS + 1
     for _ in range(3):
         losses.note("engine-0", "node-b", "it died")
-    bounded = asyncio.create_task(losses.bounded())
+    too_many = asyncio.create_task(losses.too_many())
     await asyncio.sleep(0)
-    assert not bounded.done()
+    assert not too_many.done()
     losses.note("reward actor 0", None, "it hangs")
     with pytest.raises(
         TooManyLost,
         match=r"4 actors were lost .*hour \(3\): 3 x engine-0, 1 x reward actor 0; 3 on node-b, 1 on an unknown node\. "
         r"The last: it hangs\. .*--resume",
     ):
-        await bounded
+        await too_many
 
 
 def test_a_node_is_unlucky_for_an_hour() -> None:

@@ -91,13 +91,15 @@ function list () {
 
 async function poll () {
   try {
+    const before = runs.map(run => run.name)
     const changed = learn(await get('runs'))
+    const gone = before.some(name => !changed.has(name))
     if (status.dataset.polled === 'true') settle()
-    if ([...changed.values()].some(parts => parts.length > 0)) list()
+    if (gone || [...changed.values()].some(parts => parts.length > 0)) list()
     const looked = new Set([...chosenRuns().map(run => run.name), here().parameters.run])
     const watched = shown.handle.watches ?? []
     if (shown.page === null) navigate()
-    else if ([...changed].some(([name, parts]) => looked.has(name) && parts.some(part => watched.includes(part)))) await shown.handle.update()
+    else if (gone || [...changed].some(([name, parts]) => looked.has(name) && parts.some(part => watched.includes(part)))) await shown.handle.update()
   } catch (error) {
     fail(error, true)
   }

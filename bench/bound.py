@@ -8,6 +8,7 @@ what the packed forward computes, every prompt once and every completion token o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from bench.parity import GroupMaker
 from configs.schema import Config
 from data.types import Example
 from learner.hf import load_model
-from learner.policy import Policy
+from learner.policy import MicroBatch, Policy
 
 COMPUTED = ("sample", "reference", "forward", "backward")
 MOVED = ("optimizer", "sync")
@@ -39,8 +40,12 @@ def work(config: Config, examples: Sequence[Example], completion_tokens: int) ->
     parts = parts_of(groups, policy.audio_token_id)
     losses: list[Tensor] = []
     forward = backward = 0.0
+
+    def loss_of(batch: MicroBatch) -> None:
+        losses.append(policy(batch)[0].sum())
+
     for batch, _ in lay_out(parts, config.learner.micro_batch_tokens):
-        forward += counted(lambda batch=batch: losses.append(policy(batch)[0].sum()))
+        forward += counted(partial(loss_of, batch))
         backward += counted(losses.pop().backward)
     trained = sum(p.numel() * p.element_size() for p in policy.parameters() if p.requires_grad)
     return {

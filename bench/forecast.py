@@ -173,9 +173,9 @@ def _allocated(config: Config, rank: int, rendezvous: str) -> dict[str, float]:
     found: dict[str, float] = {}
     step = learner.engine.step
 
-    def stop(rate: float) -> float:
+    def stop(learning_rate: float) -> float:
         found["held"] = live_bytes(trained)
-        return step(rate)
+        return step(learning_rate)
 
     learner.update(groups, features_of, 0)
     learner.engine.step = stop  # type: ignore[method-assign]
@@ -208,7 +208,7 @@ def allocated_peak(work: Callable[[], object], trained: int) -> float:
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
-    events: Any = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events: Any = profiler.profiler.kineto_results.events()
     now = most = 0.0
     for event in sorted((one for one in events if one.name() == "[memory]"), key=lambda one: one.start_ns()):
         size = event.nbytes()

@@ -96,7 +96,7 @@ def update_figures(model: str, tower: str, repetitions: int) -> dict[str, float]
         work = [bare_work(bare, batch) for batch, _ in batches]
         phases: list[dict[str, float]] = []
 
-        def update(groups: Sequence[Group] = groups, phases: list = phases) -> None:
+        def update(groups: Sequence[Group] = groups, phases: list[dict[str, float]] = phases) -> None:
             result = learner.update(groups, features_of, learner.updates)
             phases.append(result.seconds)
 

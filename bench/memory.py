@@ -111,7 +111,7 @@ def sampled(number: int, options: argparse.Namespace) -> torch.Tensor:
     return torch.randint(models.VOCABULARY, options.vocabulary, (GROUP_SIZE, COMPLETION_TOKENS), generator=generator)
 
 
-SIDES = {
+SIDES: dict[str, tuple[str, Callable[..., dict[str, float]]]] = {
     "reference": ("reference method", reference_update),
     # a group is larger than one token, and is taken whole
     "learner": ("Auricle's learner, one group at a time", partial(learner_update, micro_batch_tokens=1)),

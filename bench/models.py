@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -83,7 +84,8 @@ def build(
         texts = [PROMPTS["answer"]["text"].format(question=q, choices=list(c)) for q, c in questions(1000)]
         tiny_model.build(small, texts, seed, language, ear)  # the seed of weights only
         config = load_config(str(small))
-        config.text_config.vocab_size = vocabulary
+        text: Any = config.text_config
+        text.vocab_size = vocabulary
         export_checkpoint(directory, config, _with_rows(load_tensors(str(small)), vocabulary), str(small))
     return directory
 

@@ -38,7 +38,8 @@ def gradient_difference(config: Config, reference_path: str, examples: Sequence[
         inputs = method.inputs(example)
         completions = method.sample(inputs)
         groups.append(maker.group(example, completions))
-        method.backward(inputs, completions, groups[-1].total, share=1 / len(examples))
+        rewards = [reward for reward in groups[-1].total if reward is not None]
+        method.backward(inputs, completions, rewards, share=1 / len(examples))
     expected = _gradients(method.policy.named_parameters())
     found = learner_gradients(config, reference_path, groups)
     if found.keys() != expected.keys():

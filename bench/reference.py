@@ -89,8 +89,9 @@ class Reference:
 
     def sample(self, inputs: Inputs) -> Tensor:
         """Completions of the group at temperature 1, (G, C)."""
+        policy: Any = self.policy
         with torch.inference_mode():
-            sequences = self.policy.generate(
+            sequences: Tensor = policy.generate(
                 input_ids=inputs.token_ids,
                 attention_mask=torch.ones_like(inputs.token_ids),
                 input_features=inputs.mel,

@@ -87,7 +87,8 @@ async def measure(model: str, repetitions: int) -> dict[str, float]:
     """Start two actors and a bare vLLM, and let them take turns."""
     configs = {path: configured(model, path) for path in PATHS}
     os.environ.update(environment(configs["embeddings"]))
-    make, spent, same = Questions(model), {}, []
+    make, same = Questions(model), []
+    spent: dict[tuple[str, str], list[float]] = {}
     with connected(configs["embeddings"].cluster, lambda _: None) as nodes:
         async with AsyncExitStack() as stack:
             bare, actors = {}, {}

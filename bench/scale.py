@@ -158,7 +158,8 @@ def check(timings: Timings, runs: Mapping[tuple[int, int], Run], cores: float) -
         lines = run.metrics[run.metrics["step"] > WARM_UP_STEPS]
         outcome = simulate(timings, setting_of_run(run, cores))
         seconds = float(whole[lines.index].mean())  # phases, and what is between two steps
-        ages = {int(key.removeprefix("staleness.")): lines[key].sum() for key in lines if key.startswith("staleness.")}
+        columns = [key for key in map(str, lines) if key.startswith("staleness.")]
+        ages = {int(key.removeprefix("staleness.")): lines[key].sum() for key in columns}
         name = f"{engines}_{staleness}"
         figures |= {
             f"step_seconds_{name}": seconds,

@@ -151,7 +151,7 @@ def _step_seconds(run: Run) -> float:
 
 def show(figures: dict[str, Any], seeds: Sequence[int], reporter: Reporter) -> dict[str, bool]:
     """Print the table; gives what is promised, and whether the figures bear it out."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for measure in MEASURES:
         for seed in seeds:
             before, after = (figures[f"{measure}_{staleness}_seed{seed}"] for staleness in (0, STALENESS))

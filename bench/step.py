@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -183,15 +184,18 @@ def alternate(
     method = Reference(config.model.path, config.model.path, GROUP_SIZE, COMPLETION_TOKENS, BETA, LEARNING_RATE)
     ours: list[tuple[float, dict[str, Any]]] = []
     theirs: list[float] = []
+
+    def step_of_theirs(asked: Sequence[Example]) -> None:
+        theirs.append(timed(lambda: method.step(asked, drawn)))
+
     reporter.say("starting Auricle's actors")
     with started(config, nodes, examples, reporter) as auricle:
         method.step(auricle.next_examples()[:1], drawn)
         auricle.step()
         for repetition in range(repetitions):
-            asked = auricle.next_examples()
-            sides = [
+            sides: list[Callable[[], None]] = [
                 lambda: ours.append(auricle.step()),
-                lambda asked=asked: theirs.append(timed(lambda: method.step(asked, drawn))),
+                partial(step_of_theirs, auricle.next_examples()),
             ]
             for side in sides if repetition % 2 == 0 else sides[::-1]:
                 time.sleep(PAUSE_SECONDS)
@@ -261,11 +265,11 @@ def show(figures: dict[str, Any], reporter: Reporter) -> None:
     spent = {key.removeprefix("seconds_"): value for key, value in figures.items() if key.startswith("seconds_")}
     least = bound.seconds(figures)
     spent["all"], least["all"] = figures["auricle_step_seconds"], sum(least.values())
-    rows = [
+    phases = [
         (name, f"{value:.2f}", f"{value / spent['all']:.0%}", f"{least[name]:.2f}" if name in least else "")
         for name, value in spent.items()
     ]
-    reporter.table("a step of Auricle", rows, ("phase", "seconds", "share", "at least"))
+    reporter.table("a step of Auricle", phases, ("phase", "seconds", "share", "at least"))
     reporter.say(
         f"ratio {figures['ratio']:.2f} (best {figures['ratio_best']:.2f}); gradients differ by at most "
         f"{figures['gradient_difference']:.1e} ({figures['gradient_difference_in']}), log-probs by "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     VLLM_NO_USAGE_STATS="1",
 )
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background; what the tests start is to hear Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("auricle", deadline=None, derandomize=True)
 settings.register_profile("light", settings.get_profile("auricle"), max_examples=20)

@@ -368,11 +368,11 @@ def _adapted(names: Iterable[str], model: Model) -> list[str]:
     lora = model.lora
     if lora is None:
         return []
+    of_language, of_tower = lora.language_targets, lora.tower_targets
     found = []
     for name in names:
         *parents, layer, kind = name.split(".")
-        targets = lora.tower_targets if name.startswith(TOWER) else lora.language_targets
-        if kind == "weight" and "layers" in parents and layer in targets:
+        if kind == "weight" and "layers" in parents and layer in (of_tower if name.startswith(TOWER) else of_language):
             found.append(name)
     return found
 

@@ -32,7 +32,10 @@ from data.command import command
 from data.remote import is_url
 
 if TYPE_CHECKING:
-    from cluster.placement import Role
+    from cluster.metrics import Metrics
+    from cluster.placement import Node, Role
+    from cluster.questions import Questions
+    from cluster.targets import Targets
 
 EXAMPLES = """examples:
   python -m cluster.launch --config tiny                         the demo (`make train` prepares its data and model)
@@ -194,7 +197,7 @@ def train(
             return finish(start.run, asyncio.run(work), reporter)
 
 
-def samples_of(questions: Any, model: str) -> list[str]:
+def samples_of(questions: Questions, model: str) -> list[str]:
     """What every node has to read: the first clip of each split that is here, and the model, unless it is a hub id."""
     clips = [
         next((example.clip.path for example in split if os.path.exists(example.clip.path)), None)
@@ -204,7 +207,7 @@ def samples_of(questions: Any, model: str) -> list[str]:
 
 
 @contextmanager
-def serving(config: Config, reporter: Reporter) -> Iterator[Any]:
+def serving(config: Config, reporter: Reporter) -> Iterator[Metrics]:
     """The run's metrics, served for the length of the block where `metrics.port` says so."""
     from cluster.metrics import Metrics
 
@@ -248,12 +251,12 @@ async def _train(
     config: Config,
     start: Start,
     initial: str,
-    nodes: Any,
-    roles: Any,
-    questions: Any,
+    nodes: Sequence[Node],
+    roles: Sequence[Role],
+    questions: Questions,
     reporter: Reporter,
-    metrics: Any,
-    targets: Any,
+    metrics: Metrics,
+    targets: Targets,
     profile: bool,
 ) -> dict[str, Any]:
     from cluster.controller import Controller

@@ -26,7 +26,7 @@ GAUGES = {
     "learning_rate": ("auricle_learning_rate", "Learning rate of the step"),
     "updates": ("auricle_updates", "Optimizer updates of the step; 0 where no group had anything to learn from"),
     "completion_tokens_mean": ("auricle_completion_tokens", "Mean length of the step's completions in tokens"),
-    "truncated": ("auricle_completions_truncated", "Completions of the step that were cut at their longest length"),
+    "truncated": ("auricle_completions_truncated", "Completions of the step that ended at the token limit"),
     "zero_variance_groups": ("auricle_zero_variance_groups", "Groups of the step whose completions scored alike"),
     "logprob_difference_max": (
         "auricle_logprob_difference_max_nats",
@@ -74,7 +74,7 @@ COUNTERS = {
 
 BEST_REWARD = (
     "auricle_reward_best_mean",
-    f"Largest mean reward of {REWARD_STEPS} steps on end since the launch",
+    f"Largest mean reward of {REWARD_STEPS} steps in a row since the launch",
 )
 """Name and help of the gauge that a fall of the reward is held against."""
 

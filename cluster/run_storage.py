@@ -197,8 +197,11 @@ class UrlStorage:
         self._remote.write(f"{name}/{WHOLE}", _mark(files).encode())
 
     def set_aside(self, name: str) -> str:
-        self._remote.remove(f"{name}/{WHOLE}")
-        return self.place(name)
+        self._remote.remove(f"{name}/{WHOLE}")  # from now on it counts no more
+        aside = f"{name}.broken"
+        self._remote.remove(aside)
+        Remote(self.place(name)).move(self.place(aside))
+        return self.place(aside)
 
     def _own_files(self) -> dict[str, tuple[int, int]]:
         found = {}

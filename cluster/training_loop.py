@@ -53,7 +53,7 @@ class NothingToTrain(ValueError):
 
 
 class NotFinite(ValueError):
-    """Loss or gradient of several steps on end was NaN or infinite."""
+    """Loss or gradient of several steps in a row was NaN or infinite."""
 
     def __init__(self, steps: int, last: str) -> None:
         super().__init__(

@@ -274,7 +274,7 @@ class Rollout(Section):
     temperature: PositiveFloat = 1.0
     """Sampling temperature; the learner's log-prob is of logits / temperature."""
     max_completion_tokens: PositiveInt = 256
-    """Longest completion; longer ones are cut with finish reason `length`."""
+    """Longest completion; longer ones are truncated, with finish reason `length`."""
     ignore_stop: bool = False
     """Sample every completion to `max_completion_tokens`, for benchmarks that compare equal work."""
     max_model_tokens: PositiveInt = 2048
@@ -610,7 +610,7 @@ class Cluster(Section):
     wait_seconds: PositiveFloat = 600.0
     """Longest wait for the nodes of a joined cluster, and for a place for each kind of actor."""
     actor_timeout_seconds: PositiveFloat = 600.0
-    """An actor that has not started, prepared a clip, scored a group or written a shard by then is an error."""
+    """An actor that has not started, prepared a clip or written a shard of the rollout log by then is an error."""
     beat_timeout_seconds: PositiveFloat = 60.0
     """An actor that has not said for so long that it is there counts as dead: an engine is replaced, an audio or reward
     actor and the rollout log are started again, and without a learner rank the run ends."""

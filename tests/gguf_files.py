@@ -13,7 +13,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM
 
 UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
-F32, F16, Q4_1, Q8_0 = 0, 1, 3, 8
+F32, Q4_1, Q8_0 = 0, 3, 8
 BLOCK = 32
 ALIGNMENT = 32
 
@@ -149,8 +149,6 @@ def _padded(content: bytes) -> bytes:
 def _encoded(values: np.ndarray, kind: int) -> bytes:
     if kind == F32:
         return values.astype("<f4").tobytes()
-    if kind == F16:
-        return values.astype("<f2").tobytes()
     blocks = values.astype(np.float32).reshape(-1, BLOCK)
     return b"".join(_q8_0(block) if kind == Q8_0 else _q4_1(block) for block in blocks)
 

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen2AudioConfig,
@@ -85,3 +86,10 @@ def expected_shapes(config: Qwen2AudioConfig) -> dict[str, torch.Size]:
     with torch.device("meta"):
         model = Qwen2AudioForConditionalGeneration(copy.deepcopy(config))
     return {name_of_parameter(name): parameter.shape for name, parameter in model.named_parameters()}
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module) -> Tensor:
+    """What a model makes of the same tokens each time, (1, T, vocabulary)."""
+    found: Tensor = model.eval()(input_ids=torch.arange(10, 60)[None]).logits
+    return found

@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=float,
         default=35.0,
         metavar="SECONDS",
-        help="least time between two, where the run has recovered by then (default 35: about 45 on average)",
+        help="least time between two, where the run has recovered by then (default 35: about 53 on average)",
     )
     arguments.add_argument("--of-each", type=int, default=4, metavar="N", help="least of each kind (default 4)")
     arguments.add_argument("--seed", type=int, default=0, help="of their order, and of whom they befall")

@@ -36,5 +36,5 @@ def test_an_interrupted_run_ends_with_status_130_and_leaves_no_process(
         assert len(started.left()) > 5
         os.killpg(started.process.pid, number)
         assert started.wait(END_SECONDS) == 130, started.output
-        until(lambda: not started.left(), f"the end of every process: {started.left()}", GONE_SECONDS)
+        until(lambda: not started.left(), "the end of every process", GONE_SECONDS)
         assert "Traceback" not in started.output

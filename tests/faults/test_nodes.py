@@ -90,7 +90,7 @@ def test_a_new_node_is_put_to_work_and_a_lost_one_loses_no_group(
         started.wait_for(lambda: engines(2, lost=1), "a step with the engine that had no place", JOIN_SECONDS)
         assert not any("engine-2" in line for line in started.lines), started.output
         os.kill(started.process.pid, signal.SIGTERM)
-        started.wait(END_SECONDS)
+        assert started.wait(END_SECONDS) == 130, started.output
 
     assert any("has joined, and gets engine-1" in line for line in started.lines), started.output
     assert any("engine-1 is lost, and another takes its place" in line for line in started.lines), started.output

@@ -10,6 +10,7 @@ import pytest
 from cluster.nodes import connected
 from cluster.placement import Node
 from configs.schema import Cluster
+from tests.integration.asynchronous import Runs, take
 from tests.integration.models import hearing_model
 from tests.integration.recordings import Questions, write_questions
 from tests.integration.runs import Finished, run_on_flawed_data
@@ -38,3 +39,11 @@ def nodes() -> Iterator[list[Node]]:
 def recorded(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Questions) -> Finished:
     """A run on recordings that has ended, with everything that it wrote."""
     return run_on_flawed_data(tmp_path_factory.mktemp("recorded"), model, questions)
+
+
+@pytest.fixture(scope="session")
+def asynchronous(
+    tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Questions, nodes: list[Node]
+) -> Runs:
+    """Runs of two engines that sample while the learner trains."""
+    return take(tmp_path_factory.mktemp("asynchronous"), model, questions, nodes)

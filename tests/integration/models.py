@@ -18,7 +18,11 @@ above 90% of the vocabulary's."""
 
 def hearing_model(path: Path, seed: int = 0) -> Path:
     """A checkpoint in `path`/model; another seed gives another policy with the same sizes and vocabulary."""
-    model = tiny_models.model_directory(path)
+    return shaken(tiny_models.model_directory(path), seed)
+
+
+def shaken(model: Path, seed: int = 0) -> Path:
+    """The checkpoint, with noise on all of its weights."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {
         name: tensor if "embed_positions" in name else tensor + NOISE * torch.randn(tensor.shape, generator=generator)

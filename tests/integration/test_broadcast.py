@@ -97,7 +97,7 @@ def test_every_engine_gets_the_same_from_one_broadcast_and_is_the_learners_polic
 
 
 @pytest.mark.long
-def test_an_engine_that_is_late_is_named_and_replaced_and_the_others_go_on(
+def test_an_engine_that_is_late_is_replaced_by_one_that_is_in_the_next_broadcast_and_the_others_go_on(
     session: Live, questions: Questions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pool = session.workers.rollout
@@ -111,12 +111,6 @@ def test_an_engine_that_is_late_is_named_and_replaced_and_the_others_go_on(
     assert ranks(session) == [1]
     assert agree(session, questions, epoch=3)
 
-
-@pytest.mark.long
-def test_an_engine_that_joins_gets_what_the_learner_has_and_is_in_the_next_broadcast(
-    session: Live, questions: Questions
-) -> None:
-    pool = session.workers.rollout
     wait_for_all(session)
     assert pool.reports["engine-0"].version == session.version
     sampled = session.sample(session.prompts(examples(questions), epoch=4))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Qwen2AudioForConditionalGeneration
 
@@ -23,8 +23,7 @@ from learner.hf import export_checkpoint, load_model, load_tensors
 from learner.hf_files import INDEX_FILE, load_processor
 from learner.released import ENGINE_OVERRIDES, for_engines, load_config, name_of_parameter
 from learner.sizes import HEAD
-from tests.integration.models import other_model
-from tests.tiny_models import model_directory
+from tests.integration.models import hearing_model, other_model, shaken
 
 SECONDS = (0.7, 4.0)
 PROMPT = (
@@ -41,14 +40,7 @@ Said = list[tuple[list[int], list[float]]]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with weights large enough that a wrong one shows in every log-prob."""
-    built = model_directory(tmp_path_factory.mktemp("naming"))
-    tensors = load_file(built / "model.safetensors")
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in tensors.items():
-        if name.startswith(("language_model", "multi_modal_projector")):
-            tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
-    save_file(tensors, built / "model.safetensors", metadata={"format": "pt"})
-    return built
+    return hearing_model(tmp_path_factory.mktemp("naming"))
 
 
 @pytest.fixture(scope="module")
@@ -150,12 +142,7 @@ def test_shards_and_one_file_of_an_exported_checkpoint_give_vllm_the_same_log_pr
     waveforms: list[np.ndarray], tmp_path: Path
 ) -> None:
     """Of a model with the released one's kinds of tensors: 128 mel bins, as many key-value heads as heads."""
-    model, said = other_model(tmp_path / "built"), []
-    tensors = {
-        name: tensor if "embed_positions" in name else tensor + 0.1 * torch.randn_like(tensor)
-        for name, tensor in load_file(model / "model.safetensors").items()
-    }
-    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    model, said = shaken(other_model(tmp_path / "built")), []
     for name, shard_bytes in (("one", 10**9), ("shards", 60_000)):
         out = tmp_path / name
         assert export.main([str(model), "--out", str(out), "--max-shard-bytes", str(shard_bytes)]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from statistics import median
 
 import pytest
 import yaml
@@ -50,7 +51,7 @@ def test_a_run_trains_with_the_files_of_the_page(tmp_path: Path, model: Path, qu
     assert all(line["grad_norm"] > 0 and line["verified_difference"] < 1e-3 for line in lines)
     assert "line 9 left out: plug_in: my_format:quiz raised" in ended.output
     for group in run.rollouts.to_dict("records"):
-        values = sorted(group["advantages"])
-        assert values[len(values) // 2 - 1] <= 0 <= values[len(values) // 2]  # from the median
+        expected = [total - median(group["total"]) for total in group["total"]]
+        assert list(group["advantages"]) == pytest.approx(expected, abs=1e-6)
         assert "my_rewards:brevity" in dict(group["rewards"])
     assert "Listen. " in run.config["data"]["prompt"]["text"]

@@ -129,7 +129,7 @@ def test_a_job_runs_is_stopped_and_goes_on_in_the_same_run_directory(
         assert len(cluster.actors()) >= 5
         stop = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", "first"]
         subprocess.run(stop, env=env, cwd=tmp_path, check=True, capture_output=True, timeout=STOP_SECONDS)
-        until(lambda: not cluster.actors(), f"the end of every actor: {cluster.actors()}", GONE_SECONDS)
+        until(lambda: not cluster.actors(), "the end of every actor", GONE_SECONDS)
         first.wait(STOP_SECONDS)
 
     stopped_at = len(metrics_lines(run))
@@ -139,4 +139,4 @@ def test_a_job_runs_is_stopped_and_goes_on_in_the_same_run_directory(
     assert f"resuming {run} from step" in second.output
     assert [line["step"] for line in metrics_lines(run)] == list(range(1, stopped_at + 3))
     assert json.loads((run / "summary.json").read_text())["steps"] == stopped_at + 2
-    until(lambda: not cluster.actors(), f"the end of every actor: {cluster.actors()}", GONE_SECONDS)
+    until(lambda: not cluster.actors(), "the end of every actor", GONE_SECONDS)

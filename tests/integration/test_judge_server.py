@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 from data.types import Clip, ClipSource, Completion, Example, Group, Prompt
 from rewards.score import Scored, Scorer
 from rewards.terms import Term
+from tests.free_ports import free_ports
 from tests.integration.commands import command
 from tests.tiny_models import text_model_directory
 
@@ -58,8 +58,7 @@ class Judge:
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
     model = text_model_directory(tmp_path_factory.mktemp("judge"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    [port] = free_ports(1)
     arguments = f"--served-model-name judge --host 127.0.0.1 --port {port} --enforce-eager --dtype float32".split()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():

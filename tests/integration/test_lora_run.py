@@ -19,10 +19,9 @@ from transformers import Qwen2AudioForConditionalGeneration
 from learner.hf import load_model
 from tests.integration.recordings import Questions
 from tests.integration.runs import SAME, Finished, finished, write_config
+from tests.tiny_models import logits
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a busy machine starts an engine in minutes
-
-TOKEN_IDS = torch.arange(10, 60)[None]
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,3 @@ def test_a_checkpoint_holds_the_merged_model_and_the_adapter_of_its_base(twice: 
     adapted = logits(PeftModel.from_pretrained(base, str(checkpoint / "adapter")))
     torch.testing.assert_close(adapted, merged, rtol=0, atol=1e-5)
     assert (adapted - first).abs().max() > 1e-3
-
-
-@torch.no_grad()
-def logits(model: torch.nn.Module) -> Tensor:
-    return model.eval()(input_ids=TOKEN_IDS).logits

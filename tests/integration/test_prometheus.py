@@ -62,6 +62,9 @@ class Scraped:
         self.run.wait_for(happened, what, seconds)
 
 
+# The tests below are of one run, in the order of what befalls it.
+
+
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory, model: Path, questions: Questions) -> Iterator[Scraped]:
     """A run that is to go on for longer than any test looks at it, and has taken a few steps."""
@@ -149,7 +152,7 @@ def test_a_run_whose_engines_hang_is_stalled_and_one_that_has_ended_is_not(scrap
 
     scraped.wait(stalled, "the alert fires", FIRES_SECONDS)
     scraped.run.process.send_signal(signal.SIGINT)
-    scraped.run.wait(END_SECONDS)
+    assert scraped.run.wait(END_SECONDS) == 130, scraped.run.output
     assert scraped.targets() == {}
     until(lambda: scraped.prometheus.targets() == [], "nothing is scraped", FOUND_SECONDS)
     until(lambda: scraped.prometheus.firing() == set(), "no alert fires", FOUND_SECONDS)

@@ -23,6 +23,7 @@ from configs.load import load_config
 from configs.schema import Config
 from data.types import Clip, ClipSource, Completion, Example, Group, Prompt
 from learner.hf import load_tensors
+from learner.hf_files import load_processor
 from tests.disk_datasets import save_to_disk
 from tests.integration.commands import command
 from tests.integration.models import hearing_model
@@ -308,9 +309,10 @@ def test_a_fresh_run_moves_the_older_one_aside(begun: Finished) -> None:
 
 @pytest.mark.slow
 def test_the_rollout_log_has_the_choices_in_the_order_in_which_they_were_asked(
-    begun: Finished, questions: Questions
+    begun: Finished, questions: Questions, model: Path
 ) -> None:
     filed = {row["id"]: row for row in questions.rows("train")}
+    tokenizer = load_processor(str(model)).tokenizer
     config = load_config(str(begun.path / "config.yaml"))
     asked = load(begun.path).rollouts
     assert len(asked) == config.algorithm.prompts_per_step
@@ -320,6 +322,10 @@ def test_the_rollout_log_has_the_choices_in_the_order_in_which_they_were_asked(
         example = Example(row.example_id, ClipSource(""), row.question, tuple(choices), row.answer)
         assert tuple(row.choices) == as_asked(config, example, epoch=0).choices
         assert row.answer == filed[row.example_id]["answer"]
+        prompt = " ".join(words(tokenizer.decode(row.prompt_token_ids)))
+        listed = zip("ABCD", row.choices, strict=False)
+        places = [prompt.index(" ".join(words(f"({letter}) {choice}"))) for letter, choice in listed]
+        assert places == sorted(places)
         shuffled += list(row.choices) != choices
     assert shuffled > 0
 

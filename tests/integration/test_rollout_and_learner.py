@@ -77,7 +77,6 @@ SLOW = {
 LONG = {
     "a frozen tower and a trained projector",
     "some adapters in language model and tower and the engine's own",
-    "trained",
 }
 """Left out of `make test-all` too."""
 

@@ -40,7 +40,9 @@ def whole(config: Path) -> Finished:
 
 
 def test_a_run_without_questions_to_evaluate_starts_no_engine_and_learns(whole: Finished) -> None:
-    assert "engine" not in whole.output.partition("starting")[0].partition("placement")[2]
+    plan = whole.output.partition("placement")[2].partition("starting engines")[0]
+    assert "learner" in plan
+    assert "engine" not in plan
     lines = whole.lines()
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert lines[-1]["loss"] < lines[0]["loss"]

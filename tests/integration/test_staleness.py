@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-
 import pytest
 
-from cluster.placement import Node
-from configs.schema import Config
-from tests.integration import recordings
-from tests.integration.loops import Run, loop
+from tests.integration.asynchronous import ALLOWED, PROMPTS, STEPS, VERIFY_EVERY, Runs
+from tests.integration.loops import Run
 
-pytestmark = pytest.mark.timeout(600)  # a busy machine starts an engine in minutes
-
-STEPS = 8
-PROMPTS = 4
-ALLOWED = (0, 1, 4)
-VERIFY_EVERY = 3
-
-
-def configured(folder: Path, model: Path, questions: recordings.Questions, staleness: int) -> Config:
-    return Config.model_validate(
-        {
-            "run": {"name": f"staleness-{staleness}", "dir": str(folder)},
-            "model": {"path": str(model), "audio_tower": "frozen", "projector": "trained"},
-            "data": {"train": str(questions.train)},
-            "rollout": {
-                "engines": 2,
-                "max_completion_tokens": 24,
-                "max_model_tokens": 1024,
-                "verify_every": VERIFY_EVERY,
-            },
-            "rewards": [{"use": "tests.integration.plug_ins:vowels"}],
-            "learner": {"learning_rate": 1e-3, "schedule": "constant", "threads": 1},
-            "algorithm": {"group_size": 4, "prompts_per_step": PROMPTS, "max_staleness": staleness},
-        }
-    )
+pytestmark = pytest.mark.timeout(900)  # a busy machine starts an engine in minutes
 
 
 @pytest.fixture(scope="module")
-def runs(
-    tmp_path_factory: pytest.TempPathFactory, model: Path, questions: recordings.Questions, nodes: list[Node]
-) -> dict[int, Run]:
-    """A run for each bound, one after the other on the same actors."""
-    folder = tmp_path_factory.mktemp("staleness")
-    configs = {staleness: configured(folder, model, questions, staleness) for staleness in ALLOWED}
-
-    async def run_all() -> dict[int, Run]:
-        async with loop(configs[1], nodes) as started:
-            return {staleness: await started.run(config, STEPS) for staleness, config in configs.items()}
-
-    return asyncio.run(run_all())
+def runs(asynchronous: Runs) -> dict[int, Run]:
+    """A run for each bound."""
+    return asynchronous.by_staleness
 
 
 @pytest.mark.parametrize("staleness", ALLOWED)

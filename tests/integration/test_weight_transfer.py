@@ -52,16 +52,22 @@ def keep_digests(worker: Any) -> None:
     model.load_weights = noting
 
 
-def test_after_several_updates_every_worker_is_given_exactly_the_learners_weights(
-    session: Live, questions: Questions, tmp_path: Path, model: Path
-) -> None:
+@pytest.fixture(scope="module")
+def updated(session: Live, questions: Questions) -> Live:
+    """The session after three updates."""
     session.in_engine(lambda engine: engine.collective_rpc(keep_digests))
-    layout = session._run(session.workers.learner.weights.begin(0, {})).layout
-    assert len(layout.buckets) > 5
     for epoch in range(3):
         session.train(session.sample(session.prompts(examples(questions), epoch)))
         session.send_weights()
+    return session
 
+
+def test_after_several_updates_every_worker_is_given_exactly_the_learners_weights(
+    updated: Live, tmp_path: Path, model: Path
+) -> None:
+    session = updated
+    layout = session._run(session.workers.learner.weights.begin(session.version, {})).layout
+    assert len(layout.buckets) > 5
     session._run(session.workers.learner.save(str(tmp_path), {}))
     session._run(session.workers.learner.saved())
     saved = dict(load_tensors(str(tmp_path / "hf")))
@@ -84,8 +90,8 @@ def test_after_several_updates_every_worker_is_given_exactly_the_learners_weight
     assert session.in_rollout(held) == heard
 
 
-def test_engine_and_learner_are_one_policy_then(session: Live, questions: Questions) -> None:
-    result = session.train(session.sample(session.prompts(examples(questions), epoch=10)))
+def test_engine_and_learner_are_one_policy_then(updated: Live, questions: Questions) -> None:
+    result = updated.train(updated.sample(updated.prompts(examples(questions), epoch=10)))
     assert result.logprob_difference_max < AGREEMENT
 
 
@@ -101,7 +107,9 @@ def test_no_bucket_stays_in_memory(session: Live) -> None:
     session.send_weights()
 
     def files(_: Any) -> list[str]:
-        descriptors = Path("/proc/self/fd").iterdir()
-        return [name for one in descriptors if one.exists() and "auricle-bucket" in (name := str(one.readlink()))]
+        opened = [str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.exists()]
+        mapped = Path("/proc/self/maps").read_text().splitlines()
+        return [name for name in (*opened, *mapped) if "auricle-bucket" in name]
 
     assert session.in_rollout(files) == []
+    assert session.in_engine(lambda engine: engine.collective_rpc(files)) == [[], []]

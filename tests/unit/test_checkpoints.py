@@ -80,6 +80,10 @@ def test_a_checkpoint_by_url_is_known_by_the_sizes_of_its_files(url: str) -> Non
     said: list[str] = []
     assert run.checkpoints.start(said.append)[0] == 1
     assert "hf/config.json has 1 of 2 bytes" in said[0]
+    assert "step_2.broken, and the run goes on from step 1" in said[0]
+    save(run, 2, keep=1)
+    assert run.checkpoints.steps() == [1, 2]
+    assert run.storage.read("checkpoints/step_2.broken/hf/config.json") == "{"
     run.close()
 
 
@@ -184,11 +188,15 @@ def killed_after(changes: int, folder: Path) -> bool:
                     os.kill(os.getpid(), signal.SIGKILL)
                 left -= 1
 
-        sys.addaudithook(hook)
-        run = RunDirectory(str(folder / "r"))
-        files = write_checkpoint(run.checkpoints.begin(3), json.dumps({**FACTS, "questions": {}, "step": 3}))
-        run.checkpoints.finish(3, files)
-        run.checkpoints.tidy(newest(1))
-        os._exit(0)
+        try:
+            sys.addaudithook(hook)
+            run = RunDirectory(str(folder / "r"))
+            files = write_checkpoint(run.checkpoints.begin(3), json.dumps({**FACTS, "questions": {}, "step": 3}))
+            run.checkpoints.finish(3, files)
+            run.checkpoints.tidy(newest(1))
+            os._exit(0)
+        finally:
+            os._exit(1)
     _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL)
     return status == 0

@@ -14,6 +14,8 @@ import pytest
 import soundfile
 from scipy.stats import chisquare
 
+from cluster.demo import DATA_MAKER
+from cluster.fingerprint import fingerprint
 from data.audio import SAMPLE_RATE
 from data.cache import cache_directory
 from data.demo.build import build_from
@@ -39,12 +41,10 @@ def small(out: Path, seed: int = 0) -> Path:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a built set."""
-    cache = cache_directory() / "demo"
     given = os.environ.get("AURICLE_DEMO_DATA")
-    candidates = [Path(given)] if given else sorted(cache.glob("data-*[0-9a-f]")) if cache.is_dir() else []
-    for candidate in candidates:
-        if all((candidate / f"{split}.parquet").is_file() for split in SPLITS):
-            return candidate
+    made = Path(given) if given else cache_directory() / "demo" / f"data-{fingerprint(DATA_MAKER)}"
+    if given or made.is_dir():
+        return made
     return small(tmp_path_factory.mktemp("demo"))
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import AutoTokenizer, Qwen2AudioForConditionalGeneration
 
 from configs.schema import Model
@@ -23,8 +22,8 @@ from learner.released import load_config, name_of_parameter
 from learner.sizes import TOWER, find_sizes
 from learner.weights import released_name, weights_of
 from tests.integration.models import other_model
+from tests.tiny_models import logits
 
-TOKEN_IDS = torch.arange(10, 60)[None]
 SHARD_BYTES = 60_000
 
 
@@ -56,11 +55,6 @@ def checkpoint(path: Path, model: Path, adapter: bool = False) -> Path:
 
 def run(*arguments: object) -> int:
     return export.main([str(argument) for argument in arguments])
-
-
-@torch.no_grad()
-def logits(model: torch.nn.Module) -> Tensor:
-    return model.eval()(input_ids=TOKEN_IDS).logits
 
 
 def test_the_small_model_has_the_released_ones_kinds_of_tensors(model: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from torch import Tensor
 from transformers import Qwen2AudioForConditionalGeneration
 
 from configs.load import ConfigError, load_config
@@ -19,8 +18,8 @@ from learner import lora
 from learner.hf import load_model, load_tensors
 from learner.weights import changed, released_name, weights_of
 from tests import tiny_models
+from tests.tiny_models import logits
 
-TOKEN_IDS = torch.arange(10, 60)[None]
 EVERYWHERE: dict[str, Any] = {"lora": {"rank": 4, "alpha": 12, "tower": True}}
 LANGUAGE_ALONE: dict[str, Any] = {"audio_tower": "frozen", "projector": "frozen", "lora": {"rank": 4, "alpha": 12}}
 
@@ -44,11 +43,6 @@ def adapted(
 
 def trained(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
-
-
-@torch.no_grad()
-def logits(model: torch.nn.Module) -> Tensor:
-    return model(input_ids=TOKEN_IDS).logits
 
 
 @pytest.mark.heavy

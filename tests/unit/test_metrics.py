@@ -147,17 +147,18 @@ def test_what_has_to_be_known_between_steps_is_asked_for_at_each_scrape() -> Non
     assert "auricle_disk_bytes" not in again
 
 
-def test_a_step_tells_when_it_was_over_and_an_answer_only_that_the_run_moves() -> None:
+def test_a_step_tells_when_it_was_over_and_an_answer_only_that_the_run_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = Metrics("r")
     assert "auricle_last_step_timestamp_seconds" not in scraped(metrics)
-    before = time.time()
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
     metrics.progress()
     moved = scraped(metrics)
-    assert before <= moved["auricle_last_progress_timestamp_seconds"][0][1] <= time.time()
+    assert moved["auricle_last_progress_timestamp_seconds"] == [({"run": "r"}, 1000.0)]
     assert "auricle_last_step_timestamp_seconds" not in moved
+    monkeypatch.setattr(time, "time", lambda: 2000.0)
     metrics.record(line())
     stepped = scraped(metrics)
-    assert before <= stepped["auricle_last_step_timestamp_seconds"][0][1] <= time.time()
+    assert stepped["auricle_last_step_timestamp_seconds"] == [({"run": "r"}, 2000.0)]
 
 
 def test_the_page_is_up_to_date() -> None:

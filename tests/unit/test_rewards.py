@@ -84,12 +84,10 @@ def test_a_group_of_power_towers_ends_before_the_group_is_out_of_time(monkeypatc
 
 def test_a_completion_that_stands_many_times_is_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules["rewards.accuracy"]
-    parsed: list[str] = []
-    monkeypatch.setattr(module, "_parse", lambda text: parsed.append(text) or [])
-    accuracy(["about 3 puppies"] * 20, example("the 3 hounds"))
-    monkeypatch.undo()
-    accuracy(["the 3 hounds"], example("the 3 hounds"))
-    assert len(parsed) <= 2
+    parse, parsed = module._parse, list[str]()
+    monkeypatch.setattr(module, "_parse", lambda text: parsed.append(text) or parse(text))
+    assert accuracy(["about 3 puppies"] * 20, example("the 3 hounds")) == [1.0] * 20
+    assert parsed.count("about 3 puppies") == 1
 
 
 def test_accuracy_works_outside_the_main_thread_and_sets_no_alarm_there() -> None:

@@ -147,6 +147,7 @@ def test_what_a_run_drops_is_counted_by_reason(troubled: Troubled) -> None:
     dropped = troubled.run.lines[-1]["dropped_by_reason"]
     assert set(dropped) == {"reward_timeout", "reward_raised", "reward_none"}
     assert dropped["reward_timeout"] >= 3
+    assert sum(dropped.values()) == troubled.run.lines[-1]["dropped"]
     assert dropped == Counter(why.partition(":")[0] for why in troubled.run.dropped.drop_reason)
     kept = sum(line["completions"] for line in troubled.run.lines)
     lost = sum(line["completions_dropped"].get("reward_none", 0) for line in troubled.run.lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from itertools import pairwise
 
 import pandas as pd
 import pytest
@@ -27,6 +28,7 @@ def test_every_step_has_one_line_of_metrics_in_order_and_its_ledger_balances(rec
         assert line["admitted"] == line["trained"] + line["dropped"] + line["in_flight"]
         assert line["trained"] == PROMPTS * line["step"]
         assert line["in_flight"] == 0
+        assert line["dropped"] == sum(line["dropped_by_reason"].values())
         assert line["completions"] == PROMPTS * GROUP_SIZE
         assert line["staleness_max"] == 0
         assert line["logprob_difference_max"] < 1e-3
@@ -43,10 +45,10 @@ def test_every_line_tells_where_the_time_of_its_step_went(recorded: Finished) ->
     for line in recorded.lines():
         assert set(line["seconds"]) == phases
         assert min(line["seconds"].values()) >= 0
+        assert sum(line["seconds"].values()) == pytest.approx(line["step_seconds"])
         assert line["seconds"]["forward"] > 0
-    times = [line["time"] for line in recorded.lines()]
-    for before, after, line in zip(times, times[1:], recorded.lines()[1:], strict=False):
-        assert line["step_seconds"] < after - before  # a checkpoint, a validation and a line lie between two steps
+    for before, line in pairwise(recorded.lines()):
+        assert line["step_seconds"] < line["time"] - before["time"]  # a line, and what is due, lie between two steps
 
 
 def test_a_profile_holds_three_steps_of_the_run_and_the_learners_operators(recorded: Finished) -> None:

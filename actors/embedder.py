@@ -21,6 +21,7 @@ from configs.schema import Config
 from data.audio import MARGIN_FRAMES, SAMPLE_RATE, audio_tokens, mel_frames
 from data.types import Clip, ClipFeatures
 from learner.audio_tower import encode
+from learner.device import device_of
 from learner.hf import load_tensors, load_tower
 from learner.sizes import PROJECTOR, TOWER
 
@@ -65,7 +66,7 @@ class Embedder:
         self.trained = config.model.projector == "trained"
         self.version = version
         """Policy version of the tower and the projector; frozen ones keep the first."""
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = device_of(config.cluster.device)
         self._tower = None
         if config.model.audio_tower == "trained":
             self._tower = load_tower(model_path, dtype).requires_grad_(False).to(self._device)  # type: ignore[arg-type]

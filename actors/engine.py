@@ -39,6 +39,7 @@ from actors.weights import in_vllm
 from actors.weights.incoming import Incoming
 from configs.schema import Config
 from data.types import ClipFeatures, Completion, Group, Prompt, Sampling
+from learner.device import device_of
 from learner.hf_files import resolve
 from learner.released import ENGINE_OVERRIDES
 
@@ -298,7 +299,7 @@ def build_engine(config: Config, model_path: str, version: int, embeds: bool) ->
 def engine_arguments(config: Config, model_path: str, embeds: bool) -> EngineArgs:
     """What vLLM is started with; see `build_engine`. Its workers are in this process too, unless they share layers."""
     rollout = config.rollout
-    on_gpu = torch.cuda.is_available()
+    on_gpu = device_of(config.cluster.device) == "cuda"
     if not on_gpu:
         # vLLM compiles a helper of its sampler even in eager mode: on a CPU that costs seconds and saves nothing
         torch._dynamo.config.disable = True

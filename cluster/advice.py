@@ -13,6 +13,8 @@ AFTER_STEPS = 20
 """Steps of this launch that a piece of advice looks back on."""
 MOST_ALIKE, LEAST_FORMAT, MOST_TRUNCATED = 0.8, 0.5, 0.5
 """Shares of groups without variance, of completions with the format, and of truncated completions."""
+FEW_EFFECTIVE, OFTEN = 0.9, 3
+"""Effective sample size, as a share of the tokens, and in how many of these steps one is to be lower."""
 NEARLY_ALL = 0.9
 """Of a mean accuracy: above it the questions count as too easy, below the rest of one as too hard."""
 
@@ -25,7 +27,12 @@ class Adviser:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._lines: deque[Line] = deque(maxlen=AFTER_STEPS)
-        self._waiting: list[Callable[[Config, Sequence[Line]], str | None]] = [alike, without_format, truncated]
+        self._waiting: list[Callable[[Config, Sequence[Line]], str | None]] = [
+            alike,
+            without_format,
+            truncated,
+            drifting,
+        ]
         """What has not been said yet."""
 
     def look(self, line: Line) -> list[str]:
@@ -84,6 +91,16 @@ def truncated(config: Config, lines: Sequence[Line]) -> str | None:
         return None
     mend = f"raise rollout.max_completion_tokens ({longest}), or have long ones lose reward with "
     return _told(f"{share:.0%} of the completions are cut off", mend + "algorithm.overlong_share")
+
+
+def drifting(config: Config, lines: Sequence[Line]) -> str | None:
+    """A policy that moves on faster than those who sample for it can follow, and may lose what it knows."""
+    few = sum(line["off_policy"]["effective_sample_size"] < FEW_EFFECTIVE for line in lines)
+    if few < OFTEN or config.algorithm.max_staleness == 0:
+        return None
+    what = f"{few} had tokens so stale that they count less than {FEW_EFFECTIVE:.0%} of their number"
+    mend = "lower learner.learning_rate or algorithm.max_staleness"
+    return _told(what, mend)
 
 
 def _dropped_alike(lines: Sequence[Line]) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from cluster.evaluation.scoring import Answered
-from cluster.placement import plan_asking
+from cluster.placement import Role, plan_asking
 from cluster.progress import Reporter
 from configs.load import load_prompt
 from configs.schema import Channels, Config
@@ -57,6 +57,17 @@ def inference_config(
     )
 
 
+def heard_by_engines(config: Config, roles: Sequence[Role]) -> Config:
+    """The configuration with the tower and the projector where they are fastest: with the engines, if these have GPUs.
+
+    On CPUs the audio actor encodes, and keeps what it has encoded for the next time.
+    """
+    if not any(role.gpus for role in roles if role.name == "engine"):
+        return config
+    both = {"audio_tower": "trained", "projector": "trained"}
+    return config.model_copy(update={"model": config.model.model_copy(update=both)})
+
+
 def ask(
     config: Config,
     examples: Sequence[Example],
@@ -83,7 +94,8 @@ def ask(
     async def answers() -> list[Answered]:
         from cluster.evaluation.evaluation import ask_about_other_clips, ask_all
 
-        async with workers(config, nodes, roles, model_path) as (started, asker, _):
+        heard = heard_by_engines(config, roles)
+        async with workers(heard, nodes, roles, model_path) as (started, asker, _):
             reporter.say(f"questions: {len(examples)}, engines: {len(started.rollout.actors)}")
             with reporter.questions("questions", len(examples)) as advance:
                 common = (asker, started.rollout, examples, samples)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, pairwise
 from typing import Any
 
 import ray
@@ -21,6 +22,12 @@ from configs.schema import Cluster
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray inside `ray job submit`."""
+
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+"""Names the GPUs that a process may use; Ray sets it for actors that reserve some."""
+
+CPUS_BESIDE_GPUS = 2
+"""Logical CPUs of an embedded node for what takes no GPU, beside one for each process that does."""
 
 
 class ClusterError(RuntimeError):
@@ -38,7 +45,16 @@ def embedded_nodes(settings: Cluster) -> list[Node]:
     """The nodes that an embedded cluster will have."""
     count = settings.nodes or 1
     each = gpu_count() // count
-    return [Node(f"embedded-{number}", settings.cpus_per_node, each, {}) for number in range(count)]
+    cpus = max(settings.cpus_per_node, each + CPUS_BESIDE_GPUS if each else 0)
+    return [Node(f"embedded-{number}", cpus, each, {}) for number in range(count)]
+
+
+def gpus_of(nodes: Sequence[Node]) -> list[str]:
+    """The GPUs that each embedded node has to itself, as `VISIBLE_GPUS` names them."""
+    told = os.environ.get(VISIBLE_GPUS)
+    names = told.split(",") if told else [str(number) for number in range(gpu_count())]
+    ends = list(accumulate(int(node.gpus) for node in nodes))
+    return [",".join(names[start:end]) for start, end in pairwise([0, *ends])]
 
 
 @contextmanager
@@ -83,12 +99,13 @@ def _join(address: str) -> None:
 
 def _start(local: LocalCluster, nodes: Sequence[Node], object_store_bytes: int) -> None:
     try:
-        for node in nodes:
+        for node, gpus in zip(nodes, gpus_of(nodes), strict=True):
             local.add_node(
                 num_cpus=int(node.cpus),
                 num_gpus=int(node.gpus),
                 object_store_memory=object_store_bytes,
                 include_dashboard=False,
+                env_vars={VISIBLE_GPUS: gpus},  # every node counts its GPUs from the first of these
             )
         ray.init(address=local.address, log_to_driver=False, logging_level=logging.ERROR)
         interrupt.listen()

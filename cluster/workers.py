@@ -19,7 +19,7 @@ from actors.reward import RewardActor
 from actors.rollout import RolloutActor, environment
 from cluster.clips import AudioPool
 from cluster.growth import Growth
-from cluster.nodes import alive_nodes
+from cluster.nodes import VISIBLE_GPUS, alive_nodes
 from cluster.placement import Role
 from cluster.places import Place, Places
 from cluster.rollout_pool import RolloutPool
@@ -184,8 +184,9 @@ class Workers:
             self._end_engine,
             lambda name, why: self._losses.note(name, self._nodes.get(name), why),
         )
-        quiet = {"runtime_env": {"env_vars": {"TOKENIZERS_PARALLELISM": "false"}}}
-        learners = await self._create("learner", LearnerActor, lambda rank: (config, rank), quiet)
+        quiet = {"TOKENIZERS_PARALLELISM": "false"} | only_its_gpus(self._roles.get("learner"))
+        in_quiet = {"runtime_env": {"env_vars": quiet}}
+        learners = await self._create("learner", LearnerActor, lambda rank: (config, rank), in_quiet)
         self._ranks = [rank.endpoint.remote() for rank in learners]  # answered before a rank loads its model
         self.learner = LearnerGroup(learners, config)
         logs = await self._create("rollout log", RolloutLogActor, lambda _: (config,), STARTED_AGAIN)
@@ -321,11 +322,16 @@ class Workers:
     def _engine(self, number: int) -> Any:
         actor = RolloutActor.options(  # type: ignore[attr-defined]
             **self._places.engines[number].options,
-            runtime_env={"env_vars": environment(self.config)},
+            runtime_env={"env_vars": environment(self.config) | only_its_gpus(self._roles["engine"])},
             max_concurrency=10_000,
         ).remote(f"engine-{number}", self.config, self.model_path, self.version, self._stop_token_ids)
         self._actors.append(actor)
         return actor
+
+
+def only_its_gpus(role: Role | None) -> dict[str, str]:
+    """Variables of an actor that hide the GPUs of its node where it reserves none; Ray would let it see them all."""
+    return {} if role is None or role.gpus else {VISIBLE_GPUS: ""}
 
 
 def _named(kind: str, actors: Sequence[Any]) -> dict[str, Any]:

@@ -46,6 +46,9 @@ FORMATS = ("auto", "auricle", "jsonl", "avqa", "mmau", "huggingface")
 Channels = Literal["mean", "first"]
 """What becomes of several channels: they are averaged, or the first is taken."""
 
+Device = Literal["auto", "cpu", "gpu"]
+"""What ranks and engines compute on."""
+
 Form = Literal["answer", "think"]
 """What a completion is to hold: an answer in its tag, or thoughts and then an answer."""
 
@@ -596,7 +599,7 @@ class Cluster(Section):
     nodes: PositiveInt | None = None
     """Ray nodes: waited for on a joined cluster, started on an embedded one. `--nodes` sets it."""
     cpus_per_node: PositiveInt = 4
-    """Logical CPUs of each node of an embedded cluster."""
+    """Logical CPUs of each node of an embedded cluster; at least one for each of its GPUs and two more."""
     object_store_bytes: PositiveInt = 2_000_000_000
     """Ray's object store on each node of an embedded cluster. New weights lie there twice while they are replaced; what
     does not fit goes to disk."""
@@ -616,8 +619,8 @@ class Cluster(Section):
     actor and the rollout log are started again, and without a learner rank the run ends."""
     max_losses_per_hour: PositiveInt = 20
     """Engines and other actors that may be lost within an hour; more of them end the run with what is known of them."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    """`auto` takes GPUs where Ray knows of any."""
+    device: Device = "auto"
+    """`auto` takes GPUs where Ray knows of any; with `gpu` a run without them is refused."""
     gpu_hour_price: PositiveFloat | None = None
     """What a GPU costs an hour, in any currency: a dry run then tells what the run costs."""
 

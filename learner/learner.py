@@ -19,6 +19,7 @@ from data.ordered import cpus
 from data.types import ClipFeatures, Group, Lesson
 from learner import attention
 from learner.checkpoint import Contents
+from learner.device import device_of
 from learner.engine import MASTER, STATE, Engine, join_ranks
 from learner.hf import DTYPES, export_checkpoint, load_model
 from learner.hf_files import save_tensors
@@ -52,7 +53,7 @@ class Learner:
         reference_path: str,
         listener: socket.socket | None = None,
     ) -> None:
-        device = "cuda" if torch.cuda.is_available() and config.cluster.device != "cpu" else "cpu"
+        device = device_of(config.cluster.device)
         torch.manual_seed(config.run.seed)
         join_ranks(rank, world_size, rendezvous, device, listener)
         torch.set_num_threads(config.learner.threads or threads_of_a_rank())

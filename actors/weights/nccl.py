@@ -12,7 +12,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -31,6 +31,9 @@ AHEAD = 8
 """Tensors that are gathered before the broadcast has taken them."""
 STAGES = 3
 """Engines prepare, join and take, each within its limit."""
+COLLECTIVE_SECONDS = 500.0
+"""Longest wait with a tensor in hand: the other ranks wait in the gathering of the next, and after ten minutes NCCL
+ends their processes."""
 LOOK_SECONDS = 0.05
 """Between two looks at whether a broadcast still goes on."""
 
@@ -139,15 +142,15 @@ class Handover(WeightSource):
         """Name, type and shape of each weight."""
         return self._metadata
 
-    def put(self, name: str, tensor: Tensor) -> None:
-        """Hand over a copy, as long as the broadcast goes on."""
+    def put(self, name: str, tensor: Tensor, over: Callable[[], bool] = lambda: False) -> None:
+        """Hand over a copy, as long as the broadcast goes on; `over` tells when it does not."""
         if self._closed.is_set():
             return
         copy = tensor.clone()
         if copy.is_cuda:
             torch.cuda.current_stream().synchronize()  # who takes it works on other streams
         until = time.monotonic() + self._seconds
-        while not self._closed.is_set() and time.monotonic() < until:
+        while not (self._closed.is_set() or over()) and time.monotonic() < until:
             try:
                 self._ahead.put((name, copy), timeout=LOOK_SECONDS)
             except queue.Full:
@@ -210,13 +213,11 @@ class Broadcaster:
         if self._client is None or self._client.engines != dict(engines):
             self._leave()
             self._client = EngineClient(engines, self.workers, self.seconds)
-        client, handover = self._client, Handover(self.shapes, STAGES * self.seconds)
+        client, handover = self._client, Handover(self.shapes, min(STAGES * self.seconds, COLLECTIVE_SECONDS))
         client.begin(version)
         sent = in_thread(lambda: self._send(client, handover))
         for name, tensor in weights:
-            if sent.done() or client.lost:
-                handover.close()
-            handover.put(name, tensor)
+            handover.put(name, tensor, lambda: sent.done() or bool(client.lost))
         client.gathered.set()
         if self._ended_well(sent, client):
             return True, {}

@@ -118,7 +118,9 @@ def build(folder: Path, sources: list[str], python: Path, run: Run, say: Callabl
     """Build a wheel of each package that comes without one; `python` already has what the builds import."""
     say(f"building {', '.join(line.split()[0] for line in sources)}")
     wanted = requirements_file(folder / "wanted.txt", sources)
-    run(*_pip(python, "wheel"), "--no-build-isolation", "-r", wanted, "-w", folder / "built", DS_BUILD_OPS="0")
+    # DeepSpeed compiles nothing with this, but would ask for CUDA's compiler wherever it sees a GPU
+    only_python = {"DS_BUILD_OPS": "0", "DS_ACCELERATOR": "cpu"}
+    run(*_pip(python, "wheel"), "--no-build-isolation", "-r", wanted, "-w", folder / "built", **only_python)
 
 
 def compile_bytecode(folder: Path, packages: Path, python: Path, run: Run, say: Callable[[str], None]) -> None:

@@ -184,6 +184,16 @@ def test_a_broadcast_that_is_stuck_ends_for_the_learner_and_loses_its_engines(mo
     assert sender.trainers[0].left.wait(5)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("method", ["prepare", "join", "take"])
+def test_nobody_waits_for_a_broadcast_that_has_failed(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    sender = Sender(monkeypatch, stuck=True)  # nothing is taken: the rest of the weights has no place
+    sender.broadcaster.seconds = 1000.0
+    begun, lost = sender.send(1, {"a": Engine(**{method: RayActorError()})})
+    assert begun == (method != "prepare")
+    assert set(lost) == {"a"}
+
+
 def test_a_defect_of_the_broadcast_itself_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     sender = Sender(monkeypatch)
 

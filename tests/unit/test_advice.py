@@ -21,6 +21,7 @@ def line(**changes: Any) -> dict[str, Any]:
     """Of a step in which all is well."""
     rewards = {"accuracy": 0.5, "format": 0.9}
     healthy = {"reward_mean": 1.4, "accuracy": 0.5, "rewards": rewards, "zero_variance_groups": 2, "truncated": 1}
+    healthy["off_policy"] = {"effective_sample_size": 0.97}
     return healthy | changes
 
 
@@ -96,3 +97,14 @@ def test_without_a_reward_of_the_format_nothing_is_known_of_it() -> None:
 
 def test_supervised_steps_have_no_completions_to_advise_on() -> None:
     assert told(config(algorithm={"name": "sft"}), *[{"step": 1, "loss": 0.3}] * AFTER_STEPS) == []
+
+
+def test_a_policy_that_moves_on_faster_than_it_is_followed_is_told_of() -> None:
+    drifted = line(off_policy={"effective_sample_size": 0.85})
+    steps = [line()] * (AFTER_STEPS - 3) + [drifted] * 3
+    settings = config(algorithm={"max_staleness": 2})
+    (advice,) = told(settings, *steps)
+    assert "3 had tokens so stale that they count less than 90% of their number" in advice
+    assert "lower learner.learning_rate or algorithm.max_staleness" in advice
+    assert told(settings, *steps[:-1]) == []
+    assert told(config(), *steps) == []

@@ -29,6 +29,7 @@ import torch
 from vllm import SamplingParams
 from vllm.engine.arg_utils import EngineArgs
 from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -39,7 +40,7 @@ from actors.weights import in_vllm
 from actors.weights.incoming import Incoming
 from configs.schema import Config
 from data.types import ClipFeatures, Completion, Group, Prompt, Sampling
-from learner.device import device_of
+from learner.device import DeviceError, device_of
 from learner.hf_files import resolve
 from learner.released import ENGINE_OVERRIDES
 
@@ -300,6 +301,11 @@ def engine_arguments(config: Config, model_path: str, embeds: bool) -> EngineArg
     """What vLLM is started with; see `build_engine`. Its workers are in this process too, unless they share layers."""
     rollout = config.rollout
     on_gpu = device_of(config.cluster.device) == "cuda"
+    if not on_gpu and current_platform.is_cuda():
+        raise DeviceError(
+            "this engine has no GPU, and these packages sample on GPUs alone: lower --nodes, add GPUs, or take the "
+            "packages for CPUs (AURICLE_DEVICE=cpu make setup)"
+        )
     if not on_gpu:
         # vLLM compiles a helper of its sampler even in eager mode: on a CPU that costs seconds and saves nothing
         torch._dynamo.config.disable = True

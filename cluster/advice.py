@@ -98,9 +98,8 @@ def drifting(config: Config, lines: Sequence[Line]) -> str | None:
     few = sum(line["off_policy"]["effective_sample_size"] < FEW_EFFECTIVE for line in lines)
     if few < OFTEN or config.algorithm.max_staleness == 0:
         return None
-    what = f"{few} had tokens so stale that they count less than {FEW_EFFECTIVE:.0%} of their number"
-    mend = "lower learner.learning_rate or algorithm.max_staleness"
-    return _told(what, mend)
+    what = f"the stale tokens of {few} were worth less than {FEW_EFFECTIVE:.0%} of their number"
+    return _told(what, "lower learner.learning_rate or algorithm.max_staleness")
 
 
 def _dropped_alike(lines: Sequence[Line]) -> float:

@@ -60,7 +60,7 @@ def inference_config(
 def heard_by_engines(config: Config, roles: Sequence[Role]) -> Config:
     """The configuration with the tower and the projector where they are fastest: with the engines, if these have GPUs.
 
-    On CPUs the audio actor encodes, and keeps what it has encoded for the next time.
+    On CPUs the audio actor encodes, beside the engines.
     """
     if not any(role.gpus for role in roles if role.name == "engine"):
         return config

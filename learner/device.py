@@ -14,7 +14,7 @@ class DeviceError(RuntimeError):
 
 
 def device_of(wanted: Device) -> Literal["cuda", "cpu"]:
-    """Where this process computes, of whose machine Ray lets it see the GPUs that it was given.
+    """Where this process computes: on the GPUs that it may see, if there are any.
 
     Args:
         wanted: `cluster.device`.

@@ -32,8 +32,8 @@ AHEAD = 8
 STAGES = 3
 """Engines prepare, join and take, each within its limit."""
 COLLECTIVE_SECONDS = 500.0
-"""Longest wait with a tensor in hand: the other ranks wait in the gathering of the next, and after ten minutes NCCL
-ends their processes."""
+"""Longest wait with a tensor in hand: the other ranks wait in the gathering of the next, and NCCL ends their processes
+after `learner.engine.MEETING_TIME`."""
 LOOK_SECONDS = 0.05
 """Between two looks at whether a broadcast still goes on."""
 

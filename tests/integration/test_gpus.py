@@ -24,7 +24,7 @@ from tests.integration.commands import CHECKOUT
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 MEMORY_BYTES = 80_000_000
-WITH, WITHOUT = Role("engine", 4, 1.0, 1.0, "SPREAD", ""), Role("reward", 1, 0.5, 0.0, "SPREAD", "")
+WITH, WITHOUT = Role("engine", 4, 1.0, 1.0, "SPREAD", ""), Role("learner", 1, 0.5, 0.0, "SPREAD", "")
 TOGETHER_SECONDS = 2.0
 """For which each holds its GPU, so that no two get the same in turn."""
 
@@ -58,4 +58,4 @@ def test_every_gpu_of_the_machine_is_one_processs_and_who_reserved_none_sees_non
     assert told.returncode == 0, told.stderr
     found: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
     assert sorted(found["engine"]) == ["0", "1", "2", "3"]
-    assert found["reward"] == [""]
+    assert found["learner"] == [""]

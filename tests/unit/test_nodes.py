@@ -28,6 +28,8 @@ def test_every_node_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     assert gpus_of(two) == ["0,1", "2,3"]
     monkeypatch.setenv(nodes.VISIBLE_GPUS, "7,6,GPU-a,GPU-b,1")
     assert gpus_of(two) == ["7,6", "GPU-a,GPU-b"]
+    monkeypatch.setenv(nodes.VISIBLE_GPUS, "")
+    assert gpus_of(embedded_nodes(Cluster(nodes=6))) == [""] * 6
 
 
 def test_nodes_without_gpus_see_none() -> None:

@@ -301,12 +301,12 @@ def engine_arguments(config: Config, model_path: str, embeds: bool) -> EngineArg
     """What vLLM is started with; see `build_engine`. Its workers are in this process too, unless they share layers."""
     rollout = config.rollout
     on_gpu = device_of(config.cluster.device) == "cuda"
-    if not on_gpu and current_platform.is_cuda():
-        raise DeviceError(
-            "this engine has no GPU, and these packages sample on GPUs alone: lower --nodes, add GPUs, or take the "
-            "packages for CPUs (AURICLE_DEVICE=cpu make setup)"
-        )
     if not on_gpu:
+        if current_platform.is_cuda():
+            raise DeviceError(
+                "this engine has no GPU, and these packages sample on GPUs alone: lower --nodes, add GPUs, or take the "
+                "packages for CPUs (AURICLE_DEVICE=cpu make setup)"
+            )
         # vLLM compiles a helper of its sampler even in eager mode: on a CPU that costs seconds and saves nothing
         torch._dynamo.config.disable = True
     return EngineArgs(

@@ -216,8 +216,12 @@ class Broadcaster:
         client, handover = self._client, Handover(self.shapes, min(STAGES * self.seconds, COLLECTIVE_SECONDS))
         client.begin(version)
         sent = in_thread(lambda: self._send(client, handover))
+
+        def over() -> bool:
+            return sent.done() or bool(client.lost)
+
         for name, tensor in weights:
-            handover.put(name, tensor, lambda: sent.done() or bool(client.lost))
+            handover.put(name, tensor, over)
         client.gathered.set()
         if self._ended_well(sent, client):
             return True, {}

@@ -40,11 +40,8 @@ def seen() -> dict[str, list[str | None]]:
 
     async def of(role: Role) -> list[str | None]:
         options = {"runtime_env": {"env_vars": only_its_gpus(role)}}
-        return [
-            *await asyncio.gather(
-                *(visible.options(**place, **options).remote() for place in await places.reserve(role))
-            )
-        ]
+        calls = [visible.options(**place, **options).remote() for place in await places.reserve(role)]
+        return await asyncio.gather(*calls)
 
     with connected(Cluster(nodes=2, cpus_per_node=4, object_store_bytes=MEMORY_BYTES), print):
         places = Places(60)

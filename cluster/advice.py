@@ -99,7 +99,7 @@ def drifting(config: Config, lines: Sequence[Line]) -> str | None:
     if few < OFTEN or config.algorithm.max_staleness == 0:
         return None
     what = f"the stale tokens of {few} were worth less than {FEW_EFFECTIVE:.0%} of their number"
-    return _told(what, "lower learner.learning_rate or algorithm.max_staleness, or lengthen learner.warmup_steps")
+    return _told(what, "lower learner.learning_rate or algorithm.max_staleness")
 
 
 def _dropped_alike(lines: Sequence[Line]) -> float:
